@@ -1,0 +1,81 @@
+# One command each. A target makes the virtual environment it needs, and keeps it until
+# pyproject.toml changes.
+
+PYTHON ?= python3
+CUDA ?= cuda13
+ARGS ?=
+
+.PHONY: help bench test gpu lint clean
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/    make \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+	@echo 'ARGS is handed on: make bench ARGS="--quick", make test ARGS="-k loops".'
+	@echo 'PYTHON=python3.13 chooses a Python, CUDA=cuda12 the CuPy of make gpu (else cuda13).'
+
+bench: .venv/stamp ## loops, compiled loops, NumPy and CuPy, timed on this machine
+	@.venv/bin/python -m accelnn.bench $(ARGS)
+
+test: .venv/stamp ## the tests
+	@.venv/bin/python -m pytest $(ARGS)
+
+GPU := .venv-$(CUDA)
+gpu: $(GPU)/stamp ## the GPU's tests, then the benchmark into benchmarks/results/<device>.json
+	@$(GPU)/bin/python -c 'import sys; from accelnn.backend import cupy_unusable as why; \
+	    sys.exit(why() and f"make gpu: no GPU can be used here: {why()}")'
+	@ACCELNN_BACKEND=cupy $(GPU)/bin/python -m pytest -m gpu
+	@mkdir -p benchmarks/results
+	@device=$$($(GPU)/bin/python -c 'import re; from accelnn import backend; backend.use("cupy"); \
+	    print("-".join(re.findall("[a-z0-9]+", backend.current().device_name().lower())))') && \
+	    $(GPU)/bin/python -m accelnn.bench --json benchmarks/results/$$device.json $(ARGS)
+
+# kernels/ and datasets/ stand beside accelnn/ and are installed inside it, which a type checker
+# does not see: it is given a tree of links that looks like what is installed.
+TREE := .venv-lint/tree
+lint: .venv-lint/stamp ## ruff and mypy
+	@.venv-lint/bin/ruff check
+	@.venv-lint/bin/ruff format --check
+	@rm -rf $(TREE)/accelnn && mkdir -p $(TREE)/accelnn
+	@ln -s "$(CURDIR)"/accelnn/* "$(CURDIR)/kernels" "$(CURDIR)/datasets" $(TREE)/accelnn
+	@cd $(TREE) && ../bin/mypy --config-file "$(CURDIR)/pyproject.toml"
+
+clean: ## remove the virtual environments and everything built
+	@rm -rf .venv .venv-* build dist *.egg-info .benchmarks .hypothesis .*_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The environments
+
+check_python = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+    "accelnn needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + \
+    ": choose another, make PYTHON=python3.13")'
+make_environment = $(PYTHON) -m venv --clear $(@D) && \
+    $(@D)/bin/python -m pip install --quiet --editable '.[$(extras)]'
+
+.venv/stamp: extras := test
+.venv-lint/stamp: extras := dev
+.venv/stamp .venv-lint/stamp: pyproject.toml
+	$(check_python)
+	@echo 'making $(@D) (once) ...' >&2
+	@$(make_environment)
+	@touch $@
+
+# A machine with a GPU often has all that is needed, and no network: then nothing is downloaded,
+# and a .pth file lends the environment what $(PYTHON) has. (venv --system-site-packages would lend
+# it the wrong packages where $(PYTHON) is itself a virtual environment's.)
+needed := cupy h5py hypothesis numba numpy pip platformdirs psutil pytest pytest_benchmark rich \
+    scipy setuptools threadpoolctl
+check_needed = $(PYTHON) -c 'import sys; from importlib.util import find_spec; \
+    missing = [name for name in "$(needed)".split() if not find_spec(name)]; \
+    sys.exit("$(PYTHON) lacks " + ", ".join(missing) + ": downloading" if missing else 0)'
+borrow_environment = $(PYTHON) -m venv --clear --without-pip $(@D) && $(PYTHON) -c 'import sys; \
+    folders = [path for path in sys.path if path.endswith("-packages")]; \
+    print("import site;", *(f"site.addsitedir({path!r});" for path in folders))' \
+    > $$(echo $(@D)/lib/python3*/site-packages)/borrowed.pth && \
+    $(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+$(GPU)/stamp: extras := $(CUDA),test
+$(GPU)/stamp: pyproject.toml
+	$(check_python)
+	@echo 'making $(@D) (once) ...' >&2
+	@if $(check_needed); then $(borrow_environment); else $(make_environment); fi
+	@touch $@

@@ -1,0 +1,152 @@
+"""`python -m accelnn.bench [all | ops | train]`: measure, show, and say by the exit status
+whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130)."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from accelnn import backend
+from accelnn.bench import machine, report
+from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
+from accelnn.bench.records import Report, write_json
+from accelnn.bench.runner import run_case
+from accelnn.bench.trainings import TRAININGS, TrainingCase
+
+# (repeat, seconds for an implementation of an operation, seconds for one of a training)
+DEFAULT, QUICK = (5, 1.0, 20.0), (3, 0.1, 1.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    repeat, operation_seconds, training_seconds = QUICK if options.quick else DEFAULT
+    repeat = options.repeat or repeat
+    limits: dict[str, dict[str, float]] = {}
+    plan = _plan(parser, options, limits)
+    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {Path(options.json).parent}")
+
+    result = Report(machine=machine.describe(), versions=machine.versions(), limits=limits)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    interrupted = False
+    with Progress(
+        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        bar = progress.add_task(
+            "measuring the machine's limits", total=sum(len(w) for _, w in plan)
+        )
+        try:
+            for place in _places(plan):
+                limits[place.name] = machine.limits(place, options.dtype, repeat=3)
+            for case, implementations in plan:
+                seconds = training_seconds if isinstance(case, TrainingCase) else operation_seconds
+                run_case(
+                    case,
+                    implementations,
+                    repeat,
+                    seconds,
+                    result.records,
+                    lambda name, case=case: progress.update(bar, description=f"{case} {name}"),
+                )
+                progress.advance(bar, len(implementations))
+        except KeyboardInterrupt:
+            interrupted = True
+
+    if options.json == "-":
+        sys.stdout.write(result.to_json())
+    elif options.json:
+        write_json(result, Path(options.json))
+    report.show(result, report.console(sys.stderr if options.json == "-" else sys.stdout))
+    if interrupted:
+        print("Interrupted: these are the rows measured so far.", file=sys.stderr)
+        return 130
+    return int(any(record.status in ("wrong", "failed") for record in result.records))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m accelnn.bench",
+        description="Time the notes' operations and trainings as Python loops, jitted loops, "
+        "NumPy and CuPy, each checked against a float64 reference.",
+    )
+    parser.add_argument("group", nargs="?", choices=("all", "ops", "train"), default="all")
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        metavar="NAME",
+        help=f"only these of {', '.join((*OPERATIONS, *TRAININGS))}",
+    )
+    parser.add_argument(
+        "--implementation",
+        nargs="+",
+        metavar="NAME",
+        help="only these of "
+        + ", ".join(dict.fromkeys(OperationCase.implementations + TrainingCase.implementations)),
+    )
+    parser.add_argument(
+        "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
+    )
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--repeat", type=_positive, metavar="R", help="measurements of each row")
+    parser.add_argument("--quick", action="store_true", help="end within a minute; rough figures")
+    parser.add_argument("--json", metavar="FILE", help="write the records; - is standard output")
+    return parser
+
+
+def _plan(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    limits: dict[str, dict[str, float]],
+) -> list[tuple[Case, list[str]]]:
+    """The cases to run, and the implementations of each; ends the program on a wrong name."""
+    names: dict[str, tuple[str, ...]] = {
+        "ops": tuple(OPERATIONS),
+        "train": TRAININGS,
+        "all": (*OPERATIONS, *TRAININGS),
+    }
+    known = names[options.group]
+    for name in options.case or ():
+        if name not in known:
+            parser.error(f"--case {name}: expected one of {', '.join(known)}")
+    cases: list[Case] = []
+    for name in known:
+        if options.case and name not in options.case:
+            continue
+        if name in TRAININGS:
+            cases.append(TrainingCase(name, options.dtype, limits))
+        else:
+            chosen = options.size or sizes(OPERATIONS[name])
+            cases += [OperationCase(name, n, options.dtype, limits) for n in chosen]
+    if options.size and not any(isinstance(case, OperationCase) for case in cases):
+        parser.error("--size is for operations, and only trainings were asked for")
+    available = list(dict.fromkeys(name for case in cases for name in case.implementations))
+    for name in options.implementation or ():
+        if name not in available:
+            parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
+    wanted = options.implementation or available
+    plan = [(case, [name for name in case.implementations if name in wanted]) for case in cases]
+    return [(case, implementations) for case, implementations in plan if implementations]
+
+
+def _places(plan: list[tuple[Case, list[str]]]) -> list[backend.Backend]:
+    """The backends whose limits the rows need: CuPy's only where it works."""
+    names = {name for _, implementations in plan for name in implementations}
+    usable = names - {"cupy"} if backend.cupy_unusable() else names
+    places = {place_of(name).name: place_of(name) for name in sorted(usable)}
+    return list(places.values())
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""What is measured: a case prepares, for each implementation, a contestant that does its job.
+
+Here stand the notes' operations; the trainings stand in `trainings.py`. The benchmark command
+and the pytest-benchmark suites both take them from these tables.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numba  # type: ignore[import-untyped]
+import numpy as np
+
+from accelnn import backend
+from accelnn.backend import Array, Backend, to_host
+from accelnn.bench import machine
+from accelnn.bench.records import Record
+from accelnn.bench.timing import stopwatch
+from accelnn.kernels import jit, loops
+
+
+class Skip(Exception):
+    """An implementation cannot run here; the message says why."""
+
+
+@dataclass
+class Contestant:
+    """One implementation of one case, ready to run.
+
+    run : does the job, or a part of it that can be checked
+    error : the error of what the last run left, relative to the float64 reference
+    tolerance : the error up to which the result counts as right
+    measure : measures once and returns the seconds of one unit of the job
+    finish : completes the record when the measuring is over
+    scale : how many of these units the whole job is
+    run_share : how many of them `run` does
+    """
+
+    run: Callable[[], object]
+    error: Callable[[], float]
+    tolerance: float
+    measure: Callable[[], float]
+    finish: Callable[[Record], None]
+    scale: float = 1.0
+    run_share: float = 1.0
+    transfer_seconds: float | None = None
+
+
+# The implementations whose first run includes compiling
+COMPILED = ("numba", "numba-parallel", "cupy")
+
+
+def place_of(implementation: str) -> Backend:
+    """The backend on which an implementation runs; Skip where that is not to be had."""
+    if implementation != "cupy":
+        return backend.NumpyBackend()
+    reason = backend.cupy_unusable()
+    if reason is not None:
+        raise Skip(reason)
+    return backend.CupyBackend()
+
+
+class Case(Protocol):
+    """What the benchmark needs of a case."""
+
+    name: str
+    implementations: Sequence[str]
+
+    def record(self, implementation: str) -> Record:
+        """A record that says what is to be measured, and nothing yet of the result."""
+
+    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
+        """A contestant that can be measured `repeat` times within about `seconds`.
+
+        Raises Skip where the implementation cannot run here.
+        """
+
+
+# --------------------------------------------------------------------------------------------
+# the notes' operations
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on inputs whose shapes follow from a size n.
+
+    vectorised : (xp, *inputs, out) -> the result, in `out` where there is one
+    inputs, output : shapes
+    by_rows : which inputs share their rows with the output; the loops may be given fewer rows
+    sums : how many terms each element of the result adds up
+    bound : what limits it at best: "stream", the memory, or "matmul", the arithmetic
+    by_blas : whether NumPy hands it to BLAS, which uses all threads
+    """
+
+    vectorised: Callable[..., Array]
+    inputs: Callable[[int], Sequence[Shape]]
+    output: Callable[[int], Shape]
+    sizes: Sequence[int]
+    by_rows: Sequence[int] = (0,)
+    sums: Callable[[int], int] = lambda _: 1
+    bound: str = "stream"
+    by_blas: bool = False
+
+    def elements(self, n: int) -> int:
+        """Numbers read and written."""
+        return sum(math.prod(shape) for shape in (*self.inputs(n), self.output(n)))
+
+    def multiplications(self, n: int) -> int:
+        """Turns of the innermost loop."""
+        return math.prod(self.output(n)) * self.sums(n)
+
+
+OPERATIONS = {
+    "dot": Operation(
+        vectorised=lambda xp, a, b, _: xp.dot(a, b),
+        inputs=lambda n: ((n,), (n,)),
+        output=lambda _: (),
+        sizes=(15, 1_000, 1_000_000),
+        by_rows=(0, 1),
+        sums=lambda n: n,
+        by_blas=True,
+    ),
+    "outer": Operation(
+        vectorised=lambda xp, a, b, out: xp.multiply(a[:, None], b, out=out),
+        inputs=lambda n: ((n,), (n,)),
+        output=lambda n: (n, n),
+        sizes=(15, 100, 1_000),
+    ),
+    "elementwise": Operation(
+        vectorised=lambda xp, a, b, out: xp.multiply(a, b, out=out),
+        inputs=lambda n: ((n,), (n,)),
+        output=lambda n: (n,),
+        sizes=(15, 1_000, 1_000_000),
+        by_rows=(0, 1),
+    ),
+    "gdot": Operation(
+        vectorised=lambda xp, W, x, out: xp.matmul(W, x, out=out),
+        inputs=lambda n: ((n, n), (n,)),
+        output=lambda n: (n,),
+        sizes=(15, 100, 1_000),
+        sums=lambda n: n,
+        by_blas=True,
+    ),
+    "matmul": Operation(
+        vectorised=lambda xp, A, B, out: xp.matmul(A, B, out=out),
+        inputs=lambda n: ((n, n), (n, n)),
+        output=lambda n: (n, n),
+        sizes=(15, 100, 1_000),
+        sums=lambda n: n,
+        bound="matmul",
+        by_blas=True,
+    ),
+}
+
+LOOPS = {
+    "python-lists": loops,
+    "python": loops,
+    "numba": jit.serial,
+    "numba-parallel": jit.parallel,
+}
+
+# What one turn of the innermost loop takes at most, in seconds: how many rows the loops are given
+TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
+
+
+def sizes(operation: Operation) -> list[int]:
+    """From the notes' vectors of 15 to the first 1, 2 or 5 times 10^k beyond the caches."""
+    caches = 4 if operation.bound == "stream" else 1
+    beyond = next(
+        digit * 10**power
+        for power in range(1, 12)
+        for digit in (1, 2, 5)
+        if operation.elements(digit * 10**power) * 8 > caches * machine.last_level_cache()
+    )
+    return [*operation.sizes, max(beyond, 2 * operation.sizes[-1])]
+
+
+@dataclass
+class OperationCase:
+    """One operation at one size."""
+
+    name: str
+    n: int
+    dtype: str
+    limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
+
+    implementations = ("python-lists", "python", "numba", "numba-parallel", "numpy", "cupy")
+
+    @property
+    def operation(self) -> Operation:
+        return OPERATIONS[self.name]
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.n:,})"
+
+    def record(self, implementation: str) -> Record:
+        threads: int | None = 1
+        if implementation == "numba-parallel":
+            threads = numba.get_num_threads()
+        elif implementation == "numpy" and self.operation.by_blas:
+            threads = machine.blas_threads()
+        elif implementation == "cupy":
+            threads = None
+        return Record(
+            case=self.name,
+            implementation=implementation,
+            size={"n": self.n},
+            dtype=self.dtype,
+            backend="cupy" if implementation == "cupy" else "numpy",
+            threads=threads,
+        )
+
+    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
+        place = place_of(implementation)
+        rows = self._rows(implementation, seconds / repeat)
+        arrays = list(self._inputs)
+        for i in self.operation.by_rows:
+            arrays[i] = arrays[i][:rows]
+        shape = self.operation.output(self.n)
+        out = np.full((rows, *shape[1:]) if shape else (), np.nan, self.dtype)
+        reference = self._reference(arrays)
+
+        transfer = None
+        if implementation == "python-lists":
+            arrays, out = [array.tolist() for array in arrays], out.tolist()
+        elif place.name == "cupy":
+            place.synchronize()
+            start = time.perf_counter()
+            arrays = [place.to_device(array) for array in arrays]
+            place.synchronize()
+            transfer = time.perf_counter() - start
+            out = place.to_device(out)
+
+        if implementation in ("numpy", "cupy"):
+            run = functools.partial(self.operation.vectorised, place.xp, *arrays, out)
+        else:
+            function = getattr(LOOPS[implementation], self.name)
+            run = functools.partial(function, *arrays, *((out,) if shape else ()))
+
+        result = out
+
+        def run_and_keep() -> None:
+            nonlocal result
+            returned = run()
+            if returned is not None:
+                result = returned
+
+        def error() -> float:
+            difference = np.asarray(to_host(result), np.float64) - reference
+            return float(np.abs(difference).max() / np.abs(reference).max())
+
+        def finish(record: Record) -> None:
+            record.device = place.device_name()
+            if rows < self.n:
+                record.reason = f"scaled from {rows:,} of {self.n:,} rows"
+            self._set_rates(record)
+
+        # Rounding in a sum of k terms, in any order, stays below about k u (Higham 2002,
+        # chapter 4); a little room, but never so much that a wrong result could pass.
+        unit = float(np.finfo(self.dtype).eps)
+        return Contestant(
+            run=run_and_keep,
+            error=error,
+            tolerance=min(4 * unit * self.operation.sums(self.n), 1e-2),
+            measure=stopwatch(run, place),
+            finish=finish,
+            scale=self.n / rows,
+            transfer_seconds=transfer,
+        )
+
+    def _set_rates(self, record: Record) -> None:
+        assert record.seconds is not None
+        limits = self.limits[record.backend]
+        if self.operation.bound == "matmul":
+            operations = 2 * self.operation.multiplications(self.n)
+            record.gflop_per_s = operations / record.seconds / 1e9
+            record.share_of_limit = record.gflop_per_s / limits["matmul_gflop_per_s"]
+            return
+        bytes_moved = self.operation.elements(self.n) * np.dtype(self.dtype).itemsize
+        record.gb_per_s = bytes_moved / record.seconds / 1e9
+        if bytes_moved > machine.last_level_cache():
+            record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
+
+    def _rows(self, implementation: str, seconds: float) -> int:
+        """How many rows this implementation can do in the time."""
+        if implementation not in TURN:
+            return self.n
+        one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
+        return max(1, min(self.n, int(seconds / one_row)))
+
+    @functools.cached_property
+    def _inputs(self) -> list[Array]:
+        random = np.random.default_rng(0)
+        return [random.random(shape).astype(self.dtype) for shape in self.operation.inputs(self.n)]
+
+    def _reference(self, arrays: Sequence[Array]) -> Array:
+        in_float64 = (array.astype(np.float64) for array in arrays)
+        return np.asarray(self.operation.vectorised(np, *in_float64, None))

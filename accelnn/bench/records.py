@@ -1,0 +1,105 @@
+"""A benchmark's results as data: one `Record` per case, size and implementation; JSON."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass
+class Record:
+    """What was measured of one implementation of one case at one size.
+
+    status : "ok" | "wrong" (not timed: the result differs from the reference) | "skipped" |
+        "failed"; `reason` says why, and of an "ok" row what has to be known beside its figures
+    seconds, seconds_min, seconds_max : median, least and most of `repeats` measurements
+    compile_seconds, transfer_seconds : what the first call took beyond the others; the time to
+        move the inputs to the device and the result back: apart, in no other figure
+    share_of_limit : of the machine's measured stream or matrix-product rate; None where the
+        data fits the cache, for which the stream rate is no limit
+    max_rel_error : max |result - reference| / max |reference|, the reference in float64
+    """
+
+    case: str
+    implementation: str
+    size: dict[str, Any]
+    dtype: str
+    backend: str
+    device: str | None = None
+    threads: int | None = None
+    status: str = "skipped"
+    reason: str | None = None
+    seconds: float | None = None
+    seconds_min: float | None = None
+    seconds_max: float | None = None
+    repeats: int = 0
+    compile_seconds: float | None = None
+    transfer_seconds: float | None = None
+    gb_per_s: float | None = None
+    gflop_per_s: float | None = None
+    share_of_limit: float | None = None
+    max_rel_error: float | None = None
+
+
+@dataclass
+class TrainingRecord(Record):
+    """A record of a whole training.
+
+    epochs, epochs_measured : of the whole training, and how many of them were run; where they
+        differ, the seconds are scaled to the whole and nothing is told of its outcome
+    data : "real" | "stand-in"
+    """
+
+    solver: str | None = None
+    epochs: int | None = None
+    epochs_measured: float | None = None
+    final_cost: float | None = None
+    train_accuracy: float | None = None
+    test_accuracy: float | None = None
+    data: str | None = None
+
+
+@dataclass
+class Report:
+    """All that one run of the benchmark found."""
+
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    limits: Mapping[str, Any]
+    records: list[Record] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Valid JSON: what is not finite becomes null."""
+        content = {"schema": SCHEMA, **asdict(self)}
+        return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> None:
+    """Enter measured seconds, each multiplied by `scale`."""
+    record.repeats = len(times)
+    record.seconds = median(times) * scale
+    record.seconds_min = min(times) * scale
+    record.seconds_max = max(times) * scale
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write all or nothing: the file is never seen half-written."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(report.to_json())
+    unfinished.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,70 @@
+"""Run cases: check every implementation's result first, then time the right ones in turn."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from accelnn.bench.cases import COMPILED, Case, Contestant, Skip
+from accelnn.bench.records import Record, set_times
+from accelnn.bench.timing import alternate
+
+
+def run_case(
+    case: Case,
+    implementations: Sequence[str],
+    repeat: int,
+    seconds: float,
+    records: list[Record],
+    progress: Callable[[str], None],
+) -> None:
+    """Measure the implementations of one case, and append a record of each to `records`.
+
+    Parameters
+    ----------
+    repeat : measurements of each implementation
+    seconds : that one implementation may take for all of them, about
+    progress : called with the name of each implementation when its turn begins
+
+    What Ctrl-C interrupts is recorded as far as it was measured, before KeyboardInterrupt goes on.
+    """
+    mine = {name: case.record(name) for name in implementations}
+    contestants: dict[str, Contestant] = {}
+    first_seconds: dict[str, float] = {}
+    times: dict[str, list[float]] = {name: [] for name in implementations}
+    for record in mine.values():
+        record.reason = "interrupted before it was measured"
+    try:
+        for name, record in mine.items():
+            progress(name)
+            try:
+                contestant = case.prepare(name, seconds, repeat)
+                start = time.perf_counter()
+                contestant.run()
+                first_seconds[name] = time.perf_counter() - start
+                record.max_rel_error = contestant.error()
+            except Skip as reason:
+                record.reason = str(reason)
+                continue
+            except Exception as error:
+                record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
+                continue
+            record.transfer_seconds = contestant.transfer_seconds
+            if record.max_rel_error <= contestant.tolerance:
+                contestants[name] = contestant
+            else:  # NaN comes here too
+                record.status = "wrong"
+                record.reason = (
+                    f"the error {record.max_rel_error:.1e} exceeds {contestant.tolerance:.1e}"
+                )
+        alternate({name: c.measure for name, c in contestants.items()}, times, repeat, seconds)
+    finally:
+        for name, contestant in contestants.items():
+            if times[name]:
+                record = mine[name]
+                record.status, record.reason = "ok", None
+                set_times(record, times[name], contestant.scale)
+                if name in COMPILED:
+                    # the first run did one share of the job, and whatever was to be compiled
+                    run_seconds = min(times[name]) * contestant.run_share
+                    record.compile_seconds = max(0.0, first_seconds[name] - run_seconds)
+                contestant.finish(record)
+        records.extend(mine.values())

@@ -1,0 +1,61 @@
+"""Timing that can be compared: several implementations of one job, measured alternately.
+
+A machine's speed drifts. Measuring each implementation in turn, round after round, lets the
+drift fall on all of them alike; the median is what counts, and the spread is told with it.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from accelnn.backend import Backend
+
+SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the call
+
+# Seconds between two measurements. The threads of BLAS and of OpenMP spin for up to 27 ms after
+# their work and take the cores from whoever comes next: measured one straight after the other,
+# an epoch in parallel loops took 22 ms instead of 10.6, and a matrix product 20 instead of 11.4.
+REST = 0.03
+
+
+def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float]:
+    """A function that measures the seconds of one `run`, repeated so often that it can be timed.
+
+    Each measurement first runs once untimed: whoever had the caches before is out of them.
+    """
+    calls = 1
+
+    def measure() -> float:
+        nonlocal calls
+        run()
+        while True:
+            with backend.timer() as timing:
+                for _ in range(calls):
+                    run()
+            if timing.seconds >= SHORTEST:
+                return float(timing.seconds) / calls
+            calls = min(calls * 10, int(calls * 1.5 * SHORTEST / max(timing.seconds, 1e-9)) + 1)
+
+    return measure
+
+
+def alternate(
+    measures: Mapping[str, Callable[[], float]],
+    times: Mapping[str, list[float]],
+    repeat: int,
+    seconds: float,
+) -> None:
+    """Measure each up to `repeat` times, in turn; one that has spent `seconds` is left out.
+
+    Parameters
+    ----------
+    measures : by name, a function that measures once and returns seconds
+    times : by name, receives the measurements: whatever interrupts this, those made are there
+    """
+    spent = dict.fromkeys(measures, 0.0)
+    for _ in range(repeat):
+        for name, measure in measures.items():
+            if spent[name] < seconds:
+                time.sleep(REST)
+                start = time.perf_counter()
+                times[name].append(measure())
+                spent[name] += time.perf_counter() - start

@@ -1,0 +1,328 @@
+"""Activations, losses and small array functions of the notes: pure, vectorised, NumPy or CuPy.
+
+Arrays may be numbers, lists, vectors or matrices; lists and integers become float64, float32
+stays float32. Where examples matter they are columns: a loss of `A` and `Y`, both (n_outputs, m),
+is summed over the outputs and averaged over the m examples.
+
+An `out` array, where a function takes one, receives the result and may be the input itself.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from accelnn.backend import Array, array_module
+
+LEAKY_SLOPE = 0.01
+
+
+def _floating(*arrays: Array) -> tuple[ModuleType, *tuple[Array, ...]]:
+    """`xp` and the arrays as floating-point arrays of it."""
+    xp = array_module(*arrays)
+    converted = [xp.asarray(array) for array in arrays]
+    return xp, *(
+        array if array.dtype.kind == "f" else array.astype(np.float64) for array in converted
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# activations, and their derivatives
+#
+# Backward has the activation's output a = g(z) at hand, not z: `*_slope(a)` is g'(z) written in
+# terms of a. `*_derivative(x)` is the same as a function of x, as in the notes.
+
+
+def sigmoid(x: Array, out: Array = None) -> Array:
+    """1 / (1 + e^-x), elementwise; exactly 0 and 1 far from zero, without a warning."""
+    xp, x = _floating(x)
+    out = xp.empty_like(x) if out is None else out
+    xp.negative(x, out=out)
+    with np.errstate(over="ignore"):  # e^-x = inf gives 1 / inf = 0, the right limit
+        xp.exp(out, out=out)
+    out += 1
+    xp.reciprocal(out, out=out)
+    return out[()]
+
+
+def sigmoid_slope(a: Array, out: Array = None) -> Array:
+    """a (1 - a): the derivative of the sigmoid where its output is `a`."""
+    xp, a = _floating(a)
+    return xp.multiply(a, 1 - a, out=out)
+
+
+def sigmoid_derivative(x: Array) -> Array:
+    """s (1 - s) with s = sigmoid(x)."""
+    return sigmoid_slope(sigmoid(x))
+
+
+def tanh(x: Array, out: Array = None) -> Array:
+    """The hyperbolic tangent, elementwise."""
+    xp, x = _floating(x)
+    return xp.tanh(x, out=out)
+
+
+def tanh_slope(a: Array, out: Array = None) -> Array:
+    """1 - a²: the derivative of tanh where its output is `a`."""
+    xp, a = _floating(a)
+    return xp.subtract(1, xp.square(a, out=out), out=out)
+
+
+def tanh_derivative(x: Array) -> Array:
+    """1 - tanh(x)²."""
+    return tanh_slope(tanh(x))
+
+
+def relu(x: Array, out: Array = None) -> Array:
+    """max(x, 0), elementwise."""
+    xp, x = _floating(x)
+    return xp.maximum(x, 0, out=out)
+
+
+def relu_slope(a: Array, out: Array = None) -> Array:
+    """1 where a > 0, else 0: the derivative of relu where its output is `a`."""
+    xp, a = _floating(a)
+    out = xp.empty_like(a) if out is None else out
+    return xp.greater(a, 0, out=out)[()]
+
+
+def relu_derivative(x: Array) -> Array:
+    """1 where x > 0, else 0 (at 0 too, as in the notes)."""
+    return relu_slope(x)
+
+
+def leaky_relu(x: Array, out: Array = None) -> Array:
+    """x where x > 0, else 0.01 x, elementwise."""
+    xp, x = _floating(x)
+    return xp.maximum(x, LEAKY_SLOPE * x, out=out)
+
+
+def leaky_relu_slope(a: Array, out: Array = None) -> Array:
+    """1 where a > 0, else 0.01: the derivative of leaky_relu where its output is `a`."""
+    xp, a = _floating(a)
+    out = xp.empty_like(a) if out is None else out
+    xp.greater(a, 0, out=out)
+    return xp.maximum(out, LEAKY_SLOPE, out=out)[()]
+
+
+def leaky_relu_derivative(x: Array) -> Array:
+    """1 where x > 0, else 0.01."""
+    return leaky_relu_slope(x)
+
+
+def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
+    """e^x / Σ e^x along `axis`: columns by default (columns are examples).
+
+    `axis=1` is the softmax of each row, as the notes' array exercise has it. The maximum is
+    subtracted first, which changes nothing in exact arithmetic and never overflows.
+    """
+    xp, x = _floating(x)
+    if x.ndim == 0:
+        return xp.ones_like(x)[()]
+    out = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+    xp.exp(out, out=out)
+    out /= out.sum(axis=axis, keepdims=True)
+    return out
+
+
+def softmax_derivative(x: Array) -> Array:
+    """The Jacobian ∂softmax(x)_i / ∂x_j = s_i (δ_ij - s_j), (n, n), of a vector x (n,)."""
+    xp, x = _floating(x)
+    if x.ndim != 1:
+        raise ValueError(
+            f"expected a vector x of shape (n,), got {x.shape}: pass one example at a time"
+        )
+    s = softmax(x)
+    return xp.diag(s) - xp.outer(s, s)
+
+
+def identity(x: Array, out: Array = None) -> Array:
+    """x itself: the activation of a linear output."""
+    _, x = _floating(x)
+    if out is not None and out is not x:
+        out[...] = x
+        return out
+    return x
+
+
+# --------------------------------------------------------------------------------------------
+# losses, and their derivatives
+
+
+def L1(yhat: Array, y: Array) -> Array:
+    """Σ |y - yhat|."""
+    xp, yhat, y = _floating(yhat, y)
+    return xp.abs(y - yhat).sum()
+
+
+def L1_derivative(yhat: Array, y: Array) -> Array:
+    """∂L1/∂yhat = sign(yhat - y), 0 where they are equal."""
+    xp, yhat, y = _floating(yhat, y)
+    return xp.sign(yhat - y)
+
+
+def L2(yhat: Array, y: Array) -> Array:
+    """Σ (y - yhat)²."""
+    xp, yhat, y = _floating(yhat, y)
+    return xp.square(y - yhat).sum()
+
+
+def L2_derivative(yhat: Array, y: Array) -> Array:
+    """∂L2/∂yhat = 2 (yhat - y)."""
+    _, yhat, y = _floating(yhat, y)
+    return 2 * (yhat - y)
+
+
+def binary_cross_entropy(A: Array, Y: Array) -> Array:
+    """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y.
+
+    0 log 0 counts as 0; a probability of exactly 0 given to what happened costs infinity.
+    Prefer `binary_cross_entropy_from_logits`, which loses nothing to rounding.
+    """
+    _, A, Y = _floating(A, Y)
+    return -(_xlogy(Y, A) + _xlogy(1 - Y, 1 - A)).sum() / _examples(A)
+
+
+def binary_cross_entropy_derivative(A: Array, Y: Array) -> Array:
+    """∂/∂A = (A - Y) / (A (1 - A)) / m; infinite where a certain prediction was wrong."""
+    xp, A, Y = _floating(A, Y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return xp.where(A == Y, 0, (A - Y) / (A * (1 - A)) / _examples(A))
+
+
+def binary_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
+    """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
+    xp, Z, Y = _floating(Z, Y)
+    losses = xp.maximum(Z, 0) - Z * Y + xp.log1p(xp.exp(-xp.abs(Z)))
+    return losses.sum() / _examples(Z)
+
+
+def binary_cross_entropy_from_logits_derivative(Z: Array, Y: Array) -> Array:
+    """∂/∂Z = (sigmoid(Z) - Y) / m."""
+    _, Z, Y = _floating(Z, Y)
+    return (sigmoid(Z) - Y) / _examples(Z)
+
+
+def categorical_cross_entropy(A: Array, Y: Array) -> Array:
+    """-1/m Σ Y log A of probabilities A and one-hot labels Y, both (n_classes, m)."""
+    _, A, Y = _floating(A, Y)
+    return -_xlogy(Y, A).sum() / _examples(A)
+
+
+def categorical_cross_entropy_derivative(A: Array, Y: Array) -> Array:
+    """∂/∂A = -Y / A / m; infinite where a class that happened was given probability 0."""
+    xp, A, Y = _floating(A, Y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return xp.where(Y == 0, 0, -Y / A / _examples(A))
+
+
+def categorical_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
+    """The categorical cross-entropy of A = softmax(Z), by log-sum-exp; Z, Y (n_classes, m)."""
+    xp, Z, Y = _floating(Z, Y)
+    shifted = Z - Z.max(axis=0, keepdims=True)
+    log_A = shifted - xp.log(xp.exp(shifted).sum(axis=0, keepdims=True))
+    return -(Y * log_A).sum() / _examples(Z)
+
+
+def categorical_cross_entropy_from_logits_derivative(Z: Array, Y: Array) -> Array:
+    """∂/∂Z = (softmax(Z) - Y) / m, where each column of Y sums to 1."""
+    _, Z, Y = _floating(Z, Y)
+    return (softmax(Z) - Y) / _examples(Z)
+
+
+def half_mean_squared_error(A: Array, Y: Array) -> Array:
+    """1/(2m) Σ (A - Y)²."""
+    xp, A, Y = _floating(A, Y)
+    return xp.square(A - Y).sum() / (2 * _examples(A))
+
+
+def half_mean_squared_error_derivative(A: Array, Y: Array) -> Array:
+    """∂/∂A = (A - Y) / m."""
+    _, A, Y = _floating(A, Y)
+    return (A - Y) / _examples(A)
+
+
+def _examples(A: Array) -> int:
+    """m: the number of columns; a vector is one output of m examples, a number one example."""
+    return A.shape[-1] if A.ndim else 1
+
+
+def _xlogy(x: Array, y: Array) -> Array:
+    """x log y, and 0 where x = 0 whatever y is."""
+    xp = array_module(x, y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return xp.where(x == 0, 0, x * xp.log(y))
+
+
+# --------------------------------------------------------------------------------------------
+# small array functions
+
+
+def image2vector(image: Array) -> Array:
+    """An image (height, width, channels) as a column (height·width·channels, 1)."""
+    xp = array_module(image)
+    return xp.asarray(image).reshape(-1, 1)
+
+
+def normalize_rows(x: Array) -> Array:
+    """Each row of x (n, d) divided by its length; a row of zeros stays zeros."""
+    xp, x = _floating(x)
+    # scaled by the largest entry first, so that squares neither overflow nor underflow
+    largest = xp.abs(x).max(axis=-1, keepdims=True) if x.shape[-1] else xp.ones(1, x.dtype)
+    scaled = x / xp.where(largest == 0, 1, largest)
+    length = xp.sqrt(xp.square(scaled).sum(axis=-1, keepdims=True))
+    return scaled / xp.where(length == 0, 1, length)
+
+
+def one_hot(labels: Array, classes: int) -> Array:
+    """Class indices (m,) as columns of 0 and a single 1, (classes, m) float64.
+
+    Raises ValueError where a label is not an integer in 0..classes-1 (waits for the device).
+    """
+    xp = array_module(labels)
+    labels = xp.asarray(labels)
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
+        raise ValueError(
+            f"expected integer labels of shape (m,), got {labels.dtype} of shape {labels.shape}"
+        )
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"expected labels in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}"
+        )
+    return (xp.arange(classes)[:, None] == labels).astype(np.float64)
+
+
+# --------------------------------------------------------------------------------------------
+# the tables by which a network names its activations and outputs
+
+
+class Activation(NamedTuple):
+    """g, and g' in terms of g's output."""
+
+    function: Callable[..., Array]
+    slope: Callable[..., Array]
+
+
+class Output(NamedTuple):
+    """The output's activation and its loss in terms of the logits.
+
+    Each is paired so that the derivative of the loss by the logits is (A - Y) / m.
+    """
+
+    function: Callable[..., Array]
+    loss: Callable[[Array, Array], Array]
+
+
+ACTIVATIONS = {
+    "sigmoid": Activation(sigmoid, sigmoid_slope),
+    "tanh": Activation(tanh, tanh_slope),
+    "relu": Activation(relu, relu_slope),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_slope),
+}
+
+OUTPUTS = {
+    "sigmoid": Output(sigmoid, binary_cross_entropy_from_logits),
+    "softmax": Output(softmax, categorical_cross_entropy_from_logits),
+    "linear": Output(identity, half_mean_squared_error),
+}

@@ -1,0 +1,77 @@
+"""Gradient checking: the gradient of backward against central differences of the cost."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from accelnn.backend import Array, to_host
+from accelnn.network import Network, Parameters
+
+NORMS = ("|a|+|b|", "|a+b|")
+
+
+def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float = 1e-7) -> Array:
+    """[J(θ + ε e_i) - J(θ - ε e_i)] / 2ε for each element i of θ.
+
+    Parameters
+    ----------
+    cost : J, a number from an array like `theta`
+    theta : where, (n,)
+    step : ε
+
+    Returns (n,) float64 on the host.
+    """
+    gradient = np.empty(theta.size)
+    for i in range(theta.size):
+        above, below = theta.copy(), theta.copy()
+        above[i] += step
+        below[i] -= step
+        gradient[i] = (float(cost(above)) - float(cost(below))) / (2 * step)
+    return gradient
+
+
+def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
+    """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 where both are zero.
+
+    Raises ValueError where `norm` is neither, or the shapes differ.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}: expected one of {list(NORMS)}")
+    a, b = (to_host(array).astype(np.float64) for array in (a, b))
+    if a.shape != b.shape:
+        raise ValueError(f"expected two arrays of one shape, got {a.shape} and {b.shape}")
+    length = np.linalg.norm
+    difference = length(a - b)
+    if difference == 0:
+        return 0.0
+    scale = length(a) + length(b) if norm == "|a|+|b|" else length(a + b)
+    return float(difference / scale) if scale else float("inf")
+
+
+def gradient_check(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    *,
+    step: float = 1e-7,
+    norm: str = "|a|+|b|",
+) -> float:
+    """How far `net.gradients` is from numerical gradients: below 1e-7 where backward is right.
+
+    Parameters
+    ----------
+    net, params, X, Y : as in `fit`; float64 parameters, dropout is off
+    step, norm : the notes use 1e-7 with "|a|+|b|", and 1e-4 with "|a+b|"
+
+    Raises ValueError for float32 parameters, whose rounding would drown the differences.
+    """
+    if params.dtype != np.float64:
+        raise ValueError(
+            f"expected float64 parameters, got {params.dtype}: init(..., dtype='float64')"
+        )
+    exact = to_host(net.gradients(params, X, Y).flat)
+    numerical = numerical_gradient(
+        lambda theta: net.cost(Parameters(theta, net.layers), X, Y), params.flat, step
+    )
+    return relative_difference(exact, numerical, norm)

@@ -1,0 +1,351 @@
+"""A dense network as plain data and pure functions: initialisation, forward, backward, predict.
+
+Columns are examples: X is (n_0, m), Y is (n_L, m), W[l] is (n_l, n_{l-1}), b[l] is (n_l, 1).
+A network without hidden layers is linear or logistic regression.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+
+from accelnn import backend
+from accelnn.backend import Array, array_module
+from accelnn.functions import ACTIVATIONS, OUTPUTS
+from accelnn.operations import operations_for
+
+
+class Parameters:
+    """W and b of every layer as views into one flat 1-D buffer, `flat`: W1, b1, W2, b2, ...
+
+    Iterating gives (W, b) layer by layer. Gradients have the same form.
+
+    Parameters
+    ----------
+    flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), used as it is, not copied
+    layers : the sizes n_0, ..., n_L
+    """
+
+    def __init__(self, flat: Array, layers: Sequence[int]) -> None:
+        self.flat = flat
+        self.layers = tuple(layers)
+        expected = sum(n * (before + 1) for before, n in pairwise(self.layers))
+        if flat.shape != (expected,):
+            raise ValueError(
+                f"expected a flat buffer of shape ({expected},) for layers {list(layers)}, "
+                f"got {flat.shape}"
+            )
+        self._views = []
+        start = 0
+        for before, n in pairwise(self.layers):
+            W = flat[start : start + n * before].reshape(n, before)
+            start += n * before
+            b = flat[start : start + n].reshape(n, 1)
+            start += n
+            self._views.append((W, b))
+
+    @classmethod
+    def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
+        """Parameters from your own (W, b) of each layer, copied into one buffer.
+
+        Raises ValueError where the shapes do not follow each other.
+        """
+        pairs = [(W, b) for W, b in pairs]
+        if not pairs:
+            raise ValueError("expected at least one layer (W, b), got none")
+        xp = array_module(*(array for pair in pairs for array in pair))
+        pairs = [(xp.asarray(W), xp.asarray(b)) for W, b in pairs]
+        layers = [pairs[0][0].shape[-1] if pairs[0][0].ndim else 0]
+        for number, (W, b) in enumerate(pairs, 1):
+            if W.ndim != 2 or W.shape[1] != layers[-1]:
+                raise ValueError(
+                    f"layer {number}: expected W of shape (n_{number}, {layers[-1]}), got {W.shape}"
+                )
+            if b.shape != (W.shape[0], 1):
+                raise ValueError(
+                    f"layer {number}: expected b of shape ({W.shape[0]}, 1), got {b.shape}: "
+                    "pass b.reshape(-1, 1)"
+                )
+            layers.append(W.shape[0])
+        flat = xp.concatenate([array.ravel() for pair in pairs for array in pair])
+        return cls(flat if flat.dtype in FLOATS else flat.astype(np.float64), layers)
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, layer: int) -> tuple[Array, Array]:
+        return self._views[layer]
+
+    def __repr__(self) -> str:
+        place = array_module(self.flat).__name__
+        return f"Parameters({list(self.layers)}, {self.flat.dtype}, {place})"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.flat.dtype  # type: ignore[no-any-return]
+
+    def copy(self) -> Self:
+        """The same values in a buffer of their own."""
+        return type(self)(self.flat.copy(), self.layers)
+
+    def empty_like(self) -> Self:
+        """The same shapes in a buffer of their own, not yet filled."""
+        return type(self)(array_module(self.flat).empty_like(self.flat), self.layers)
+
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The architecture of a dense network and what its cost adds: plain data, no weights.
+
+    Parameters
+    ----------
+    layers : sizes n_0, ..., n_L, the number of features first
+    hidden : "sigmoid" | "tanh" | "relu" | "leaky_relu", or one of these per hidden layer
+    output : "sigmoid" (cross-entropy) | "softmax" (categorical cross-entropy) | "linear" (half
+        the mean squared error)
+    l2 : λ, adding λ/(2m) Σ ‖W‖² to the cost; biases are not penalised
+    keep_prob : the share of units that dropout keeps while training, in (0, 1]; a number, or
+        one per hidden layer
+
+    Raises ValueError where a value is none of these.
+    """
+
+    layers: Sequence[int]
+    hidden: str | Sequence[str] = "relu"
+    output: str = "sigmoid"
+    l2: float = 0.0
+    keep_prob: float | Sequence[float] = 1.0
+
+    def __post_init__(self) -> None:
+        layers = tuple(self.layers)
+        if len(layers) < 2 or any(
+            isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in layers
+        ):
+            raise ValueError(
+                f"expected layers as at least two positive integers [n_0, ..., n_L], got {layers}"
+            )
+        depth = len(layers) - 2
+        hidden = _per_layer("hidden", self.hidden, depth)
+        for name in hidden:
+            if name not in ACTIVATIONS:
+                raise ValueError(f"unknown hidden {name!r}: expected one of {list(ACTIVATIONS)}")
+        if self.output not in OUTPUTS:
+            raise ValueError(f"unknown output {self.output!r}: expected one of {list(OUTPUTS)}")
+        if self.output == "softmax" and layers[-1] == 1:
+            raise ValueError("a softmax of one output is always 1: use output='sigmoid'")
+        if not (math.isfinite(self.l2) and self.l2 >= 0):
+            raise ValueError(f"expected l2 >= 0, got {self.l2}")
+        keep_prob = _per_layer("keep_prob", self.keep_prob, depth)
+        for keep in keep_prob:
+            if not 0 < keep <= 1:
+                raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
+        for name, value in (
+            ("layers", tuple(int(n) for n in layers)),
+            ("hidden", hidden),
+            ("keep_prob", keep_prob),
+        ):
+            object.__setattr__(self, name, value)
+
+    def init(
+        self,
+        kind: str = "scaled",
+        *,
+        scale: float | Sequence[float] = 0.01,
+        seed: int = 1,
+        dtype: Any = None,
+    ) -> Parameters:
+        """First weights on the chosen backend; biases are zero.
+
+        Drawn on the host by numpy.random.RandomState(seed), layer by layer, W as
+        randn(n_l, n_{l-1}): the notes' convention, and the same numbers on every backend.
+
+        Parameters
+        ----------
+        kind : "zeros" | "normal" (randn * scale) | "scaled" (randn / sqrt(n_{l-1})) |
+            "he" (randn * sqrt(2 / n_{l-1}); He et al. 2015) | "uniform" (in ±0.12)
+        scale : for "normal" only: a number, or one per layer
+        seed : of the random numbers
+        dtype : float64 on NumPy and float32 on CuPy where none is given
+
+        Raises ValueError where a value is none of these.
+        """
+        if kind not in INITIALISATIONS:
+            raise ValueError(f"unknown init {kind!r}: expected one of {list(INITIALISATIONS)}")
+        there = backend.current()
+        dtype = np.dtype(there.default_dtype if dtype is None else dtype)
+        if dtype not in FLOATS:
+            raise ValueError(f"expected dtype float32 or float64, got {dtype}")
+        random = np.random.RandomState(seed)
+        scales = _per_layer("scale", scale, len(self.layers) - 1)
+        flat = np.zeros(sum(n * (k + 1) for k, n in pairwise(self.layers)))
+        for (W, _), layer_scale in zip(Parameters(flat, self.layers), scales, strict=True):
+            W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
+        return Parameters(there.to_device(flat, dtype), self.layers)
+
+    def forward(self, params: Parameters, X: Array) -> Array:
+        """The output activations (n_L, m): probabilities, or the values of a linear output."""
+        X, _ = self.check(params, X)
+        work = Workspace(self, params, X.shape[1])
+        Z = forward(self, params, X, work)
+        Z += params[-1][1]
+        return OUTPUTS[self.output].function(Z, out=Z)
+
+    def predict(self, params: Parameters, X: Array) -> Array:
+        """What the network says of each example.
+
+        One sigmoid output: (1, m) of 0 and 1 (1 where the probability exceeds a half). Several
+        outputs, sigmoid or softmax: the index of the largest, (m,). Linear: the values (n_L, m).
+        """
+        A = self.forward(params, X)
+        if self.output == "linear":
+            return A
+        return (A > 0.5).astype(np.int64) if self.layers[-1] == 1 else A.argmax(axis=0)
+
+    def cost(self, params: Parameters, X: Array, Y: Array) -> float:
+        """The cost, L2 included, dropout not; waits for the device."""
+        X, Y = self.check(params, X, Y)
+        work = Workspace(self, params, X.shape[1])
+        Z = forward(self, params, X, work)
+        Z += params[-1][1]
+        return float(OUTPUTS[self.output].loss(Z, Y) + penalty(self, params, X.shape[1]))
+
+    def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
+        """dW and db of every layer, of the cost that `cost` gives."""
+        X, Y = self.check(params, X, Y)
+        work = Workspace(self, params, X.shape[1])
+        gradients = params.empty_like()
+        forward(self, params, X, work)
+        backward(self, params, X, Y, work, gradients)
+        return gradients
+
+    def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
+        """X and Y as arrays of the parameters' dtype.
+
+        Raises ValueError where their shapes, or those of the parameters, do not fit the network,
+        and TypeError where they are not all on the host or all on the device.
+        """
+        if params.layers != self.layers:
+            raise ValueError(
+                f"expected parameters of layers {list(self.layers)}, got {list(params.layers)}"
+            )
+        xp = array_module(params.flat, X, Y)
+        X = xp.asarray(X, params.dtype)
+        if X.ndim != 2 or X.shape[0] != self.layers[0]:
+            hint = ": pass X.T (columns are examples)" if X.shape[1:] == self.layers[:1] else ""
+            raise ValueError(f"expected X of shape ({self.layers[0]}, m), got {X.shape}{hint}")
+        if Y is None:
+            return X, Y
+        Y = xp.asarray(Y, params.dtype)
+        expected = (self.layers[-1], X.shape[1])
+        if Y.shape != expected:
+            hint = ""
+            if Y.shape == expected[::-1]:
+                hint = ": pass Y.T (columns are examples)"
+            elif Y.shape == expected[1:]:
+                hint = (
+                    ": pass Y.reshape(1, -1)"
+                    if expected[0] == 1
+                    else f": pass one_hot(Y, {expected[0]})"
+                )
+            raise ValueError(f"expected Y of shape {expected}, got {Y.shape}{hint}")
+        return X, Y
+
+
+class Workspace:
+    """The arrays that a pass over m examples writes, allocated once and used again.
+
+    A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
+    D[l] : (n_l, m) of 0 and 1 / keep_prob where layer l drops units while training, else None
+    """
+
+    def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
+        xp = array_module(params.flat)
+        outputs = net.layers[1:]
+        self.A = [xp.empty((n, m), params.dtype) for n in outputs]
+        self.dA = [xp.empty((n, m), params.dtype) for n in outputs[:-1]]
+        self.D = [
+            xp.empty((n, m), params.dtype) if dropout and keep < 1 else None
+            for n, keep in zip(outputs, net.keep_prob, strict=False)
+        ]
+
+
+def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:
+    """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, still without their bias."""
+    xp, operations = array_module(X), operations_for(X)
+    A_before = X
+    for l, ((W, b), A) in enumerate(zip(params, work.A, strict=True)):
+        xp.matmul(W, A_before, out=A)
+        if l < len(net.hidden):
+            operations.bias_activation(A, b, net.hidden[l], work.D[l])
+        A_before = A
+    return work.A[-1]
+
+
+def backward(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    work: Workspace,
+    gradients: Parameters,
+    cost: Array | None = None,
+) -> None:
+    """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
+
+    Comes after `forward`, whose activations are spent. The 1/m is in dZ[L] already. `cost`, a
+    0-d array, receives the cost where it is given.
+    """
+    xp, operations = array_module(X), operations_for(X)
+    m = X.shape[1]
+    dZ = work.A[-1]
+    operations.output_gradient(dZ, params[-1][1], Y, net.output, gradients[-1][1], cost)
+    if cost is not None:
+        cost += penalty(net, params, m)
+    for l in reversed(range(len(params))):
+        W, dW = params[l][0], gradients[l][0]
+        xp.matmul(dZ, (work.A[l - 1] if l else X).T, out=dW)
+        if net.l2:
+            dW += net.l2 / m * W
+        if l:
+            dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
+            xp.matmul(W.T, dZ, out=dA)
+            operations.activation_gradient(
+                dA, A, net.hidden[l - 1], db, work.D[l - 1], net.keep_prob[l - 1]
+            )
+            dZ = dA
+
+
+def penalty(net: Network, params: Parameters, m: int) -> Array:
+    """λ/(2m) Σ ‖W‖²: what L2 adds to the cost."""
+    if not net.l2:
+        return 0.0
+    return net.l2 / (2 * m) * sum((W * W).sum() for W, _ in params)
+
+
+INITIALISATIONS = {
+    "zeros": lambda _random, shape, _scale: np.zeros(shape),
+    "normal": lambda random, shape, scale: random.randn(*shape) * scale,
+    "scaled": lambda random, shape, _scale: random.randn(*shape) / np.sqrt(shape[1]),
+    "he": lambda random, shape, _scale: random.randn(*shape) * np.sqrt(2 / shape[1]),
+    "uniform": lambda random, shape, _scale: random.rand(*shape) * 2 * 0.12 - 0.12,
+}
+
+
+def _per_layer(name: str, value: Any, count: int) -> tuple[Any, ...]:
+    """One value for each of `count` layers, from one for all or one for each."""
+    if isinstance(value, str | int | float | np.number):
+        return (value,) * count
+    values = tuple(value)
+    if len(values) != count:
+        raise ValueError(f"expected {name} as one value or {count} of them, got {values}")
+    return values

@@ -1,0 +1,40 @@
+"""Gradient descent as the notes write it: forward, backward, update, on either backend."""
+
+from accelnn.backend import Array, array_module
+from accelnn.network import Network, Parameters, Workspace, backward, forward
+from accelnn.operations import operations_for
+
+
+def train(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    *,
+    epochs: int,
+    learning_rate: float,
+    record_every: int,
+    seed: int,
+) -> Array:
+    """Change `params` in place by `epochs` steps on all of X; returns the recorded costs.
+
+    The costs (n_records,) stay where the arrays are, and nothing in the loop waits for the
+    device. Every array that a step writes is allocated before the first.
+    """
+    xp = array_module(X)
+    operations = operations_for(X)
+    work = Workspace(net, params, X.shape[1], dropout=True)
+    gradients = params.empty_like()
+    random = xp.random.default_rng(seed)
+    costs = xp.empty(len(range(0, epochs, record_every)), params.dtype)
+    for epoch in range(epochs):
+        for D, keep in zip(work.D, net.keep_prob, strict=True):
+            if D is not None:  # inverted dropout: what is kept is scaled up, so that means stay
+                random.random(D.shape, dtype=D.dtype, out=D)  # CuPy needs the size too
+                xp.less(D, keep, out=D)
+                D /= keep
+        record, remainder = divmod(epoch, record_every)
+        forward(net, params, X, work)
+        backward(net, params, X, Y, work, gradients, costs[record, ...] if not remainder else None)
+        operations.update(params.flat, gradients.flat, learning_rate)
+    return costs

@@ -1,0 +1,176 @@
+"""Drawn stand-ins for the course's cat pictures, for machines that do not have the real ones.
+
+A cat is a head with two ears, two eyes and a nose, in a pose, size and colour of its own before
+a scene; a non-cat is the scene alone, with more in it. Every shape is a coverage: a (64, 64)
+array in [0, 1], 1 inside and soft over the pixel at its edge, worked out in a frame of its own
+(moved, turned and scaled), and painted over what is there.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from accelnn.backend import Array
+
+SIZE = 64
+_ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+
+_FURS = (
+    (226, 142, 62),  # ginger
+    (112, 112, 120),  # grey
+    (42, 38, 40),  # black
+    (238, 232, 222),  # white
+    (120, 84, 56),  # brown
+    (222, 192, 148),  # cream
+)
+_EYES = ((120, 190, 70), (232, 196, 60), (90, 170, 220), (214, 150, 50))
+_PINK = (228, 140, 140)
+_DARK = (20, 18, 20)
+_LIGHT = (250, 248, 244)
+
+Point = tuple[float, float]
+
+
+class _Frame(NamedTuple):
+    """Coordinates of every pixel in units of a shape's own; `u` runs right and `v` down."""
+
+    u: Array
+    v: Array
+    pixels: float  # to a unit
+
+
+def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
+    """`m` pictures (m, 64, 64, 3) uint8, `n_cats` of them cats, and their labels (m,) int64."""
+    rng = np.random.RandomState(seed)
+    labels = rng.permutation(np.arange(m) < n_cats).astype(np.int64)
+    pictures = np.empty((m, SIZE, SIZE, 3), np.uint8)
+    for picture, is_cat in zip(pictures, labels, strict=True):
+        picture[...] = _draw(rng, bool(is_cat)).transpose(1, 2, 0)
+    return pictures, labels
+
+
+def _draw(rng: np.random.RandomState, is_cat: bool) -> Array:
+    """One picture, (3, 64, 64) float32 in 0..255: the colour first, for fast painting."""
+    image = np.empty((3, SIZE, SIZE), np.float32)
+    _paint_background(image, rng)
+    for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
+        _paint_thing(image, rng)
+    if is_cat:
+        _paint_cat(image, rng)
+    image *= rng.uniform(0.75, 1.1)  # the light
+    return np.clip(image, 0, 255, out=image)
+
+
+def _paint_background(image: Array, rng: np.random.RandomState) -> None:
+    """Fill the picture with a gradient from one colour to another, in any direction."""
+    start, end = rng.uniform(20, 240, (2, 3))
+    u = _frame(31.5, 31.5, 45, rng.uniform(0, 6.28)).u
+    image[...] = _colour(start)
+    _paint(image, (u + 1) / 2, end)
+
+
+def _paint_thing(image: Array, rng: np.random.RandomState) -> None:
+    """Paint an ellipse, a rectangle, a triangle or stripes, anywhere in the picture."""
+    frame = _frame(rng.uniform(4, 60), rng.uniform(4, 60), rng.uniform(8, 26), rng.uniform(0, 6.28))
+    width = rng.uniform(0.3, 1)
+    kind = rng.randint(4)
+    if kind == 0:
+        shape = _ellipse(frame, (0, 0), 1, width)
+    elif kind == 1:
+        shape = _rectangle(frame, 1, width)
+    elif kind == 2:
+        shape = _triangle(frame, (-1, width), (1, width), (rng.uniform(-1, 1), -width))
+    else:
+        shape = _rectangle(frame, 1, width) * _stripes(frame, rng.uniform(0.2, 0.6))
+    fur = np.array(_FURS[rng.randint(len(_FURS))])  # so that no colour gives a cat away
+    _paint(image, shape, fur if rng.rand() < 0.4 else rng.uniform(0, 255, 3))
+
+
+def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
+    """Paint a cat's head, on a body. Its frame has the head's centre at (0, 0) and its cheeks at
+    u = ±1; with |u| for u what is painted once, on the right, appears on both sides.
+    """
+    x, y, size = rng.uniform(24, 39), rng.uniform(29, 41), rng.uniform(15, 23)
+    frame = _frame(x, y, size, rng.uniform(-0.3, 0.3))
+    both = frame._replace(u=np.abs(frame.u))
+    look = rng.uniform(-0.1, 0.1)  # to the left or to the right
+    face = frame._replace(u=np.abs(frame.u - look))
+    height, ear_u, ear_v = rng.uniform(0.78, 0.95), rng.uniform(0.75, 0.95), rng.uniform(0.5, 0.8)
+    fur = np.array(_FURS[rng.randint(len(_FURS))]) + rng.uniform(-18, 18)
+    shade, pale = 0.7 * fur, 0.5 * fur + 122
+
+    _paint(image, _ellipse(frame, (look, 1.7), 1.05, 1.3), shade)
+    tip = ear_u, -height - ear_v
+    _paint(image, _triangle(both, (0.97, -0.1), (0.12, -0.85 * height), tip), 0.85 * fur)
+    inner_tip = ear_u - 0.05, -height - 0.7 * ear_v
+    _paint(image, _triangle(both, (0.82, -0.5), (0.35, -0.85 * height), inner_tip), _PINK)
+    head = _ellipse(frame, (0, 0), 1, height)
+    _paint(image, head, fur)
+    if rng.rand() < 0.5:  # a tabby
+        for u in (0, 0.3):
+            _paint(image, _line(face, (u, -0.8), (0.7 * u, -0.5), 0.1) * head, shade)
+
+    pupil = rng.uniform(0.06, 0.15)
+    _paint(image, _ellipse(face, (0.43, -0.08), 0.27, 0.24), _DARK)
+    _paint(image, _ellipse(face, (0.43, -0.08), 0.22, 0.2), _EYES[rng.randint(len(_EYES))])
+    _paint(image, _ellipse(face, (0.43, -0.08), pupil, 0.19), _DARK)
+    _paint(image, _ellipse(face, (0.43, -0.17), 0.05, 0.05), _LIGHT)
+    _paint(image, _ellipse(face, (0.2, 0.42), 0.27, 0.22) * head, pale)
+    _paint(image, _line(face, (0, 0.53), (0.2, 0.46), 0.05), _DARK)
+    _paint(image, _triangle(face, (-0.13, 0.22), (0.13, 0.22), (0, 0.38)), _PINK)
+    whiskers = _LIGHT if rng.rand() < 0.7 else _DARK
+    for v in (0.28, 0.5):
+        _paint(image, 0.7 * _line(face, (0.35, 0.42), (1.25, v), 0.03), whiskers)
+
+
+def _paint(image: Array, coverage: Array, colour: Array | tuple[int, int, int]) -> None:
+    image += coverage * (_colour(colour) - image)
+
+
+def _colour(colour: Array | tuple[int, int, int]) -> Array:
+    return np.asarray(colour, np.float32)[:, None, None]
+
+
+def _frame(x: float, y: float, pixels: float, angle: float) -> _Frame:
+    """The frame with its centre at column x and row y, turned by `angle`."""
+    cos, sin = math.cos(angle) / pixels, math.sin(angle) / pixels
+    right, down = _COLUMN - x, _ROW - y
+    return _Frame(cos * right + sin * down, cos * down - sin * right, pixels)
+
+
+def _soft(distance: Array, frame: _Frame) -> Array:
+    """The coverage of a shape from the distance to its edge, positive inside."""
+    return np.clip(distance * frame.pixels + 0.5, 0, 1)
+
+
+def _ellipse(frame: _Frame, centre: Point, a: float, b: float) -> Array:
+    radius = np.sqrt(((frame.u - centre[0]) / a) ** 2 + ((frame.v - centre[1]) / b) ** 2)
+    return _soft((1 - radius) * min(a, b), frame)
+
+
+def _rectangle(frame: _Frame, a: float, b: float) -> Array:
+    return _soft(np.minimum(a - np.abs(frame.u), b - np.abs(frame.v)), frame)
+
+
+def _triangle(frame: _Frame, *corners: Point) -> Array:
+    (u0, v0), (u1, v1), (u2, v2) = corners
+    turn = math.copysign(1, (u1 - u0) * (v2 - v0) - (v1 - v0) * (u2 - u0))
+    edges = []
+    for (u, v), (next_u, next_v) in zip(corners, corners[1:] + corners[:1], strict=True):
+        du, dv = next_u - u, next_v - v
+        scale = turn / math.hypot(du, dv)
+        edges.append(scale * du * (frame.v - v) - scale * dv * (frame.u - u))
+    return _soft(np.minimum(np.minimum(edges[0], edges[1]), edges[2]), frame)
+
+
+def _line(frame: _Frame, start: Point, end: Point, width: float) -> Array:
+    u, v = frame.u - start[0], frame.v - start[1]
+    du, dv = end[0] - start[0], end[1] - start[1]
+    along = np.clip((u * du + v * dv) / (du * du + dv * dv), 0, 1)
+    distance = np.sqrt((u - along * du) ** 2 + (v - along * dv) ** 2)
+    return _soft(width / 2 - distance, frame)
+
+
+def _stripes(frame: _Frame, period: float) -> Array:
+    return _soft(np.abs(frame.u / period % 2 - 1) * period - period / 2, frame)

@@ -1,0 +1,152 @@
+"""Small classics drawn from a seed, in two dimensions (blobs: in any number).
+
+They are drawn on the host by numpy.random.RandomState, so that they are the same on every
+backend and the course's sets are its own, number for number. The test set is a fresh draw.
+"""
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from accelnn.backend import Array
+
+from .dataset import Dataset, on_backend
+
+
+def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Dataset:
+    """The course's planar "flower": eight petals, and classes that no line separates.
+
+    Parameters
+    ----------
+    m : examples to train on, and as many to test; even
+    seed : of the training set; the test set has seed + 1
+    dtype : of the arrays returned; by default the backend's
+
+    Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order.
+
+    Raises ValueError where `m` is not positive and even.
+
+    From the course's `load_planar_dataset`: m=400 and seed=1 are its numbers.
+    """
+    n = _per_class(m, 2)
+
+    def draw(seed: int) -> tuple[Array, Array]:
+        rng = np.random.RandomState(seed)
+        petals = []
+        for label in (0, 1):
+            angle = np.linspace(label * 3.12, (label + 1) * 3.12, n) + rng.randn(n) * 0.2
+            radius = 4 * np.sin(4 * angle) + rng.randn(n) * 0.2
+            petals.append(np.c_[radius * np.sin(angle), radius * np.cos(angle)])
+        return np.vstack(petals), np.repeat([0, 1], n)
+
+    source = f"the course's planar flower, drawn with seed {seed}"
+    return on_backend(draw(seed), draw(seed + 1), ("red", "blue"), source, dtype)
+
+
+def circles(
+    m: int = 300,
+    m_test: int = 100,
+    noise: float = 0.05,
+    seed: int = 1,
+    dtype: DTypeLike | None = None,
+) -> Dataset:
+    """Two circles, one 0.8 times as large inside the other: the course's initialisation data.
+
+    Parameters
+    ----------
+    m, m_test : examples to train on and to test; even
+    noise : the standard deviation of what is added to each coordinate
+    seed : of the training set; the test set has seed + 1
+    dtype : of the arrays returned; by default the backend's
+
+    Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled.
+
+    Raises ValueError where `m` or `m_test` is not positive and even, or `noise` is negative.
+
+    The numbers are those of scikit-learn's `make_circles` with random_state=seed; the defaults
+    are the course's.
+    """
+
+    def draw(m: int, seed: int) -> tuple[Array, Array]:
+        n = _per_class(m, 2)
+        rng = np.random.RandomState(seed)
+        angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+        outer = np.c_[np.cos(angle), np.sin(angle)]
+        order = np.arange(m)
+        rng.shuffle(order)
+        X = np.vstack([outer, outer * 0.8])[order]
+        return X + rng.normal(scale=noise, size=X.shape), np.repeat([0, 1], n)[order]
+
+    source = f"two circles as scikit-learn draws them, with seed {seed}"
+    return on_backend(draw(m, seed), draw(m_test, seed + 1), ("outer", "inner"), source, dtype)
+
+
+def spiral(
+    m: int = 300, noise: float = 0.2, seed: int = 1, dtype: DTypeLike | None = None
+) -> Dataset:
+    """Two arms of a spiral, a class each, one turn from near the centre to radius 1.
+
+    Parameters
+    ----------
+    m : examples to train on, and as many to test; even
+    noise : the standard deviation of what is added to each angle, in radians
+    seed : of the training set; the test set has seed + 1
+    dtype : of the arrays returned; by default the backend's
+
+    Returns X (2, m), Y (1, m) of 0 and 1, an arm after the other.
+
+    Raises ValueError where `m` is not positive and even.
+
+    After the spiral of Stanford's CS231n notes, with two arms for its three.
+    """
+    n = _per_class(m, 2)
+
+    def draw(seed: int) -> tuple[Array, Array]:
+        rng = np.random.RandomState(seed)
+        labels = np.repeat([0, 1], n)
+        radius = np.tile(np.arange(1, n + 1) / n, 2)
+        angle = np.pi * (2 * radius + labels) + noise * rng.randn(m)
+        return np.c_[radius * np.sin(angle), radius * np.cos(angle)], labels
+
+    source = f"two arms of a spiral, drawn with seed {seed}"
+    return on_backend(draw(seed), draw(seed + 1), ("arm 0", "arm 1"), source, dtype)
+
+
+def blobs(
+    m: int = 300,
+    classes: int = 2,
+    features: int = 2,
+    seed: int = 1,
+    dtype: DTypeLike | None = None,
+) -> Dataset:
+    """Gaussian clusters of standard deviation 1, their centres uniform in ±10; a class each.
+
+    Parameters
+    ----------
+    m : examples to train on, and as many to test; a multiple of `classes`
+    classes, features : how many, from 2 and from 1
+    seed : of the centres, the training set and the test set, drawn in this order
+    dtype : of the arrays returned; by default the backend's
+
+    Returns X (features, m), Y (1, m) of 0/1 for two classes, else one-hot (classes, m); a
+    cluster after the other.
+
+    Raises ValueError where `m`, `classes` or `features` is none of these.
+    """
+    if classes < 2 or features < 1:
+        raise ValueError(
+            f"expected 2 classes or more and 1 feature or more, got {classes} and {features}"
+        )
+    n = _per_class(m, classes)
+    rng = np.random.RandomState(seed)
+    centres = rng.uniform(-10, 10, (classes, features))
+    labels = np.repeat(np.arange(classes), n)
+    train, test = (centres[labels] + rng.randn(m, features) for _ in range(2))
+    names = tuple(map(str, range(classes)))
+    source = f"{classes} Gaussian clusters, drawn with seed {seed}"
+    return on_backend((train, labels), (test, labels), names, source, dtype)
+
+
+def _per_class(m: int, classes: int) -> int:
+    if m <= 0 or m % classes:
+        raise ValueError(f"expected a positive multiple of {classes} examples, got {m}")
+    return m // classes

@@ -1,0 +1,1 @@
+"""Loops: the notes' loops in plain Python (`loops`) and compiled by Numba (`jit`)."""

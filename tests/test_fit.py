@@ -1,0 +1,382 @@
+"""Training: published figures, what it leaves alone, dropout, the device, and bad input."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import accelnn
+from accelnn import Network, datasets
+from accelnn.backend import to_device, to_host
+from accelnn.recipes import RECIPES
+from accelnn.scores import accuracy
+
+
+@pytest.fixture
+def flower():
+    data = datasets.flower()
+    return data.X_train, data.Y_train
+
+
+def small(**options):
+    net = Network([2, 4, 1], hidden="tanh", **options)
+    return net, net.init("he", seed=2, dtype="float64")
+
+
+# --------------------------------------------------------------------------------------------
+# against published figures and a training written out
+
+PUBLISHED = {
+    # cost before the last update, final cost, train and test accuracy: the notes' expressions
+    "cat-logistic": (0.1356588474, 0.1356080753, 0.9904, 0.70),
+    "cat-2layer": (0.0176397136, 0.0176279472, 1.0, 0.74),
+    "cat-4layer": (0.0729843366, 0.0733238698, 0.9904, 0.82),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_real_cats_give_the_published_figures(real_data, name):
+    recipe = RECIPES[name]
+    cats = datasets.load_cats(real_data)
+    params, history = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(),
+        cats.X_train,
+        cats.Y_train,
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        record_every=recipe.epochs - 1,
+    )
+    before_last, final, train, test = PUBLISHED[name]
+    assert history.costs[-1] == pytest.approx(before_last, abs=1e-9)
+    assert history.final_cost == pytest.approx(final, abs=1e-9)
+    assert accuracy(recipe.net.predict(params, cats.X_train), cats.Y_train) == pytest.approx(
+        train, abs=5e-5
+    )
+    assert accuracy(recipe.net.predict(params, cats.X_test), cats.Y_test) == pytest.approx(test)
+
+
+@pytest.mark.usefixtures("there")
+def test_a_training_is_gradient_descent_written_out(flower):
+    X, Y = map(to_host, flower)
+    net, params = small()
+    W1, b1, W2, b2 = (to_host(array).copy() for layer in params for array in layer)
+    trained, history = accelnn.fit(
+        net, params, to_device(X), to_device(Y), epochs=50, learning_rate=0.5, record_every=1
+    )
+    m, costs = X.shape[1], []
+    for _ in range(51):
+        A1 = np.tanh(W1 @ X + b1)
+        A2 = 1 / (1 + np.exp(-(W2 @ A1 + b2)))
+        costs.append(-(Y * np.log(A2) + (1 - Y) * np.log(1 - A2)).mean())
+        if len(costs) == 51:
+            break
+        dZ2 = A2 - Y
+        dZ1 = W2.T @ dZ2 * (1 - A1**2)
+        W2, b2 = W2 - 0.5 * dZ2 @ A1.T / m, b2 - 0.5 * dZ2.mean(axis=1, keepdims=True)
+        W1, b1 = W1 - 0.5 * dZ1 @ X.T / m, b1 - 0.5 * dZ1.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose([*history.costs, history.final_cost], costs, rtol=1e-11)
+    expected = np.concatenate([array.ravel() for array in (W1, b1, W2, b2)])
+    np.testing.assert_allclose(to_host(trained.flat), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_flower_is_learnt_by_four_hidden_units(flower):
+    recipe = RECIPES["planar"]
+    params, _ = accelnn.fit(
+        recipe.net, recipe.first_weights(), *flower, epochs=2000, learning_rate=0.5
+    )
+    assert 0.88 <= accuracy(recipe.net.predict(params, flower[0]), flower[1]) <= 0.93
+
+
+def test_digits_are_learnt_from_the_embedded_file():
+    recipe = RECIPES["digits"]
+    digits = datasets.load_digits()
+    params, history = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(),
+        digits.X_train,
+        digits.Y_train,
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+    )
+    assert history.costs == sorted(history.costs, reverse=True)
+    assert accuracy(recipe.net.predict(params, digits.X_test), digits.Y_test) > 0.88
+
+
+# --------------------------------------------------------------------------------------------
+# what a training tells, and what it leaves alone
+
+
+def test_history_has_the_costs_before_the_recorded_updates(there, flower):
+    X, Y = map(to_device, flower)
+    net, params = small()
+    trained, history = accelnn.fit(net, params, X, Y, epochs=25, learning_rate=0.5, record_every=10)
+    assert history.epochs == [0, 10, 20]
+    assert len(history.costs) == 3
+    assert history.costs[0] == pytest.approx(net.cost(params, X, Y), rel=1e-12)
+    assert history.final_cost == pytest.approx(net.cost(trained, X, Y), rel=1e-12)
+    assert all(type(cost) is float for cost in [*history.costs, history.final_cost])
+    assert (history.backend, history.dtype) == (there.name, "float64")
+    assert history.device == there.device_name()
+    assert history.solver == "direct"
+    assert history.reason
+
+
+def test_training_on_from_where_one_stopped_is_the_same_training(flower):
+    net, params = small(l2=0.1)
+    half, _ = accelnn.fit(net, params, *flower, epochs=30, learning_rate=0.5)
+    on, _ = accelnn.fit(net, half, *flower, epochs=30, learning_rate=0.5)
+    whole, _ = accelnn.fit(net, params, *flower, epochs=60, learning_rate=0.5)
+    np.testing.assert_array_equal(on.flat, whole.flat)
+
+
+def test_nothing_that_was_given_is_changed(flower):
+    net, params = small(l2=0.1, keep_prob=0.8)
+    given = [params.flat, *flower]
+    before = [array.copy() for array in given]
+    for array in given:
+        array.setflags(write=False)
+    accelnn.fit(net, params, *flower, epochs=5, learning_rate=0.5)
+    net.gradients(params, *flower)
+    net.predict(params, flower[0])
+    for array, copy in zip(given, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_no_epochs_change_nothing(flower):
+    net, params = small()
+    trained, history = accelnn.fit(net, params, *flower, epochs=0, learning_rate=0.5)
+    np.testing.assert_array_equal(trained.flat, params.flat)
+    assert history.costs == []
+    assert history.final_cost == pytest.approx(net.cost(params, *flower))
+
+
+def test_float32_stays_float32_and_near_float64(flower):
+    net, params = small()
+    single, history = accelnn.fit(
+        net, net.init("he", seed=2, dtype="float32"), *flower, epochs=50, learning_rate=0.5
+    )
+    double, _ = accelnn.fit(net, params, *flower, epochs=50, learning_rate=0.5)
+    assert single.dtype == np.float32
+    assert history.dtype == "float32"
+    np.testing.assert_allclose(single.flat, double.flat, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_any_memory_layout_of_X_gives_the_same(flower, layout):
+    net, params = small()
+    X = np.array(flower[0], order=layout)
+    trained, _ = accelnn.fit(net, params, X, flower[1], epochs=20, learning_rate=0.5)
+    expected, _ = accelnn.fit(net, params, *flower, epochs=20, learning_rate=0.5)
+    np.testing.assert_allclose(trained.flat, expected.flat, rtol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------
+# dropout
+
+
+@pytest.mark.usefixtures("there")
+def test_dropout_follows_its_seed(flower):
+    X, Y = map(to_device, flower)
+    net, params = small(keep_prob=0.7)
+
+    def trained(seed):
+        return to_host(
+            accelnn.fit(net, params, X, Y, epochs=5, learning_rate=0.5, seed=seed)[0].flat
+        )
+
+    np.testing.assert_array_equal(trained(1), trained(1))
+    assert not np.array_equal(trained(1), trained(2))
+
+
+@pytest.mark.usefixtures("there")
+def test_dropout_keeps_its_share_and_scales_what_it_keeps(monkeypatch, flower):
+    from accelnn import operations
+
+    seen = []
+    plain = operations.bias_activation
+
+    def watched(Z, b, activation, D):
+        seen.append(None if D is None else to_host(D).copy())
+        plain(Z, b, activation, D)
+
+    monkeypatch.setattr(
+        operations,
+        "_chosen",
+        {name: ops._replace(bias_activation=watched) for name, ops in operations._chosen.items()},
+    )
+    X, Y = map(to_device, flower)
+    net = Network([2, 50, 40, 1], hidden="tanh", keep_prob=(0.6, 1.0))
+    accelnn.fit(net, net.init("he", dtype="float64"), X, Y, epochs=2, learning_rate=0.1)
+    first, none, second, _, *evaluation = seen
+    assert none is None
+    assert all(D is None for D in evaluation)  # the final cost is taken without dropout
+    for D in (first, second):
+        assert set(np.unique(D)) == {0.0, 1 / 0.6}
+        assert np.mean(D > 0) == pytest.approx(0.6, abs=4 * np.sqrt(0.24 / D.size))
+    assert not np.array_equal(first, second)  # drawn anew in every step
+
+
+@pytest.mark.parametrize("hidden", ["sigmoid", "tanh", "relu", "leaky_relu"])
+def test_backward_through_dropout_is_the_numerical_gradient_of_the_thinned_net(hidden, flower):
+    from accelnn.gradient_check import numerical_gradient, relative_difference
+    from accelnn.network import Workspace, backward, forward
+
+    X, Y = flower[0][:, :9], flower[1][:, 190:199]
+    net = Network([2, 5, 4, 1], hidden=hidden, keep_prob=(0.6, 0.8), l2=0.2)
+    random = np.random.default_rng(0)
+    params = net.init("he", seed=4)
+    params.flat[...] += random.normal(0, 0.1, params.flat.shape)  # away from relu's kink at 0
+    work = Workspace(net, params, 9, dropout=True)
+    for D, keep in zip(work.D, net.keep_prob, strict=True):
+        D[...] = (random.random(D.shape) < keep) / keep
+
+    def cost_and_gradient(theta):
+        theta = accelnn.Parameters(theta, net.layers)
+        gradients, cost = theta.empty_like(), np.empty(1)
+        forward(net, theta, X, work)
+        backward(net, theta, X, Y, work, gradients, cost[0, ...])
+        return cost[0], gradients.flat
+
+    numerical = numerical_gradient(lambda theta: cost_and_gradient(theta)[0], params.flat, 1e-6)
+    assert relative_difference(cost_and_gradient(params.flat)[1], numerical) < 1e-7
+
+
+# --------------------------------------------------------------------------------------------
+# the device
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "softmax", "linear"])
+@pytest.mark.parametrize("keep_prob", [1.0, 0.8])
+def test_nothing_waits_for_the_device_between_records(double, output, keep_prob):
+    random = np.random.default_rng(0)
+    net = Network([5, 6, 4, 3], hidden=("tanh", "relu"), output=output, l2=0.1, keep_prob=keep_prob)
+    X = to_device(random.normal(size=(5, 20)), "float32")
+    Y = to_device(accelnn.one_hot(np.arange(20) % 3, 3), "float32")
+    counts = []
+    for epochs, record_every in ((1, 1), (200, 1), (200, 50)):
+        double.counts.synchronizations = 0
+        accelnn.fit(
+            net, net.init(), X, Y, epochs=epochs, learning_rate=0.1, record_every=record_every
+        )
+        counts.append(double.counts.synchronizations)
+    # the checks before, the costs and the final cost after: as many for 1 epoch as for 200
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_data_crosses_to_the_device_once(double):
+    net = Network([5, 4, 1])
+    X, Y = to_device(np.ones((5, 8))), to_device(np.ones((1, 8)))
+    params = net.init()
+    double.counts.uploads = 0
+    accelnn.fit(net, params, X, Y, epochs=10, learning_rate=0.1)
+    net.predict(params, X)
+    assert double.counts.uploads == 0
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_the_device_gives_the_costs_of_the_host(flower, l2):
+    net, _ = small(l2=l2)
+    options = {"epochs": 50, "learning_rate": 0.5, "record_every": 1}
+    device_params = net.init("he", seed=2, dtype="float64")
+    _, there = accelnn.fit(net, device_params, *map(to_device, flower), **options)
+    with accelnn.use("numpy"):
+        _, here = accelnn.fit(net, net.init("he", seed=2), *map(to_host, flower), **options)
+    assert (there.backend, here.backend) == ("cupy", "numpy")
+    np.testing.assert_allclose(there.costs, here.costs, rtol=1e-12)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_gives_the_costs_of_the_host(flower):
+    net, params = small()
+    options = {"epochs": 50, "learning_rate": 0.5, "record_every": 1}
+    _, here = accelnn.fit(net, params, *flower, **options)
+    with accelnn.use("cupy"):
+        params = net.init("he", seed=2, dtype="float64")
+        _, there = accelnn.fit(net, params, *map(to_device, flower), **options)
+    assert there.backend == "cupy"
+    np.testing.assert_allclose(there.costs, here.costs, rtol=1e-10)
+
+
+# --------------------------------------------------------------------------------------------
+# bad input
+
+
+def _with(array, value):
+    array = array.copy()
+    array[0, 3] = value
+    return array
+
+
+BAD_DATA = {
+    "NaN in X": (lambda X, Y: (_with(X, np.nan), Y), "X has 1 NaN or infinite"),
+    "infinity in X": (lambda X, Y: (_with(X, np.inf), Y), "X has 1 NaN or infinite"),
+    "NaN in Y": (lambda X, Y: (X, _with(Y, np.nan)), "Y has 1 NaN"),
+    "a label of 2": (lambda X, Y: (X, _with(Y, 2)), r"labels Y in 0\.\.1.*got 0\.\.2"),
+    "a label of -1": (lambda X, Y: (X, _with(Y, -1)), r"labels Y in 0\.\.1.*got -1\.\.1"),
+    "no examples": (lambda X, Y: (X[:, :0], Y[:, :0]), "at least one example"),
+    "rows as examples": (lambda X, Y: (X.T, Y), "pass X.T"),
+}
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_refused_before_training(flower, case):
+    spoil, message = BAD_DATA[case]
+    net, params = small()
+    X, Y = map(to_device, spoil(*flower))
+    with pytest.raises(ValueError, match=message):
+        accelnn.fit(net, params, X, Y, epochs=1, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": -1}, "epochs as an integer >= 0, got -1"),
+        ({"epochs": 1.5}, "epochs as an integer"),
+        ({"epochs": True}, "epochs as an integer"),
+        ({"record_every": 0}, "record_every as an integer >= 1"),
+        ({"learning_rate": 0}, "learning_rate > 0, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate > 0"),
+        ({"solver": "adam"}, "unknown solver 'adam'.*auto.*direct"),
+    ],
+)
+def test_bad_options_are_refused(flower, options, message):
+    net, params = small()
+    with pytest.raises(ValueError, match=message):
+        accelnn.fit(net, params, *flower, **{"epochs": 1, "learning_rate": 0.5} | options)
+
+
+def test_softmax_wants_columns_that_sum_to_one():
+    net = Network([2, 3], output="softmax")
+    with pytest.raises(ValueError, match="sum to 1.*one_hot"):
+        accelnn.fit(net, net.init(), np.ones((2, 4)), np.zeros((3, 4)), epochs=1, learning_rate=1)
+
+
+def test_bad_weights_are_refused(flower):
+    net, params = small()
+    params.flat[3] = np.nan
+    with pytest.raises(ValueError, match="params has 1 NaN"):
+        accelnn.fit(net, params, *flower, epochs=1, learning_rate=0.5)
+
+
+@pytest.mark.usefixtures("there")
+def test_divergence_is_warned_about_once_with_the_epoch(flower):
+    net = Network([2, 8, 1], output="linear")
+    X, Y = map(to_device, flower)
+    with pytest.warns(RuntimeWarning, match=r"diverged.*learning rate \(50\)") as warned:
+        _, history = accelnn.fit(
+            net, net.init(dtype="float64"), X, Y, epochs=400, learning_rate=50, record_every=100
+        )
+    assert len(warned) == 1
+    assert not np.isfinite(history.final_cost)
+
+
+def test_extreme_weights_give_no_warning(flower):
+    net = Network([2, 4, 1], hidden="sigmoid")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        params = net.init("normal", scale=1e4)
+        _, history = accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.5)
+    assert np.isfinite(history.final_cost)

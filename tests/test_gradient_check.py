@@ -1,0 +1,43 @@
+"""The check itself: against functions whose gradients are known."""
+
+import numpy as np
+import pytest
+
+from accelnn import Network, gradient_check
+from accelnn.gradient_check import numerical_gradient, relative_difference
+
+
+def test_numerical_gradient_of_a_linear_function_is_its_slope():
+    gradient = numerical_gradient(lambda theta: float(3 * theta[0] - theta[1]), np.array([4.0, 2]))
+    np.testing.assert_allclose(gradient, [3, -1], rtol=1e-7)
+
+
+def test_numerical_gradient_of_a_cubic_has_the_error_of_central_differences():
+    # (x + h)^3 - (x - h)^3 = 6 x² h + 2 h³: the error of the slope is exactly h²
+    gradient = numerical_gradient(lambda x: float(x[0] ** 3), np.array([2.0]), step=1e-2)
+    assert gradient[0] - 12 == pytest.approx(1e-4, rel=1e-6)
+
+
+def test_numerical_gradient_leaves_its_argument_alone():
+    theta = np.array([1.0, 2.0])
+    theta.setflags(write=False)
+    numerical_gradient(lambda t: float(t.sum()), theta)
+
+
+def test_relative_differences_of_both_norms():
+    a, b = np.array([3.0, 4.0]), np.array([3.0, 0.0])
+    assert relative_difference(a, b) == pytest.approx(4 / (5 + 3))
+    assert relative_difference(a, b, "|a+b|") == pytest.approx(4 / np.hypot(6, 4))
+    assert relative_difference(a, a) == 0
+    assert relative_difference(np.zeros(2), np.zeros(2)) == 0
+    assert relative_difference(a, -a, "|a+b|") == np.inf
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"unknown norm 'max'"):
+        relative_difference(np.ones(2), np.ones(2), "max")
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        relative_difference(np.ones(2), np.ones(3))
+    net = Network([2, 1])
+    with pytest.raises(ValueError, match="float64 parameters, got float32"):
+        gradient_check(net, net.init(dtype="float32"), np.ones((2, 3)), np.ones((1, 3)))
