@@ -16,7 +16,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -42,8 +42,8 @@ class NumpyBackend:
     """Arrays in host memory, worked on by NumPy."""
 
     name = "numpy"
-    default_dtype = np.dtype(np.float64)
-    xp: ModuleType = np
+    default_dtype: np.dtype[Any] = np.dtype(np.float64)
+    xp: Any = np
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
         """`array` on this backend, as `dtype` where one is given; a copy only where needed."""
@@ -77,7 +77,7 @@ class CupyBackend(NumpyBackend):
     default_dtype = np.dtype(np.float32)
 
     @property
-    def xp(self) -> ModuleType:  # type: ignore[override]
+    def xp(self) -> Any:
         import cupy
 
         return cupy
@@ -90,10 +90,11 @@ class CupyBackend(NumpyBackend):
 
     def device_name(self) -> str:
         device = self.xp.cuda.Device()
-        return self.xp.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
+        return str(self.xp.cuda.runtime.getDeviceProperties(device.id)["name"].decode())
 
     def memory(self) -> tuple[int, int]:
-        return self.xp.cuda.runtime.memGetInfo()
+        free, total = self.xp.cuda.runtime.memGetInfo()
+        return free, total
 
     @contextmanager
     def timer(self) -> Any:
@@ -113,7 +114,7 @@ _NUMPY, _CUPY = NumpyBackend(), CupyBackend()
 _current: Backend | None = None
 
 
-def array_module(*arrays: Array) -> ModuleType:
+def array_module(*arrays: Array) -> Any:
     """`xp`: cupy where the arrays are on a device, else numpy.
 
     Numbers and lists go with either. Raises TypeError where host and device arrays are mixed.

@@ -8,8 +8,7 @@ An `out` array, where a function takes one, receives the result and may be the i
 """
 
 from collections.abc import Callable
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,14 +16,24 @@ from accelnn.backend import Array, array_module
 
 LEAKY_SLOPE = 0.01
 
+# by dtype: the largest x for which e^x is finite, rounded down
+LARGEST_EXPONENT = {"e": 11.0, "f": 88.0, "d": 709.0, "g": 709.0}
 
-def _floating(*arrays: Array) -> tuple[ModuleType, *tuple[Array, ...]]:
+
+def _floating(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     """`xp` and the arrays as floating-point arrays of it."""
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype.kind != "f":
+            break
+    else:  # what training passes: nothing to convert, and 8 us saved between two products
+        return np, *arrays
     xp = array_module(*arrays)
-    converted = [xp.asarray(array) for array in arrays]
-    return xp, *(
-        array if array.dtype.kind == "f" else array.astype(np.float64) for array in converted
-    )
+    return xp, *(_as_float(xp, array) for array in arrays)
+
+
+def _as_float(xp: Any, array: Array) -> Array:
+    array = xp.asarray(array)
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
 # --------------------------------------------------------------------------------------------
@@ -35,15 +44,16 @@ def _floating(*arrays: Array) -> tuple[ModuleType, *tuple[Array, ...]]:
 
 
 def sigmoid(x: Array, out: Array = None) -> Array:
-    """1 / (1 + e^-x), elementwise; exactly 0 and 1 far from zero, without a warning."""
+    """1 / (1 + e^-x), elementwise; without overflow, so never below 1 / the largest number."""
     xp, x = _floating(x)
-    out = xp.empty_like(x) if out is None else out
-    xp.negative(x, out=out)
-    with np.errstate(over="ignore"):  # e^-x = inf gives 1 / inf = 0, the right limit
-        xp.exp(out, out=out)
-    out += 1
-    xp.reciprocal(out, out=out)
-    return out[()]
+    result = xp.empty_like(x) if out is None else out
+    xp.negative(x, out=result)
+    # Cheaper than np.errstate, 2 us against 8 between two products; NaN goes through.
+    xp.minimum(result, LARGEST_EXPONENT[x.dtype.char], out=result)
+    xp.exp(result, out=result)
+    result += 1
+    xp.reciprocal(result, out=result)
+    return result[()] if out is None else out
 
 
 def sigmoid_slope(a: Array, out: Array = None) -> Array:
@@ -83,8 +93,9 @@ def relu(x: Array, out: Array = None) -> Array:
 def relu_slope(a: Array, out: Array = None) -> Array:
     """1 where a > 0, else 0: the derivative of relu where its output is `a`."""
     xp, a = _floating(a)
-    out = xp.empty_like(a) if out is None else out
-    return xp.greater(a, 0, out=out)[()]
+    result = xp.empty_like(a) if out is None else out
+    xp.greater(a, 0, out=result)
+    return result[()] if out is None else out
 
 
 def relu_derivative(x: Array) -> Array:
@@ -101,9 +112,10 @@ def leaky_relu(x: Array, out: Array = None) -> Array:
 def leaky_relu_slope(a: Array, out: Array = None) -> Array:
     """1 where a > 0, else 0.01: the derivative of leaky_relu where its output is `a`."""
     xp, a = _floating(a)
-    out = xp.empty_like(a) if out is None else out
-    xp.greater(a, 0, out=out)
-    return xp.maximum(out, LEAKY_SLOPE, out=out)[()]
+    result = xp.empty_like(a) if out is None else out
+    xp.greater(a, 0, out=result)
+    xp.maximum(result, LEAKY_SLOPE, out=result)
+    return result[()] if out is None else out
 
 
 def leaky_relu_derivative(x: Array) -> Array:

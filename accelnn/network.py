@@ -5,7 +5,7 @@ A network without hidden layers is linear or logistic regression.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -124,7 +124,7 @@ class Network:
     hidden: str | Sequence[str] = "relu"
     output: str = "sigmoid"
     l2: float = 0.0
-    keep_prob: float | Sequence[float] = 1.0
+    keep_prob: Any = 1.0
 
     def __post_init__(self) -> None:
         layers = tuple(self.layers)
@@ -225,7 +225,7 @@ class Network:
         work = Workspace(self, params, X.shape[1])
         gradients = params.empty_like()
         forward(self, params, X, work)
-        backward(self, params, X, Y, work, gradients)
+        backward(self, params, X, Y, work, 1 / X.shape[1], gradients)
         return gradients
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
@@ -262,14 +262,16 @@ class Network:
 
 
 class Workspace:
-    """The arrays that a pass over m examples writes, allocated once and used again.
+    """What a pass over m examples needs: allocated and looked up once, used again.
 
+    xp, operations : of the backend on which the parameters live
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
     D[l] : (n_l, m) of 0 and 1 / keep_prob where layer l drops units while training, else None
     """
 
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
-        xp = array_module(params.flat)
+        self.xp = xp = array_module(params.flat)
+        self.operations = operations_for(params.flat)
         outputs = net.layers[1:]
         self.A = [xp.empty((n, m), params.dtype) for n in outputs]
         self.dA = [xp.empty((n, m), params.dtype) for n in outputs[:-1]]
@@ -281,14 +283,12 @@ class Workspace:
 
 def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:
     """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, still without their bias."""
-    xp, operations = array_module(X), operations_for(X)
-    A_before = X
-    for l, ((W, b), A) in enumerate(zip(params, work.A, strict=True)):
-        xp.matmul(W, A_before, out=A)
-        if l < len(net.hidden):
-            operations.bias_activation(A, b, net.hidden[l], work.D[l])
-        A_before = A
-    return work.A[-1]
+    A = X
+    for (W, b), A_l, activation, D in zip(params, work.A, net.hidden, work.D, strict=False):
+        work.xp.matmul(W, A, out=A_l)
+        work.operations.bias_activation(A_l, b, activation, D)
+        A = A_l
+    return work.xp.matmul(params[-1][0], A, out=work.A[-1])
 
 
 def backward(
@@ -297,25 +297,26 @@ def backward(
     X: Array,
     Y: Array,
     work: Workspace,
+    scale: float,
     gradients: Parameters,
     cost: Array | None = None,
 ) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
 
-    Comes after `forward`, whose activations are spent. The 1/m is in dZ[L] already. `cost`, a
+    Comes after `forward`, whose activations are spent. All of `gradients` is multiplied by
+    `scale` · m: 1/m gives the gradients themselves, α/m a step of gradient descent. `cost`, a
     0-d array, receives the cost where it is given.
     """
-    xp, operations = array_module(X), operations_for(X)
-    m = X.shape[1]
+    xp, operations = work.xp, work.operations
     dZ = work.A[-1]
-    operations.output_gradient(dZ, params[-1][1], Y, net.output, gradients[-1][1], cost)
+    operations.output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
     if cost is not None:
-        cost += penalty(net, params, m)
+        cost += penalty(net, params, X.shape[1])
     for l in reversed(range(len(params))):
         W, dW = params[l][0], gradients[l][0]
         xp.matmul(dZ, (work.A[l - 1] if l else X).T, out=dW)
         if net.l2:
-            dW += net.l2 / m * W
+            dW += scale * net.l2 * W
         if l:
             dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
             xp.matmul(W.T, dZ, out=dA)
@@ -332,7 +333,7 @@ def penalty(net: Network, params: Parameters, m: int) -> Array:
     return net.l2 / (2 * m) * sum((W * W).sum() for W, _ in params)
 
 
-INITIALISATIONS = {
+INITIALISATIONS: dict[str, Callable[..., Array]] = {
     "zeros": lambda _random, shape, _scale: np.zeros(shape),
     "normal": lambda random, shape, scale: random.randn(*shape) * scale,
     "scaled": lambda random, shape, _scale: random.randn(*shape) / np.sqrt(shape[1]),

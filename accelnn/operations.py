@@ -36,26 +36,26 @@ def activation_gradient(
 
 
 def output_gradient(
-    Z: Array, b: Array, Y: Array, output: str, db: Array, cost: Array | None
+    Z: Array, b: Array, Y: Array, output: str, scale: float, db: Array, cost: Array | None
 ) -> None:
-    """Z ← dZ = (A - Y) / m with A = g(Z + b), and db ← Σ dZ; cost ← the loss, where asked for.
+    """Z ← dZ = (A - Y) · scale with A = g(Z + b), and db ← Σ dZ; cost ← the loss, if asked for.
 
-    The 1/m of the cost enters here, in the smallest array there is: every dW and db that
-    follows from this dZ carries it, and none has to be scaled.
+    With scale 1/m every dW and db that follows from this dZ is a gradient of the cost; with
+    α/m it is a step of gradient descent. Either factor enters here, in the smallest array there
+    is, and no larger one ever has to be scaled.
     """
     Z += b
     if cost is not None:
         cost[...] = OUTPUTS[output].loss(Z, Y)
     OUTPUTS[output].function(Z, out=Z)
     Z -= Y
-    Z /= Y.shape[1]
+    Z *= scale
     Z.sum(axis=1, keepdims=True, out=db)
 
 
-def update(parameters: Array, gradients: Array, learning_rate: float) -> None:
-    """θ ← θ - α dθ on the flat buffers; the gradients are spent."""
-    gradients *= learning_rate
-    parameters -= gradients
+def update(parameters: Array, step: Array) -> None:
+    """θ ← θ - α dθ on the flat buffers, where step is α dθ."""
+    parameters -= step
 
 
 class Operations(NamedTuple):

@@ -17,7 +17,7 @@ class Recipe:
     epochs, learning_rate : of full-batch gradient descent
     """
 
-    data: Callable[[], datasets.Dataset]
+    data: Callable[..., datasets.Dataset]
     net: Network
     init: str
     epochs: int

@@ -235,7 +235,7 @@ def test_backward_through_dropout_is_the_numerical_gradient_of_the_thinned_net(h
         theta = accelnn.Parameters(theta, net.layers)
         gradients, cost = theta.empty_like(), np.empty(1)
         forward(net, theta, X, work)
-        backward(net, theta, X, Y, work, gradients, cost[0, ...])
+        backward(net, theta, X, Y, work, 1 / 9, gradients, cost[0, ...])
         return cost[0], gradients.flat
 
     numerical = numerical_gradient(lambda theta: cost_and_gradient(theta)[0], params.flat, 1e-6)

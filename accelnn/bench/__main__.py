@@ -2,12 +2,20 @@
 whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130)."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from accelnn import backend
 from accelnn.bench import machine, report
@@ -17,7 +25,7 @@ from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 
 # (repeat, seconds for an implementation of an operation, seconds for one of a training)
-DEFAULT, QUICK = (5, 1.0, 20.0), (3, 0.1, 1.0)
+DEFAULT, QUICK = (5, 1.0, 20.0), (3, 0.06, 0.6)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     repeat,
                     seconds,
                     result.records,
-                    lambda name, case=case: progress.update(bar, description=f"{case} {name}"),
+                    functools.partial(_announce, progress, bar, case),
                 )
                 progress.advance(bar, len(implementations))
         except KeyboardInterrupt:
@@ -66,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130
     return int(any(record.status in ("wrong", "failed") for record in result.records))
+
+
+def _announce(progress: Progress, bar: TaskID, case: Case, implementation: str) -> None:
+    progress.update(bar, description=f"{case} {implementation}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import numba  # type: ignore[import-untyped]
+import numba
 import numpy as np
 
 from accelnn import backend
@@ -66,8 +66,9 @@ def place_of(implementation: str) -> Backend:
 class Case(Protocol):
     """What the benchmark needs of a case."""
 
-    name: str
-    implementations: Sequence[str]
+    @property
+    def implementations(self) -> Sequence[str]:
+        """What can do the job."""
 
     def record(self, implementation: str) -> Record:
         """A record that says what is to be measured, and nothing yet of the result."""
@@ -157,7 +158,7 @@ OPERATIONS = {
     ),
 }
 
-LOOPS = {
+LOOPS: dict[str, Any] = {
     "python-lists": loops,
     "python": loops,
     "numba": jit.serial,

@@ -5,6 +5,7 @@ result, the cost in every epoch, and the gradient of the input, which nobody nee
 computes the same with none of that.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def relu_backward(dA: Array, Z: Array) -> Array:
     return dZ
 
 
-FORWARD = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu}
+FORWARD: dict[str, Callable[..., Array]] = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu}
 BACKWARD = {"sigmoid": sigmoid_backward, "tanh": tanh_backward, "relu": relu_backward}
 
 

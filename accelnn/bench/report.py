@@ -10,9 +10,6 @@ from rich.table import Table
 
 from accelnn.bench.records import Record, Report, TrainingRecord
 
-PIPE_WIDTH = 150
-NARROW = 120  # columns, below which a terminal gets the essential columns only
-
 # heading: what it shows of a record, given all records of the same case and size
 Columns = dict[str, Callable[[Record, list[Record]], str]]
 
@@ -25,7 +22,7 @@ COMMON: Columns = {
     "of limit": lambda r, _: _percent(r.share_of_limit),
     "× python": lambda r, group: _times(r, group, "python"),
     "× numpy": lambda r, group: _times(r, group, "numpy"),
-    "error": lambda r, _: _text(r.max_rel_error, ".0e"),
+    "error": lambda r, _: _text(r.max_rel_error, ".0e" if r.max_rel_error else ".0f"),
     "compile": lambda r, _: _seconds(r.compile_seconds),
     "transfer": lambda r, _: _seconds(r.transfer_seconds),
 }
@@ -42,7 +39,9 @@ TRAINING: Columns = {
     "test": lambda r, _: _percent(getattr(r, "test_accuracy", None)),
 }
 LEFT = ("case", "recipe", "implementation")
-EXTRA = ("threads", "spread", "rate", "error", "compile", "transfer")
+# left out, one after the other, until the table fits the terminal
+EXPENDABLE = ("spread", "error", "compile", "transfer", "threads", "rate", "of limit")
+PIPE_WIDTH = 1000  # where the output is no terminal: no line is broken
 
 
 def console(file: IO[str]) -> Console:
@@ -81,14 +80,17 @@ def show(report: Report, to: Console) -> None:
 
 
 def _table(title: str, records: Sequence[Record], columns: Columns, to: Console) -> Table:
-    """A column is left out where nothing stands in it, or where the terminal is narrow."""
+    """A column is left out where nothing stands in it, or where the terminal is too narrow."""
     groups = [list(g) for _, g in groupby(records, key=lambda r: (r.case, r.size))]
-    cells = {
-        heading: [show(record, group) for group in groups for record in group]
-        for heading, show in columns.items()
-        if not (to.width < NARROW and heading in EXTRA)
-    }
-    cells = {heading: texts for heading, texts in cells.items() if any(texts)}
+    cells = {}
+    for heading, show in columns.items():
+        texts = [show(record, group) for group in groups for record in group]
+        if any(texts):
+            cells[heading] = texts
+    for heading in EXPENDABLE:
+        if sum(max(map(len, [h, *texts])) + 3 for h, texts in cells.items()) < to.width:
+            break
+        cells.pop(heading, None)
     table = Table(
         title=title,
         title_justify="left",
@@ -97,9 +99,9 @@ def _table(title: str, records: Sequence[Record], columns: Columns, to: Console)
     for heading in cells:
         table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
     last_rows = {sum(map(len, groups[: i + 1])) - 1 for i in range(len(groups))}
-    for i, row in enumerate(zip(*cells.values(), strict=True)):
-        bad = "WRONG" in row or "FAILED" in row
-        table.add_row(*row, style="bold red" if bad else "", end_section=i in last_rows)
+    for i, line in enumerate(zip(*cells.values(), strict=True)):
+        bad = "WRONG" in line or "FAILED" in line
+        table.add_row(*line, style="bold red" if bad else "", end_section=i in last_rows)
     return table
 
 
@@ -116,33 +118,39 @@ def _rate(record: Record) -> str:
 
 
 def _show_remarks(records: list[Record], to: Console) -> None:
-    """What the tables do not show: rows skipped, wrong or failed, rows scaled, stand-in data."""
-    to.print()
-    if any(record.seconds is not None and record.reason for record in records):
-        to.print("~ scaled to the whole from a part that was measured:")
-    remarks: dict[str, list[str]] = {}
+    """What the tables do not show: why rows are missing or wrong, what was scaled, what drifts."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        what = f"{record.case} {record.implementation}"
-        if "n" in record.size:
-            what = f"{record.case}({record.size['n']:,}) {record.implementation}"
-        if record.status == "skipped":
-            remarks.setdefault(f"skipped: {record.reason}", []).append(record.implementation)
-        elif record.reason:
-            mark = "" if record.status == "ok" else f"{record.status.upper()}: "
-            remarks.setdefault(mark + record.reason, []).append(what)
-    for remark, who in remarks.items():
-        to.print(f"  {', '.join(dict.fromkeys(who))}: {remark}", soft_wrap=True)
+        if record.reason is not None:
+            who = record.implementation if record.status == "skipped" else _name(record)
+            by_reason.setdefault((record.status, record.reason), []).append(who)
+    for status, heading in (
+        ("ok", "~ Scaled to the whole job from the part that was measured:"),
+        ("wrong", "WRONG, so not timed:"),
+        ("failed", "FAILED:"),
+        ("skipped", "Skipped:"),
+    ):
+        remarks = [(reason, who) for (s, reason), who in by_reason.items() if s == status]
+        if remarks:
+            to.print(f"\n{heading}", style="" if status in ("ok", "skipped") else "bold red")
+        for reason, names in remarks:
+            to.print(f"  {', '.join(dict.fromkeys(names))}: {reason}", soft_wrap=True)
     noisy = [r for r in records if r.seconds and (r.seconds_max or 0) > 1.5 * r.seconds]
     if noisy:
         to.print(
-            f"{len(noisy)} of {len(records)} rows are unstable (slowest over 1.5 times the "
-            "median): other work on this machine disturbs the measurement"
+            f"\n{len(noisy)} of {len(records)} rows are unstable (slowest over 1.5 times the "
+            "median): other work disturbs this machine."
         )
     if any(isinstance(r, TrainingRecord) and r.data == "stand-in" for r in records):
         to.print(
-            "The cat pictures are a drawn stand-in: put train_catvnoncat.h5 and "
-            "test_catvnoncat.h5 into a folder and name it in ACCELNN_DATA."
+            "\nThe cat pictures are a drawn stand-in. For the real ones put train_catvnoncat.h5 "
+            "and test_catvnoncat.h5 into a folder and name it in ACCELNN_DATA."
         )
+
+
+def _name(record: Record) -> str:
+    size = f"({record.size['n']:,})" if "n" in record.size else ""
+    return f"{record.case}{size} {record.implementation}"
 
 
 def _times(record: Record, group: list[Record], baseline: str) -> str:

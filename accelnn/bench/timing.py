@@ -5,7 +5,7 @@ drift fall on all of them alike; the median is what counts, and the spread is to
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from accelnn.backend import Backend
 
@@ -39,12 +39,14 @@ def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float
 
 
 def alternate(
-    measures: Mapping[str, Callable[[], float]],
-    times: Mapping[str, list[float]],
+    measures: dict[str, Callable[[], float]],
+    times: dict[str, list[float]],
     repeat: int,
     seconds: float,
 ) -> None:
     """Measure each up to `repeat` times, in turn; one that has spent `seconds` is left out.
+
+    Every second round goes backwards, for whoever comes after a long neighbour is worse off.
 
     Parameters
     ----------
@@ -52,10 +54,10 @@ def alternate(
     times : by name, receives the measurements: whatever interrupts this, those made are there
     """
     spent = dict.fromkeys(measures, 0.0)
-    for _ in range(repeat):
-        for name, measure in measures.items():
+    for round_number in range(repeat):
+        for name in reversed(measures) if round_number % 2 else measures:
             if spent[name] < seconds:
                 time.sleep(REST)
                 start = time.perf_counter()
-                times[name].append(measure())
+                times[name].append(measures[name]())
                 spent[name] += time.perf_counter() - start

@@ -69,7 +69,7 @@ def notes_trainer(recipe: Recipe, params: Parameters, X: Array, Y: Array) -> Tra
         return train_logistic
 
     activations = [*recipe.net.hidden, recipe.net.output]
-    named = {}
+    named: dict[str, Array] = {}
     for layer, (W, b) in enumerate(params, 1):
         named |= {f"W{layer}": W, f"b{layer}": b}
 

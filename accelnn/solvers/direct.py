@@ -1,8 +1,7 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend."""
 
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array
 from accelnn.network import Network, Parameters, Workspace, backward, forward
-from accelnn.operations import operations_for
 
 
 def train(
@@ -21,10 +20,9 @@ def train(
     The costs (n_records,) stay where the arrays are, and nothing in the loop waits for the
     device. Every array that a step writes is allocated before the first.
     """
-    xp = array_module(X)
-    operations = operations_for(X)
     work = Workspace(net, params, X.shape[1], dropout=True)
-    gradients = params.empty_like()
+    xp = work.xp
+    step, scale = params.empty_like(), learning_rate / X.shape[1]
     random = xp.random.default_rng(seed)
     costs = xp.empty(len(range(0, epochs, record_every)), params.dtype)
     for epoch in range(epochs):
@@ -35,6 +33,7 @@ def train(
                 D /= keep
         record, remainder = divmod(epoch, record_every)
         forward(net, params, X, work)
-        backward(net, params, X, Y, work, gradients, costs[record, ...] if not remainder else None)
-        operations.update(params.flat, gradients.flat, learning_rate)
+        cost = None if remainder else costs[record, ...]
+        backward(net, params, X, Y, work, scale, step, cost)
+        work.operations.update(params.flat, step.flat)
     return costs
