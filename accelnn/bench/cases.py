@@ -26,27 +26,31 @@ class Skip(Exception):
     """An implementation cannot run here; the message says why."""
 
 
-@dataclass
-class Contestant:
+class Contestant(Protocol):
     """One implementation of one case, ready to run.
 
-    run : does the job, or a part of it that can be checked
-    error : the error of what the last run left, relative to the float64 reference
-    tolerance : the error up to which the result counts as right
-    measure : measures once and returns the seconds of one unit of the job
-    finish : completes the record when the measuring is over
-    scale : how many of these units the whole job is
+    tolerance : the error up to which the result of `run` counts as right
+    scale : how many of the units that `measure` tells are in the whole job
     run_share : how many of them `run` does
+    transfer_seconds : to move the inputs to the device, where they had to
     """
 
-    run: Callable[[], object]
-    error: Callable[[], float]
     tolerance: float
-    measure: Callable[[], float]
-    finish: Callable[[Record], None]
-    scale: float = 1.0
-    run_share: float = 1.0
-    transfer_seconds: float | None = None
+    scale: float
+    run_share: float
+    transfer_seconds: float | None
+
+    def run(self) -> None:
+        """Do the job, or a part of it that can be checked."""
+
+    def error(self) -> float:
+        """The largest error of what `run` left, relative to the float64 reference."""
+
+    def measure(self) -> float:
+        """Measure once; the seconds of one unit of the job."""
+
+    def finish(self, record: Record) -> None:
+        """Enter into the record what is known when all is measured."""
 
 
 # The implementations whose first run includes compiling
@@ -216,17 +220,45 @@ class OperationCase:
             threads=threads,
         )
 
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
+    def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
-        rows = self._rows(implementation, seconds / repeat)
-        arrays = list(self._inputs)
-        for i in self.operation.by_rows:
-            arrays[i] = arrays[i][:rows]
-        shape = self.operation.output(self.n)
-        out = np.full((rows, *shape[1:]) if shape else (), np.nan, self.dtype)
-        reference = self._reference(arrays)
+        rows = self._affordable_rows(implementation, seconds / repeat)
+        return OperationContestant(self, implementation, place, rows)
 
-        transfer = None
+    def _affordable_rows(self, implementation: str, seconds: float) -> int:
+        if implementation not in TURN:
+            return self.n
+        one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
+        return max(1, min(self.n, int(seconds / one_row)))
+
+    @functools.cached_property
+    def arrays(self) -> list[Array]:
+        """The inputs, drawn from [0, 1)."""
+        random = np.random.default_rng(0)
+        return [random.random(shape).astype(self.dtype) for shape in self.operation.inputs(self.n)]
+
+
+class OperationContestant:
+    """One implementation of an operation, on the first rows. Measures in seconds of a run."""
+
+    run_share = 1.0
+
+    def __init__(self, case: OperationCase, implementation: str, place: Backend, rows: int) -> None:
+        self.case, self.place, self.rows = case, place, rows
+        operation = case.operation
+        self.scale = case.n / rows
+        # Rounding in a sum of k terms, in any order, stays below about k u (Higham 2002,
+        # chapter 4); a little room, but never so much that a wrong result could pass.
+        unit = float(np.finfo(case.dtype).eps)
+        self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
+        self.transfer_seconds = None
+
+        self.inputs = list(case.arrays)
+        for i in operation.by_rows:
+            self.inputs[i] = self.inputs[i][:rows]
+        shape = operation.output(case.n)
+        out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
+        arrays: list[Any] = self.inputs
         if implementation == "python-lists":
             arrays, out = [array.tolist() for array in arrays], out.tolist()
         elif place.name == "cupy":
@@ -234,71 +266,43 @@ class OperationCase:
             start = time.perf_counter()
             arrays = [place.to_device(array) for array in arrays]
             place.synchronize()
-            transfer = time.perf_counter() - start
+            self.transfer_seconds = time.perf_counter() - start
             out = place.to_device(out)
-
         if implementation in ("numpy", "cupy"):
-            run = functools.partial(self.operation.vectorised, place.xp, *arrays, out)
+            job = functools.partial(operation.vectorised, place.xp, *arrays, out)
         else:
-            function = getattr(LOOPS[implementation], self.name)
-            run = functools.partial(function, *arrays, *((out,) if shape else ()))
+            function = getattr(LOOPS[implementation], case.name)
+            job = functools.partial(function, *arrays, *((out,) if shape else ()))
+        self.job, self.result = job, out
+        self.measure = stopwatch(job, place)
 
-        result = out
+    def run(self) -> None:
+        """Do the job once, and keep the result."""
+        returned = self.job()
+        if returned is not None:
+            self.result = returned
 
-        def run_and_keep() -> None:
-            nonlocal result
-            returned = run()
-            if returned is not None:
-                result = returned
+    def error(self) -> float:
+        """The largest error, relative to the largest element of the float64 reference."""
+        in_float64 = (array.astype(np.float64) for array in self.inputs)
+        reference = np.asarray(self.case.operation.vectorised(np, *in_float64, None))
+        difference = np.asarray(to_host(self.result), np.float64) - reference
+        return float(np.abs(difference).max() / np.abs(reference).max())
 
-        def error() -> float:
-            difference = np.asarray(to_host(result), np.float64) - reference
-            return float(np.abs(difference).max() / np.abs(reference).max())
-
-        def finish(record: Record) -> None:
-            record.device = place.device_name()
-            if rows < self.n:
-                record.reason = f"scaled from {rows:,} of {self.n:,} rows"
-            self._set_rates(record)
-
-        # Rounding in a sum of k terms, in any order, stays below about k u (Higham 2002,
-        # chapter 4); a little room, but never so much that a wrong result could pass.
-        unit = float(np.finfo(self.dtype).eps)
-        return Contestant(
-            run=run_and_keep,
-            error=error,
-            tolerance=min(4 * unit * self.operation.sums(self.n), 1e-2),
-            measure=stopwatch(run, place),
-            finish=finish,
-            scale=self.n / rows,
-            transfer_seconds=transfer,
-        )
-
-    def _set_rates(self, record: Record) -> None:
+    def finish(self, record: Record) -> None:
+        """Enter the rate, its share of the machine's limit, and what was scaled."""
         assert record.seconds is not None
-        limits = self.limits[record.backend]
-        if self.operation.bound == "matmul":
-            operations = 2 * self.operation.multiplications(self.n)
-            record.gflop_per_s = operations / record.seconds / 1e9
+        case, operation = self.case, self.case.operation
+        record.device = self.place.device_name()
+        if self.rows < case.n:
+            record.reason = f"{self.rows:,} of {case.n:,} rows"
+        limits = case.limits[record.backend]
+        if operation.bound == "matmul":
+            products = 2 * operation.multiplications(case.n)
+            record.gflop_per_s = products / record.seconds / 1e9
             record.share_of_limit = record.gflop_per_s / limits["matmul_gflop_per_s"]
-            return
-        bytes_moved = self.operation.elements(self.n) * np.dtype(self.dtype).itemsize
-        record.gb_per_s = bytes_moved / record.seconds / 1e9
-        if bytes_moved > machine.last_level_cache():
-            record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
-
-    def _rows(self, implementation: str, seconds: float) -> int:
-        """How many rows this implementation can do in the time."""
-        if implementation not in TURN:
-            return self.n
-        one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
-        return max(1, min(self.n, int(seconds / one_row)))
-
-    @functools.cached_property
-    def _inputs(self) -> list[Array]:
-        random = np.random.default_rng(0)
-        return [random.random(shape).astype(self.dtype) for shape in self.operation.inputs(self.n)]
-
-    def _reference(self, arrays: Sequence[Array]) -> Array:
-        in_float64 = (array.astype(np.float64) for array in arrays)
-        return np.asarray(self.operation.vectorised(np, *in_float64, None))
+        else:
+            bytes_moved = operation.elements(case.n) * np.dtype(case.dtype).itemsize
+            record.gb_per_s = bytes_moved / record.seconds / 1e9
+            if bytes_moved > machine.last_level_cache():
+                record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]

@@ -71,7 +71,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def limits(place: Backend, dtype: str, repeat: int = 3) -> dict[str, float]:
+def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
     """The best rates seen on `place`: "stream_gb_per_s" and "matmul_gflop_per_s" in `dtype`."""
     streams = _cupy_streams if place.name == "cupy" else _numba_streams
     # four times the cache an array, so that none of it is still there when its turn comes again
@@ -107,6 +107,7 @@ def _numba_streams(_place: Backend, n: int) -> Streams:
         "triad": (lambda: _triad(a, b, c), 3),
         "fill": (lambda: _fill(c), 1),
         "sum": (lambda: _sum(a), 1),
+        "dot": (lambda: _dot(a, b), 2),
     }
 
 
@@ -118,6 +119,7 @@ def _cupy_streams(place: Backend, n: int) -> Streams:
         "add": (lambda: place.xp.add(a, b, out=c), 3),
         "fill": (lambda: c.fill(1.0), 1),
         "sum": (a.sum, 1),
+        "dot": (lambda: place.xp.dot(a, b), 2),
     }
 
 
@@ -158,6 +160,14 @@ def _sum(a: Array) -> float:
     total = 0.0
     for i in numba.prange(len(a)):
         total += a[i]
+    return total
+
+
+@_compiled
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in numba.prange(len(a)):
+        total += a[i] * b[i]
     return total
 
 

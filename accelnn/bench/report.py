@@ -1,7 +1,7 @@
 """Tables of a benchmark's records, for people: rich in a terminal, plain text in a pipe."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import IO
 
 from rich import box
@@ -23,7 +23,7 @@ COMMON: Columns = {
     "× python": lambda r, group: _times(r, group, "python"),
     "× numpy": lambda r, group: _times(r, group, "numpy"),
     "error": lambda r, _: _text(r.max_rel_error, ".0e" if r.max_rel_error else ".0f"),
-    "compile": lambda r, _: _seconds(r.compile_seconds),
+    "compile": lambda r, _: _seconds(r.compile_seconds) if (r.compile_seconds or 0) > 1e-3 else "",
     "transfer": lambda r, _: _seconds(r.transfer_seconds),
 }
 OPERATION: Columns = {
@@ -80,28 +80,28 @@ def show(report: Report, to: Console) -> None:
 
 
 def _table(title: str, records: Sequence[Record], columns: Columns, to: Console) -> Table:
-    """A column is left out where nothing stands in it, or where the terminal is too narrow."""
-    groups = [list(g) for _, g in groupby(records, key=lambda r: (r.case, r.size))]
+    """All columns in which something stands; fewer where the terminal is too narrow."""
+    groups = [list(group) for _, group in groupby(records, key=lambda r: (r.case, r.size))]
     cells = {}
     for heading, show in columns.items():
         texts = [show(record, group) for group in groups for record in group]
         if any(texts):
             cells[heading] = texts
-    for heading in EXPENDABLE:
-        if sum(max(map(len, [h, *texts])) + 3 for h, texts in cells.items()) < to.width:
+    ends = set(accumulate(map(len, groups)))
+    for expendable in ("", *EXPENDABLE):
+        cells.pop(expendable, None)
+        table = Table(
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
+        )
+        for heading in cells:
+            table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
+        for row, line in enumerate(zip(*cells.values(), strict=True), 1):
+            bad = "WRONG" in line or "FAILED" in line
+            table.add_row(*line, style="bold red" if bad else "", end_section=row in ends)
+        if to.measure(table).maximum <= to.width:
             break
-        cells.pop(heading, None)
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
-    )
-    for heading in cells:
-        table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
-    last_rows = {sum(map(len, groups[: i + 1])) - 1 for i in range(len(groups))}
-    for i, line in enumerate(zip(*cells.values(), strict=True)):
-        bad = "WRONG" in line or "FAILED" in line
-        table.add_row(*line, style="bold red" if bad else "", end_section=i in last_rows)
     return table
 
 
@@ -125,7 +125,7 @@ def _show_remarks(records: list[Record], to: Console) -> None:
             who = record.implementation if record.status == "skipped" else _name(record)
             by_reason.setdefault((record.status, record.reason), []).append(who)
     for status, heading in (
-        ("ok", "~ Scaled to the whole job from the part that was measured:"),
+        ("ok", "~ Scaled to the whole job; measured were:"),
         ("wrong", "WRONG, so not timed:"),
         ("failed", "FAILED:"),
         ("skipped", "Skipped:"),

@@ -22,18 +22,29 @@ def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float
 
     Each measurement first runs once untimed: whoever had the caches before is out of them.
     """
-    calls = 1
+    calls = 0
+
+    def seconds_of(calls: int) -> float:
+        with backend.timer() as timing:
+            for _ in range(calls):
+                run()
+        return float(timing.seconds)
+
+    def enough_calls() -> int:
+        calls = 1
+        while True:
+            seconds = seconds_of(calls)
+            if seconds < 50 * SHORTEST:  # one hiccup must not pass for a long run
+                seconds = min(seconds, seconds_of(calls), seconds_of(calls))
+            if seconds >= SHORTEST:
+                return calls
+            calls = min(calls * 10, int(calls * 1.5 * SHORTEST / max(seconds, 1e-9)) + 1)
 
     def measure() -> float:
         nonlocal calls
         run()
-        while True:
-            with backend.timer() as timing:
-                for _ in range(calls):
-                    run()
-            if timing.seconds >= SHORTEST:
-                return float(timing.seconds) / calls
-            calls = min(calls * 10, int(calls * 1.5 * SHORTEST / max(timing.seconds, 1e-9)) + 1)
+        calls = calls or enough_calls()
+        return seconds_of(calls) / calls
 
     return measure
 

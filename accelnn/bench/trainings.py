@@ -17,10 +17,10 @@ import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array, Backend, to_host
 from accelnn.bench import machine, notes
-from accelnn.bench.cases import LOOPS, TURN, Contestant, place_of
+from accelnn.bench.cases import LOOPS, TURN, place_of
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.kernels import loops
-from accelnn.network import Parameters
+from accelnn.network import Network, Parameters
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.scores import accuracy
 
@@ -136,152 +136,149 @@ class TrainingCase:
         return TrainingRecord(
             case=self.name,
             implementation=implementation,
-            size={"layers": list(self.recipe.net.layers), "examples": self._data.X_train.shape[1]},
+            size={"layers": list(self.recipe.net.layers), "examples": self.examples},
             dtype=self.dtype,
             backend="cupy" if implementation == "cupy" else "numpy",
             threads=threads,
             solver="direct" if implementation in ("numpy", "cupy") else implementation,
             epochs=self.recipe.epochs,
-            data="stand-in" if self._data.stand_in else "real",
+            data="stand-in" if self.dataset.stand_in else "real",
         )
 
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
-        recipe, place, data = self.recipe, place_of(implementation), self._data
+    def prepare(self, implementation: str, seconds: float, repeat: int) -> "TrainingContestant":
+        place = place_of(implementation)
+        if implementation in LOOPS:  # a part of them tells enough: leave the time to the others
+            seconds /= 5
         m = self._affordable_examples(implementation, seconds / repeat)
-        X, Y = data.X_train[:, :m], data.Y_train[:, :m]
-        first = self._first_weights
-        reference = self._step(m)
+        return TrainingContestant(self, implementation, place, m, seconds, repeat)
 
-        transfer = None
+    def _affordable_examples(self, implementation: str, seconds: float) -> int:
+        if implementation != "python":
+            return self.examples
+        turns = operations(self.recipe.net) / 2
+        return max(1, min(self.examples, int(seconds / (turns * TURN["python"]))))
+
+    @property
+    def examples(self) -> int:
+        return int(self.dataset.X_train.shape[1])
+
+    @functools.cached_property
+    def dataset(self) -> datasets.Dataset:
+        with backend.use("numpy"):
+            return self.recipe.data(dtype=self.dtype)
+
+    @functools.cached_property
+    def first_weights(self) -> Parameters:
+        with backend.use("numpy"):
+            return self.recipe.first_weights(self.dtype)
+
+
+class TrainingContestant:
+    """One implementation's run of a recipe, on the first m examples, in parts.
+
+    Measures in seconds of an epoch on m examples.
+    """
+
+    run_share = 1.0
+
+    def __init__(
+        self,
+        case: TrainingCase,
+        implementation: str,
+        place: Backend,
+        m: int,
+        seconds: float,
+        repeat: int,
+    ) -> None:
+        self.case, self.place, self.m, self.seconds, self.repeat = case, place, m, seconds, repeat
+        self.scale = case.recipe.epochs * case.examples / m
+        self.tolerance = TOLERANCE[case.dtype]
+        first = case.first_weights
+        X, Y = case.dataset.X_train[:, :m], case.dataset.Y_train[:, :m]
+        self.transfer_seconds = None
         if place.name == "cupy":
             place.synchronize()
             start = time.perf_counter()
             X, Y = place.to_device(X), place.to_device(Y)
             place.synchronize()
-            transfer = time.perf_counter() - start
+            self.transfer_seconds = time.perf_counter() - start
             first = Parameters(place.to_device(first.flat), first.layers)
+        self.start_anew = functools.partial(trainer, implementation, case.recipe, first, X, Y)
+        self.train = self.start_anew()
+        self.trained = first
+        self.parts: list[int] | None = None
+        self.done = 0
 
-        start_anew = functools.partial(trainer, implementation, recipe, first, X, Y)
-        train = start_anew()
-        trained = first
-        parts: list[int] = []
+    def run(self) -> None:
+        """The first step of the training."""
+        self.trained = self.start_anew()(1)
 
-        def one_step() -> None:
-            nonlocal trained
-            trained = start_anew()(1)
+    def error(self) -> float:
+        """How far that step is from the float64 reference's, relative to it."""
+        case, X, Y = self.case, self.case.dataset.X_train, self.case.dataset.Y_train
+        weights = Parameters(case.first_weights.flat.astype(np.float64), case.recipe.net.layers)
+        gradients = case.recipe.net.gradients(weights, X[:, : self.m], Y[:, : self.m])
+        reference = -case.recipe.learning_rate * gradients.flat
+        step = to_host(self.trained.flat) - weights.flat
+        return float(np.abs(step - reference).max() / np.abs(reference).max())
 
-        def error() -> float:
-            step = _host(trained).flat - self._first_weights.flat
-            return float(np.abs(step - reference).max() / np.abs(reference).max())
+    def measure(self) -> float:
+        """The next part of the training."""
+        if self.parts is None:
+            self.parts = self._plan()
+        epochs = self.parts.pop(0)
+        with self.place.timer() as timing:
+            self.trained = self.train(epochs)
+        self.done += epochs
+        return float(timing.seconds) / epochs
 
-        def measure() -> float:
-            """One part of the training, as the seconds of an epoch."""
-            nonlocal trained
-            if not parts:
-                parts.extend(self._parts(start_anew, place, seconds, repeat, m))
-            epochs = parts.pop(0)
-            with place.timer() as timing:
-                trained = train(epochs)
-            done.append(epochs)
-            return float(timing.seconds) / epochs
-
-        done: list[int] = []
-
-        def finish(record: Record) -> None:
-            assert isinstance(record, TrainingRecord)
-            assert record.seconds is not None
-            record.device = place.device_name()
-            record.gflop_per_s = self._operations() * recipe.epochs / record.seconds / 1e9
-            rate = self.limits[record.backend]["matmul_gflop_per_s"]
-            record.share_of_limit = record.gflop_per_s / rate
-            epochs = sum(done)
-            record.epochs_measured = epochs * m / data.X_train.shape[1]
-            if m < data.X_train.shape[1]:
-                examples = f"{m} of {data.X_train.shape[1]} examples"
-                record.reason = f"scaled from {_count(epochs, 'epoch')} on {examples}"
-            elif epochs < recipe.epochs:
-                record.reason = f"scaled from {epochs} of {recipe.epochs} epochs"
-            else:
-                self._judge(record, _host(trained))
-
-        return Contestant(
-            run=one_step,
-            error=error,
-            tolerance=TOLERANCE[self.dtype],
-            measure=measure,
-            finish=finish,
-            scale=recipe.epochs * data.X_train.shape[1] / m,
-            transfer_seconds=transfer,
-        )
-
-    def _parts(
-        self,
-        start_anew: Callable[[], Trainer],
-        place: Backend,
-        seconds: float,
-        repeat: int,
-        m: int,
-    ) -> list[int]:
-        """How many epochs to run in each part: all of them where the time allows."""
-        train, epochs, spent = start_anew(), 1, 0.0
+    def _plan(self) -> list[int]:
+        """How many epochs to run in each part: all of them in the end, where the time allows."""
+        train, epochs, spent = self.start_anew(), 1, 0.0
         while True:
-            with place.timer() as timing:
+            with self.place.timer() as timing:
                 train(epochs)
             spent += timing.seconds
-            if timing.seconds > seconds / 50 or spent > seconds / 10:
+            if timing.seconds > self.seconds / 50 or spent > self.seconds / 10:
                 break
             epochs *= 4
-        affordable = int(seconds / (timing.seconds / epochs))
-        whole = self.recipe.epochs
-        if m == self._data.X_train.shape[1] and affordable >= whole >= repeat:
+        whole, repeat = self.case.recipe.epochs, self.repeat
+        affordable = int(self.seconds / timing.seconds * epochs)
+        if self.m == self.case.examples and affordable >= whole >= repeat:
             return [whole * (i + 1) // repeat - whole * i // repeat for i in range(repeat)]
         return [max(1, min(affordable, whole) // repeat)] * repeat
 
-    def _affordable_examples(self, implementation: str, seconds: float) -> int:
-        m = int(self._data.X_train.shape[1])
-        if implementation != "python":
-            return m
-        one_example = self._operations() / 2 / m * TURN["python"]
-        return max(1, min(m, int(seconds / one_example)))
-
-    def _operations(self) -> int:
-        """Floating-point operations of the matrix products of an epoch."""
-        layers = self.recipe.net.layers
-        products = [n * before for before, n in pairwise(layers)]
-        # forward and dW of every layer, dA of all but the first
-        return 2 * int(self._data.X_train.shape[1]) * (3 * sum(products) - products[0])
-
-    def _judge(self, record: TrainingRecord, trained: Parameters) -> None:
-        """Enter what the trained weights are worth, the same way for everybody, in float64."""
-        net, data = self.recipe.net, self._data
-        weights = Parameters(trained.flat.astype(np.float64), trained.layers)
-        record.final_cost = net.cost(weights, data.X_train, data.Y_train)
-        record.train_accuracy = accuracy(net.predict(weights, data.X_train), data.Y_train)
-        record.test_accuracy = accuracy(net.predict(weights, data.X_test), data.Y_test)
-
-    def _step(self, m: int) -> Array:
-        """The first step of gradient descent on m examples, in float64."""
-        X, Y = self._data.X_train[:, :m], self._data.Y_train[:, :m]
-        weights = Parameters(self._first_weights.flat.astype(np.float64), self.recipe.net.layers)
-        return -self.recipe.learning_rate * self.recipe.net.gradients(weights, X, Y).flat
-
-    @functools.cached_property
-    def _data(self) -> datasets.Dataset:
-        with backend.use("numpy"):
-            return self.recipe.data(dtype=self.dtype)
-
-    @functools.cached_property
-    def _first_weights(self) -> Parameters:
-        with backend.use("numpy"):
-            return self.recipe.first_weights(self.dtype)
+    def finish(self, record: Record) -> None:
+        """Enter the rate, what was scaled, and what the trained weights are worth."""
+        assert isinstance(record, TrainingRecord)
+        assert record.seconds is not None
+        case, whole = self.case, self.case.recipe.epochs
+        record.device = self.place.device_name()
+        products = operations(case.recipe.net) * case.examples * whole
+        record.gflop_per_s = products / record.seconds / 1e9
+        rate = case.limits[record.backend]["matmul_gflop_per_s"]
+        record.share_of_limit = record.gflop_per_s / rate
+        record.epochs_measured = self.done * self.m / case.examples
+        if self.m < case.examples:
+            epochs = f"{self.done} epoch{'s' if self.done > 1 else ''}"
+            record.reason = f"{epochs} on {self.m:,} of {case.examples:,} examples"
+        elif self.done < whole:
+            record.reason = f"{self.done:,} of {whole:,} epochs"
+        else:  # judged in float64 and the same way, whoever trained them
+            net, data = case.recipe.net, case.dataset
+            weights = Parameters(to_host(self.trained.flat).astype(np.float64), net.layers)
+            record.final_cost = net.cost(weights, data.X_train, data.Y_train)
+            record.train_accuracy = accuracy(net.predict(weights, data.X_train), data.Y_train)
+            record.test_accuracy = accuracy(net.predict(weights, data.X_test), data.Y_test)
 
 
-def _host(params: Parameters) -> Parameters:
-    return Parameters(to_host(params.flat), params.layers)
+def operations(net: Network) -> int:
+    """Floating-point operations of the matrix products of an epoch, for each example.
 
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+    Forward and dW take a product each in every layer, dA one in all but the first.
+    """
+    products = [n * before for before, n in pairwise(net.layers)]
+    return 2 * (3 * sum(products) - products[0])
 
 
 @functools.cache

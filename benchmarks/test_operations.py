@@ -1,0 +1,25 @@
+"""The notes' operations under pytest-benchmark: `pytest benchmarks`.
+
+The same cases as `python -m accelnn.bench ops`, at the sizes whose loops end within seconds.
+"""
+
+import pytest
+
+from accelnn.bench.cases import OPERATIONS, OperationCase, Skip
+
+
+@pytest.mark.parametrize("implementation", OperationCase.implementations)
+@pytest.mark.parametrize(
+    ("name", "n"), [(name, n) for name in OPERATIONS for n in OPERATIONS[name].sizes[:2]]
+)
+def test_operation(benchmark, name, n, implementation):
+    case = OperationCase(name, n, "float64", limits={})
+    try:
+        contestant = case.prepare(implementation, seconds=60.0, repeat=1)
+    except Skip as reason:
+        pytest.skip(str(reason))
+    benchmark.group = str(case)
+    benchmark.extra_info["threads"] = case.record(implementation).threads
+    contestant.run()
+    assert contestant.error() <= contestant.tolerance
+    benchmark(contestant.run)

@@ -1,0 +1,486 @@
+"""The benchmark: what it measures is right, what it says of it is true, and it never loses rows."""
+
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accelnn.backend import NumpyBackend
+from accelnn.bench import cases, machine, notes, report, runner, timing, trainings
+from accelnn.bench import records as data
+from accelnn.bench.__main__ import main
+from accelnn.kernels import loops
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECORD_FIELDS = {
+    *("case", "implementation", "backend", "device", "dtype", "threads", "size", "status"),
+    *("reason", "seconds", "seconds_min", "seconds_max", "repeats", "compile_seconds"),
+    *("transfer_seconds", "gb_per_s", "gflop_per_s", "share_of_limit", "max_rel_error"),
+}
+TRAINING_FIELDS = {
+    *("solver", "epochs", "epochs_measured", "final_cost", "train_accuracy", "test_accuracy"),
+    "data",
+}
+
+
+@pytest.fixture(autouse=True)
+def known_machine(monkeypatch):
+    """Limits that need no measuring, and no rests: these tests are not about speed."""
+    limits = {"stream_gb_per_s": 20.0, "matmul_gflop_per_s": 50.0}
+    monkeypatch.setattr(machine, "limits", lambda *_args, **_options: dict(limits))
+    monkeypatch.setattr(timing, "REST", 0.0)
+
+
+def bench(*arguments, capsys):
+    """Exit status and records of one run."""
+    status = main([*arguments, "--quick", "--json", "-"])
+    return status, strict_json(capsys.readouterr().out)["records"]
+
+
+def strict_json(text):
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# --------------------------------------------------------------------------------------------
+# records
+
+
+def test_operations_are_recorded_with_every_field(capsys):
+    status, records = bench("ops", "--size", "15", "33", capsys=capsys)
+    assert status == 0
+    assert len(records) == 5 * 2 * 6
+    for record in records:
+        assert set(record) == RECORD_FIELDS
+        assert record["size"] in ({"n": 15}, {"n": 33})
+        if record["implementation"] == "cupy":
+            assert record["status"] == "skipped"
+            assert "CuPy" in record["reason"]
+            continue
+        assert record["status"] == "ok"
+        assert 0 < record["seconds_min"] <= record["seconds"] <= record["seconds_max"]
+        assert 1 <= record["repeats"] <= 3
+        assert record["max_rel_error"] < 1e-13
+        assert (record["gb_per_s"] is None) == (record["case"] == "matmul")
+        assert (record["gflop_per_s"] is None) == (record["case"] != "matmul")
+        assert (record["compile_seconds"] is None) == ("numba" not in record["implementation"])
+        # what fits the cache is not limited by the memory's rate
+        assert (record["share_of_limit"] is None) == (record["case"] != "matmul")
+
+
+def test_a_training_is_recorded_with_every_field_and_the_same_outcome_for_all(capsys):
+    arguments = ("train", "--case", "planar", "--implementation", "notes", "numpy", "numba")
+    status, records = bench(*arguments, capsys=capsys)
+    assert status == 0
+    assert {record["implementation"] for record in records} == {"notes", "numpy", "numba"}
+    for record in records:
+        assert set(record) == RECORD_FIELDS | TRAINING_FIELDS
+        assert record["status"] == "ok"
+        assert record["data"] == "real"
+        assert record["epochs"] == record["epochs_measured"] == 2000
+        assert record["max_rel_error"] < 1e-12
+        assert record["final_cost"] == pytest.approx(records[0]["final_cost"], rel=1e-9)
+        assert record["train_accuracy"] == pytest.approx(0.9, abs=0.02)
+    assert [r["solver"] for r in records if r["implementation"] == "numpy"] == ["direct"]
+
+
+def test_what_takes_too_long_is_measured_in_part_and_says_so(capsys):
+    _, records = bench(
+        "--case", "matmul", "planar", "--size", "400", "--implementation", "python", capsys=capsys
+    )
+    product, training = records
+    assert re.fullmatch(r"\d+ of 400 rows", product["reason"])
+    assert training["reason"] == f"{int(training['epochs_measured']):,} of 2,000 epochs"
+    assert training["final_cost"] is training["train_accuracy"] is None
+    # 64 million turns of a Python loop: scaled, for it did not take seconds
+    assert product["seconds"] > 1
+
+
+@pytest.mark.usefixtures("double")
+def test_cupy_rows_are_timed_on_the_device_with_transfers_apart(capsys):
+    status, records = bench(
+        *("--case", *cases.OPERATIONS, "planar", "--size", "15", "--implementation", "cupy"),
+        capsys=capsys,
+    )
+    assert status == 0
+    assert [record["status"] for record in records] == ["ok"] * 6
+    for record in records:
+        assert (record["backend"], record["device"]) == ("cupy", "device double")
+        assert record["threads"] is None
+        assert record["transfer_seconds"] > 0
+        assert record["compile_seconds"] is not None
+
+
+def test_float32_is_measured_in_float32(capsys):
+    _, records = bench("--case", "gdot", "--size", "40", "--dtype", "float32", capsys=capsys)
+    assert {record["dtype"] for record in records} == {"float32"}
+    errors = [r["max_rel_error"] for r in records if r["implementation"] == "numpy"]
+    assert 0 < errors[0] < 1e-5
+
+
+def test_json_has_no_nan_and_all_parts(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    main(["ops", "--case", "dot", "--size", "15", "--quick", "--json", str(file)])
+    content = strict_json(file.read_text())
+    assert list(content) == ["schema", "machine", "versions", "limits", "records"]
+    assert content["schema"] == 1
+    assert content["machine"]["cores"] >= 1
+    assert content["versions"]["numpy"] == np.__version__
+    assert "Operations" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_not_finite_becomes_null():
+    record = data.Record("dot", "numpy", {"n": 1}, "float64", "numpy", seconds=math.inf)
+    record.max_rel_error = math.nan
+    written = strict_json(data.Report({}, {}, {"numpy": {"x": -math.inf}}, [record]).to_json())
+    assert written["limits"] == {"numpy": {"x": None}}
+    assert written["records"][0]["seconds"] is written["records"][0]["max_rel_error"] is None
+
+
+# --------------------------------------------------------------------------------------------
+# wrong, failed, interrupted
+
+
+def test_a_wrong_result_is_shown_as_wrong_not_timed_and_the_exit_status_says_so(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(loops, "dot", lambda a, b: 1.001 * sum(map(float, np.multiply(a, b))))
+    status = main(["ops", "--case", "dot", "--size", "15", "--quick"])
+    output = capsys.readouterr().out
+    assert status == 1
+    assert output.count("WRONG") == 3  # two rows, and the remark
+    assert "exceeds" in output
+    _, records = bench("ops", "--case", "dot", "--size", "15", capsys=capsys)
+    by_name = {record["implementation"]: record for record in records}
+    assert by_name["python"]["status"] == "wrong"
+    assert by_name["python"]["seconds"] is None
+    assert by_name["numpy"]["status"] == "ok"
+
+
+def test_a_result_never_written_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr(loops, "outer", lambda _a, _b, _out: None)
+    status, records = bench(
+        "--case", "outer", "--size", "9", "--implementation", "python", capsys=capsys
+    )
+    assert status == 1
+    assert records[0]["status"] == "wrong"
+    assert records[0]["max_rel_error"] is None
+
+
+def test_a_wrong_training_step_is_found(monkeypatch, capsys):
+    right = notes.relu_backward
+    monkeypatch.setitem(notes.BACKWARD, "tanh", lambda dA, Z: 1.001 * right(dA, Z))
+    status, records = bench(
+        "train", "--case", "planar", "--implementation", "notes", "numpy", capsys=capsys
+    )
+    assert status == 1
+    assert [record["status"] for record in records] == ["wrong", "ok"]
+
+
+def test_a_failure_is_told_and_the_others_go_on(monkeypatch, capsys):
+    def broken(_W, _x, _out):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(loops, "gdot", broken)
+    status, records = bench("--case", "gdot", "--size", "9", capsys=capsys)
+    assert status == 1
+    by_name = {record["implementation"]: record for record in records}
+    assert by_name["python"]["status"] == "failed"
+    assert by_name["python"]["reason"] == "MemoryError: no room"
+    assert by_name["numpy"]["status"] == "ok"
+
+
+def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
+    measured = []
+    real = timing.alternate
+
+    def interrupted(measures, times, repeat, seconds):
+        if measured:
+            real(measures, times, 1, seconds)
+            raise KeyboardInterrupt
+        measured.append(real(measures, times, repeat, seconds))
+
+    monkeypatch.setattr(runner, "alternate", interrupted)
+    status, records = bench("ops", "--case", "dot", "--size", "15", "33", "99", capsys=capsys)
+    assert status == 130
+    repeats = [r["repeats"] for r in records if r["implementation"] == "numpy"]
+    assert repeats[0] > repeats[1] == 1
+    assert {r["size"]["n"] for r in records} == {15, 33}
+
+
+def test_an_interrupt_before_the_first_measurement_is_recorded_as_such(monkeypatch, capsys):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "alternate", interrupted)
+    status, records = bench("ops", "--case", "dot", "--size", "15", capsys=capsys)
+    assert status == 130
+    assert {r["reason"] for r in records if r["implementation"] != "cupy"} == {
+        "interrupted before it was measured"
+    }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_leaves_table_and_json(tmp_path):
+    file = tmp_path / "rows.json"
+    program = (
+        "from accelnn.bench import machine\n"
+        "machine.limits = lambda *a, **k: {'stream_gb_per_s': 1.0, 'matmul_gflop_per_s': 1.0}\n"
+        "from accelnn.bench.__main__ import main\n"
+        f"raise SystemExit(main(['ops', '--size', '15', '16', '17', '--json', {str(file)!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Interrupted" in errors
+    records = strict_json(file.read_text())["records"]
+    if any(record["status"] == "ok" for record in records):
+        assert "Operations" in output
+
+
+# --------------------------------------------------------------------------------------------
+# the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--case", "conv"], "--case conv: expected one of dot, outer"),
+        (["train", "--case", "dot"], "--case dot: expected one of cat-logistic"),
+        (["ops", "--implementation", "torch"], "--implementation torch: expected one of python"),
+        (["ops", "--implementation", "notes"], "--implementation notes: expected one of python"),
+        (["--size", "0"], "argument --size: invalid"),
+        (["--repeat", "x"], "argument --repeat: invalid"),
+        (["train", "--size", "15"], "--size is for operations"),
+        (["--json", "/nonexistent/folder/x.json"], "there is no folder /nonexistent/folder"),
+        (["everything"], "invalid choice: 'everything'"),
+    ],
+)
+def test_wrong_arguments_end_at_once_with_what_was_expected(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_pipe_gets_plain_text_and_standard_error_the_progress():
+    result = subprocess.run(
+        [sys.executable, "-m", "accelnn.bench", "ops", "--case", "dot", "--size", "15", "--quick"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\x1b" not in result.stdout
+    assert "Limits measured on numpy: memory" in result.stdout
+    assert re.search(r"\| dot +\| 15 \| numpy", result.stdout)
+    assert "Traceback" not in result.stderr
+
+
+def test_the_suites_for_pytest_benchmark_run():
+    result = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "--benchmark-disable",
+                "-p",
+                "no:cacheprovider",
+            ),
+            *("-k", "(dot and 15) or planar", str(REPOSITORY / "benchmarks")),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"\d+ passed", result.stdout)
+
+
+# --------------------------------------------------------------------------------------------
+# tables
+
+
+def table(width, terminal, *records):
+    machine_ = {"processor": "P", "cores": 2, "memory_bytes": 2**30, "gpu": None}
+    machine_["last_level_cache_bytes"] = 2**20
+    file = io.StringIO()
+    if terminal:
+        file.isatty = lambda: True
+    to = report.console(file)
+    if terminal:
+        to.width = width
+    report.show(data.Report(machine_, {}, {}, list(records)), to)
+    return file.getvalue()
+
+
+def row(implementation, seconds, **fields):
+    record = data.Record(
+        "dot", implementation, {"n": 1_000}, "float64", "numpy", status="ok", **fields
+    )
+    data.set_times(record, [seconds])
+    return record
+
+
+def test_speed_ups_are_told_over_the_python_loop_and_over_numpy():
+    text = table(0, False, row("python", 3.0), row("numpy", 0.01), row("numba", 0.02))
+    lines = {line.split("|")[3].strip(): line for line in text.splitlines() if "1,000" in line}
+    assert [cell.strip() for cell in lines["numpy"].split("|")[-3:-1]] == ["300", "1"]
+    assert [cell.strip() for cell in lines["numba"].split("|")[-3:-1]] == ["150", "0.5"]
+
+
+@pytest.mark.parametrize("width", [66, 80, 100, 200])
+def test_a_table_fits_its_terminal(width):
+    records = [
+        row(name, 0.123, gb_per_s=12.3, share_of_limit=0.5, max_rel_error=1e-16, threads=2)
+        for name in ("python-lists", "python", "numba-parallel", "numpy")
+    ]
+    text = re.sub(r"\x1b\[[\d;]*m", "", table(width, True, *records))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert "numba-parallel" in text
+    assert "123 ms" in text
+    assert ("spread" in text) == (width == 200)
+
+
+def test_what_is_scaled_unstable_or_a_stand_in_is_remarked():
+    scaled = row("python", 1.0, reason="3 of 1,000 rows")
+    noisy = row("numpy", 1.0)
+    noisy.seconds_max = 2.0
+    training = data.TrainingRecord(
+        "cat-2layer", "numpy", {"layers": [1]}, "float64", "numpy", status="ok", data="stand-in"
+    )
+    data.set_times(training, [1.0])
+    text = table(0, False, scaled, noisy, training)
+    assert "~1 s" in text
+    assert "dot(1,000) python: 3 of 1,000 rows" in text
+    assert "1 of 3 rows are unstable" in text
+    assert "stand-in" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3e-9, "3 ns"), (1.5e-5, "15 µs"), (0.25, "250 ms"), (12.34, "12.3 s"), (2e4, "20,000 s")],
+)
+def test_times_are_told_in_fitting_units(seconds, text):
+    assert text in table(0, False, row("numpy", seconds))
+
+
+# --------------------------------------------------------------------------------------------
+# timing, cases, machine
+
+
+def test_a_stopwatch_tells_the_seconds_of_one_run():
+    assert 0.01 <= timing.stopwatch(lambda: time.sleep(0.01), NumpyBackend())() < 0.1
+    assert timing.stopwatch(lambda: None, NumpyBackend())() < 1e-4
+
+
+def test_measurements_alternate_forth_and_back_within_their_time():
+    order, times = [], {"a": [], "b": []}
+
+    def measure(name):
+        order.append(name)
+        return float(len(order))
+
+    measures = {name: lambda name=name: measure(name) for name in times}
+    timing.alternate(measures, times, 3, seconds=10)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert times == {"a": [1, 4, 5], "b": [2, 3, 6]}
+    slow = {"slow": lambda: time.sleep(0.02) or 0.02}
+    times = {"slow": []}
+    timing.alternate(slow, times, 5, seconds=0.03)
+    assert len(times["slow"]) == 2
+
+
+@pytest.mark.parametrize("name", cases.OPERATIONS)
+def test_sizes_go_from_the_notes_15_to_beyond_the_last_cache(name):
+    operation = cases.OPERATIONS[name]
+    sizes = cases.sizes(operation)
+    assert sizes[0] == 15
+    assert sizes == sorted(sizes)
+    assert operation.elements(sizes[-1]) * 8 > machine.last_level_cache()
+
+
+@pytest.mark.parametrize(
+    ("name", "elements", "multiplications"),
+    [
+        ("dot", 2 * 7 + 1, 7),
+        ("outer", 2 * 7 + 49, 49),
+        ("elementwise", 3 * 7, 7),
+        ("gdot", 49 + 2 * 7, 49),
+        ("matmul", 3 * 49, 343),
+    ],
+)
+def test_work_is_counted_as_on_paper(name, elements, multiplications):
+    operation = cases.OPERATIONS[name]
+    assert operation.elements(7) == elements
+    assert operation.multiplications(7) == multiplications
+
+
+def test_operations_of_a_training_are_counted_as_on_paper():
+    from accelnn import Network
+
+    # forward 12288·7 + 7, dW the same, dA of the hidden layer 7; a multiplication and an addition
+    assert trainings.operations(Network([12288, 7, 1])) == 2 * (2 * (12288 * 7 + 7) + 7)
+
+
+@pytest.mark.parametrize("name", ["planar", "digits"])
+def test_all_trainers_take_the_same_steps(name):
+    case = trainings.TrainingCase(name, "float64", {})
+    weights = {}
+    for implementation in ("numba", "notes", "numpy"):
+        contestant = case.prepare(implementation, seconds=1.0, repeat=1)
+        weights[implementation] = contestant.train(3).flat
+    np.testing.assert_allclose(weights["notes"], weights["numpy"], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(weights["numba"], weights["numpy"], rtol=1e-8, atol=1e-12)
+
+
+def test_the_notes_record_their_costs_every_100_epochs():
+    case = trainings.TrainingCase("planar", "float64", {})
+    X, Y = case.dataset.X_train, case.dataset.Y_train
+    (W1, b1), (W2, b2) = case.first_weights
+    named = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
+    _, costs = notes.model(X, Y, named, ["tanh", "sigmoid"], 201, 0.5)
+    assert len(costs) == 3
+    assert costs[0] == pytest.approx(case.recipe.net.cost(case.first_weights, X, Y), rel=1e-12)
+
+
+def test_the_machine_describes_itself():
+    found = machine.describe()
+    assert found["processor"]
+    assert found["memory_bytes"] > 2**28
+    assert found["last_level_cache_bytes"] >= 2**18
+    assert machine.blas_threads() >= 1
+    assert "openblas" in machine.versions()["blas"] or machine.versions()["blas"]
+
+
+def test_an_unknown_cache_is_assumed(monkeypatch):
+    machine.last_level_cache.cache_clear()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    assert machine.last_level_cache() == machine.ASSUMED_CACHE
+    machine.last_level_cache.cache_clear()
+
+
+def test_limits_are_the_best_of_what_was_measured(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(machine, "last_level_cache", lambda: 2**16)
+    found = machine.limits(NumpyBackend(), "float64", repeat=1)
+    streams = [rate for name, rate in found.items() if re.match(r"stream_\w+_gb", name)]
+    assert found["stream_gb_per_s"] == max(streams)
+    assert found["matmul_gflop_per_s"] > 1
