@@ -100,7 +100,8 @@ def _table(title: str, records: Sequence[Record], columns: Columns, to: Console)
         for row, line in enumerate(zip(*cells.values(), strict=True), 1):
             bad = "WRONG" in line or "FAILED" in line
             table.add_row(*line, style="bold red" if bad else "", end_section=row in ends)
-        if to.measure(table).maximum <= to.width:
+        wanted = to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum
+        if wanted <= to.width:
             break
     return table
 
