@@ -206,11 +206,11 @@ def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
     measured = []
     real = timing.alternate
 
-    def interrupted(measures, times, repeat, seconds):
+    def interrupted(measures, times, repeat, seconds, threaded):
         if measured:
-            real(measures, times, 1, seconds)
+            real(measures, times, 1, seconds, threaded)
             raise KeyboardInterrupt
-        measured.append(real(measures, times, repeat, seconds))
+        measured.append(real(measures, times, repeat, seconds, threaded))
 
     monkeypatch.setattr(runner, "alternate", interrupted)
     status, records = bench("ops", "--case", "dot", "--size", "15", "33", "99", capsys=capsys)

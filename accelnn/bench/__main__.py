@@ -25,7 +25,7 @@ from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 
 # (repeat, seconds for an implementation of an operation, seconds for one of a training)
-DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.06, 0.6)
+DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.04, 0.3)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         try:
             for place in _places(plan):
-                limits[place.name] = machine.limits(place, options.dtype)
+                limits[place.name] = machine.limits(place, options.dtype, repeat)
             for case, implementations in plan:
                 seconds = training_seconds if isinstance(case, TrainingCase) else operation_seconds
                 run_case(

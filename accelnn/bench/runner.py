@@ -55,7 +55,9 @@ def run_case(
                 record.reason = (
                     f"the error {record.max_rel_error:.1e} exceeds {contestant.tolerance:.1e}"
                 )
-        alternate({name: c.measure for name, c in contestants.items()}, times, repeat, seconds)
+        measures = {name: contestant.measure for name, contestant in contestants.items()}
+        threaded = {name for name in measures if (mine[name].threads or 1) > 1}
+        alternate(measures, times, repeat, seconds, threaded)
     finally:
         for name, contestant in contestants.items():
             if times[name]:

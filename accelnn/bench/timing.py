@@ -5,13 +5,13 @@ drift fall on all of them alike; the median is what counts, and the spread is to
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from accelnn.backend import Backend
 
 SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the call
 
-# Seconds between two measurements. The threads of BLAS and of OpenMP spin for up to 27 ms after
+# Seconds after a measurement of several threads. The threads of BLAS and of OpenMP spin for up to 27 ms after
 # their work and take the cores from whoever comes next: measured one straight after the other,
 # an epoch in parallel loops took 22 ms instead of 10.6, and a matrix product 20 instead of 11.4.
 REST = 0.03
@@ -54,6 +54,7 @@ def alternate(
     times: dict[str, list[float]],
     repeat: int,
     seconds: float,
+    threaded: Container[str] = (),
 ) -> None:
     """Measure each up to `repeat` times, in turn; one that has spent `seconds` is left out.
 
@@ -63,12 +64,14 @@ def alternate(
     ----------
     measures : by name, a function that measures once and returns seconds
     times : by name, receives the measurements: whatever interrupts this, those made are there
+    threaded : who runs on several threads, which are given a rest to end
     """
     spent = dict.fromkeys(measures, 0.0)
     for round_number in range(repeat):
         for name in reversed(measures) if round_number % 2 else measures:
             if spent[name] < seconds:
-                time.sleep(REST)
                 start = time.perf_counter()
                 times[name].append(measures[name]())
                 spent[name] += time.perf_counter() - start
+                if name in threaded:
+                    time.sleep(REST)
