@@ -6,6 +6,7 @@ one. Each function is compiled at its first call for each combination of types, 
 """
 
 import dis
+from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,14 @@ import numba
 from . import loops
 
 FUNCTIONS = {name: f for name, f in vars(loops).items() if isinstance(f, FunctionType)}
+
+
+def njit(function: Callable[..., Any], **options: Any) -> Any:
+    """`function` through Numba, kept on disk where there is a place for it."""
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:
+        return numba.njit(function, **options)
 
 
 def compiled(
@@ -29,10 +38,7 @@ def compiled(
     variant.__doc__ = function.__doc__
     # fastmath stays off: a compiled loop adds up in the order in which it is written, so that dot
     # does not use SIMD lanes. That is what NumPy gains over the same loop, and it is told as it is.
-    try:
-        return numba.njit(variant, cache=True, parallel=parallel)
-    except RuntimeError:  # no place where the cache could be written
-        return numba.njit(variant, parallel=parallel)
+    return njit(variant, parallel=parallel)
 
 
 def global_names(function: FunctionType) -> set[str]:

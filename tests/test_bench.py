@@ -79,7 +79,8 @@ def test_operations_are_recorded_with_every_field(capsys):
         assert (record["share_of_limit"] is None) == (record["case"] != "matmul")
 
 
-def test_a_training_is_recorded_with_every_field_and_the_same_outcome_for_all(capsys):
+def test_a_training_is_recorded_with_every_field_and_the_same_outcome_for_all(monkeypatch, capsys):
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (3, 0.1, 60.0))  # time for the whole
     arguments = ("train", "--case", "planar", "--implementation", "notes", "numpy", "numba")
     status, records = bench(*arguments, capsys=capsys)
     assert status == 0

@@ -22,6 +22,7 @@ import accelnn
 from accelnn import backend
 from accelnn.backend import Array, Backend
 from accelnn.bench.timing import stopwatch
+from accelnn.kernels.jit import njit
 
 ASSUMED_CACHE = 32 * 2**20  # bytes, where the system does not tell
 
@@ -123,39 +124,35 @@ def _cupy_streams(place: Backend, n: int) -> Streams:
     }
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # fastmath lets the sum be added up in SIMD lanes: here the limit is wanted, not IEEE order
-    try:
-        return numba.njit(function, parallel=True, fastmath=True, cache=True)  # type: ignore
-    except RuntimeError:  # no place where the cache could be written
-        return numba.njit(function, parallel=True, fastmath=True)  # type: ignore
+# fastmath lets a sum be added up in SIMD lanes: here the limit is wanted, not the order
+_parallel = functools.partial(njit, parallel=True, fastmath=True)
 
 
-@_compiled
+@_parallel
 def _copy(a: Array, c: Array) -> None:
     for i in numba.prange(len(a)):
         c[i] = a[i]
 
 
-@_compiled
+@_parallel
 def _add(a: Array, b: Array, c: Array) -> None:
     for i in numba.prange(len(a)):
         c[i] = a[i] + b[i]
 
 
-@_compiled
+@_parallel
 def _triad(a: Array, b: Array, c: Array) -> None:
     for i in numba.prange(len(a)):
         c[i] = a[i] + 3.0 * b[i]
 
 
-@_compiled
+@_parallel
 def _fill(c: Array) -> None:
     for i in numba.prange(len(c)):
         c[i] = 1.0
 
 
-@_compiled
+@_parallel
 def _sum(a: Array) -> float:
     total = 0.0
     for i in numba.prange(len(a)):
@@ -163,7 +160,7 @@ def _sum(a: Array) -> float:
     return total
 
 
-@_compiled
+@_parallel
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for i in numba.prange(len(a)):

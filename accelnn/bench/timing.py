@@ -11,9 +11,9 @@ from accelnn.backend import Backend
 
 SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the call
 
-# Seconds after a measurement of several threads. The threads of BLAS and of OpenMP spin for up to 27 ms after
-# their work and take the cores from whoever comes next: measured one straight after the other,
-# an epoch in parallel loops took 22 ms instead of 10.6, and a matrix product 20 instead of 11.4.
+# Seconds after a measurement of several threads. Those of BLAS and of OpenMP spin for up to 27 ms
+# after their work and take the cores from whoever comes next: measured one straight after the
+# other, an epoch in parallel loops took 22 ms instead of 10.6, a matrix product 20 instead of 11.4.
 REST = 0.03
 
 
