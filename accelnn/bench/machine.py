@@ -74,9 +74,11 @@ def versions() -> dict[str, str]:
 
 def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
     """The best rates seen on `place`: "stream_gb_per_s" and "matmul_gflop_per_s" in `dtype`."""
-    streams = _cupy_streams if place.name == "cupy" else _numba_streams
-    # four times the cache an array, so that none of it is still there when its turn comes again
-    n = max(2**23, 4 * last_level_cache() // 8)
+    if place.name == "cupy":
+        streams, n = _cupy_streams, min(2**27, place.memory()[0] // 64)
+    else:
+        # four times the cache an array: none of it is still there when its turn comes again
+        streams, n = _numba_streams, max(2**23, 4 * last_level_cache() // 8)
     rates = {}
     for name, (run, arrays) in streams(place, n).items():
         run()
@@ -90,7 +92,7 @@ def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
 
 
 def _matmul_rate(place: Backend, dtype: str, repeat: int) -> float:
-    n = 8192 if place.name == "cupy" else 2000
+    n = 8192 if place.name == "cupy" and place.memory()[0] > 2**32 else 2000
     A = place.xp.ones((n, n), dtype)
     B, out = A * 0.5, place.xp.empty_like(A)
     run = functools.partial(place.xp.matmul, A, B, out=out)

@@ -23,7 +23,7 @@ def train(
     work = Workspace(net, params, X.shape[1], dropout=True)
     xp = work.xp
     step, scale = params.empty_like(), learning_rate / X.shape[1]
-    random = xp.random.default_rng(seed)
+    random = xp.random.default_rng(seed) if min(net.keep_prob, default=1) < 1 else None
     costs = xp.empty(len(range(0, epochs, record_every)), params.dtype)
     for epoch in range(epochs):
         for D, keep in zip(work.D, net.keep_prob, strict=True):
