@@ -75,12 +75,14 @@ def versions() -> dict[str, str]:
 def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
     """The best rates seen on `place`: "stream_gb_per_s" and "matmul_gflop_per_s" in `dtype`."""
     if place.name == "cupy":
-        streams, n = _cupy_streams, min(2**27, place.memory()[0] // 64)
+        n = min(2**27, place.memory()[0] // 64)
+        streams = _cupy_streams(place, n)
     else:
         # four times the cache an array: none of it is still there when its turn comes again
-        streams, n = _numba_streams, max(2**23, 4 * last_level_cache() // 8)
+        n = max(2**23, 4 * last_level_cache() // 8)
+        streams = _numba_streams(n)
     rates = {}
-    for name, (run, arrays) in streams(place, n).items():
+    for name, (run, arrays) in streams.items():
         run()
         seconds = min(stopwatch(run, place)() for _ in range(repeat))
         rates[name] = arrays * n * 8 / seconds / 1e9
@@ -102,7 +104,7 @@ def _matmul_rate(place: Backend, dtype: str, repeat: int) -> float:
 Streams = dict[str, tuple[Callable[[], object], int]]  # name: (run, arrays read and written)
 
 
-def _numba_streams(_place: Backend, n: int) -> Streams:
+def _numba_streams(n: int) -> Streams:
     a, b, c = np.ones(n), np.ones(n), np.ones(n)
     return {
         "copy": (lambda: _copy(a, c), 2),

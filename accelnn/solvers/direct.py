@@ -1,5 +1,7 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend."""
 
+from typing import Any
+
 from accelnn.backend import Array
 from accelnn.network import Network, Parameters, Workspace, backward, forward
 
@@ -23,7 +25,7 @@ def train(
     work = Workspace(net, params, X.shape[1], dropout=True)
     xp = work.xp
     step, scale = params.empty_like(), learning_rate / X.shape[1]
-    random = xp.random.default_rng(seed) if min(net.keep_prob, default=1) < 1 else None
+    random: Any = xp.random.default_rng(seed) if min(net.keep_prob, default=1) < 1 else None
     costs = xp.empty(len(range(0, epochs, record_every)), params.dtype)
     for epoch in range(epochs):
         for D, keep in zip(work.D, net.keep_prob, strict=True):
