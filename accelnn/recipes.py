@@ -1,7 +1,8 @@
 """The notes' experiments by name, as data: which net, on what, trained how."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 from accelnn import datasets
 from accelnn.network import Network, Parameters
@@ -9,28 +10,60 @@ from accelnn.network import Network, Parameters
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training of the notes.
+    """One experiment of the notes: a training, or several that differ in a few points.
 
+    title : what it shows, in a line
     data : a function of accelnn.datasets
     net : the architecture
-    init, scale : the first weights, as in `Network.init`; drawn with seed 1
-    epochs, learning_rate : of full-batch gradient descent
+    init, scale, seed : of the first weights, as in `Network.init`
+    epochs, learning_rate : of full-batch gradient descent; for solver "minimize" `epochs` is the
+        number of evaluations
+    solver, method : as in `accelnn.fit`
+    compare : trainings to be set side by side, by label: what each changes, fields of the recipe
+        or of its net
     """
 
+    title: str
     data: Callable[..., datasets.Dataset]
     net: Network
     init: str
     epochs: int
     learning_rate: float
     scale: float | Sequence[float] = 0.01
+    seed: int = 1
+    solver: str = "auto"
+    method: str = "TNC"
+    compare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def first_weights(self, dtype: str | None = None) -> Parameters:
         """The weights that the training starts from, on the chosen backend."""
-        return self.net.init(self.init, scale=self.scale, seed=1, dtype=dtype)
+        return self.net.init(self.init, scale=self.scale, seed=self.seed, dtype=dtype)
+
+    def changed(self, **changes: Any) -> Self:
+        """The recipe with other values in some fields, its own or its net's."""
+        own = {f.name for f in fields(self)}
+        of_net = {name: value for name, value in changes.items() if name not in own}
+        of_recipe = {name: value for name, value in changes.items() if name in own}
+        return replace(self, net=replace(self.net, **of_net), **of_recipe)
+
+    def trainings(self) -> Iterator[tuple[str, Self]]:
+        """The recipes to train, with their labels: itself, or what it compares."""
+        if not self.compare:
+            yield "", self
+        for label, changes in self.compare.items():
+            yield label, self.changed(**changes, compare={})
+
+
+def _digits(folder: str | None = None, dtype: str | None = None) -> datasets.Dataset:
+    """The notes' own digits, ex4data1.mat, where a folder with them is given; else MNIST's."""
+    if folder is not None:
+        return datasets.load_ex4(folder, dtype=dtype)
+    return datasets.load_digits(dtype=dtype)
 
 
 RECIPES = {
     "cat-logistic": Recipe(
+        title="logistic regression tells cats from other pictures",
         data=datasets.load_cats,
         net=Network([12288, 1]),
         init="zeros",
@@ -38,6 +71,7 @@ RECIPES = {
         learning_rate=0.005,
     ),
     "cat-2layer": Recipe(
+        title="one hidden layer of 7 units tells cats better",
         data=datasets.load_cats,
         net=Network([12288, 7, 1]),
         init="scaled",
@@ -45,6 +79,7 @@ RECIPES = {
         learning_rate=0.0075,
     ),
     "cat-4layer": Recipe(
+        title="four layers tell cats better still",
         data=datasets.load_cats,
         net=Network([12288, 20, 7, 5, 1]),
         init="scaled",
@@ -52,6 +87,7 @@ RECIPES = {
         learning_rate=0.0075,
     ),
     "planar": Recipe(
+        title="four hidden units separate what no line can: the flower",
         data=datasets.flower,
         net=Network([2, 4, 1], hidden="tanh"),
         init="normal",
@@ -59,11 +95,40 @@ RECIPES = {
         epochs=2000,
         learning_rate=0.5,
     ),
+    "circles": Recipe(
+        title="the same net from four kinds of first weights",
+        data=datasets.circles,
+        net=Network([2, 10, 5, 1]),
+        init="scaled",
+        epochs=15000,
+        learning_rate=0.01,
+        compare={
+            "zeros": {"init": "zeros"},
+            "large (x10)": {"init": "normal", "scale": 10.0},
+            "1/sqrt(n)": {"init": "scaled"},
+            "He": {"init": "he"},
+        },
+    ),
+    "football": Recipe(
+        title="L2 and dropout against overfitting",
+        data=datasets.load_football,
+        net=Network([2, 20, 3, 1]),
+        init="scaled",
+        epochs=30000,
+        learning_rate=0.3,
+        compare={
+            "no regularisation": {},
+            "L2, λ = 0.7": {"l2": 0.7},
+            "dropout, keep 0.86": {"keep_prob": 0.86},
+        },
+    ),
     "digits": Recipe(
-        data=datasets.load_digits,
+        title="handwritten digits by 25 hidden units, minimised by SciPy",
+        data=_digits,
         net=Network([784, 25, 10], hidden="sigmoid", l2=1.0),
         init="uniform",
         epochs=400,
-        learning_rate=2.0,
+        learning_rate=2.0,  # of gradient descent; the notes' own solver needs none
+        solver="minimize",
     ),
 }

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-import accelnn
 from accelnn import Network, Parameters, gradient_check
 from accelnn.backend import to_device, to_host
 from accelnn.functions import ACTIVATIONS, OUTPUTS
@@ -298,14 +297,3 @@ def test_data_is_converted_to_the_parameters_precision():
     params = net.init(dtype="float32")
     assert net.forward(params, np.ones((3, 2))).dtype == np.float32
     assert net.forward(params, [[1, 2], [3, 4], [5, 6]]).dtype == np.float32
-
-
-def test_accuracy():
-    from accelnn.scores import accuracy
-
-    assert accuracy([[0, 1, 1, 0]], [[0, 1, 0, 0]]) == 0.75
-    assert accuracy(np.array([2, 0]), accelnn.one_hot([2, 1], 3)) == 0.5
-    with pytest.raises(ValueError, match=r"\(3,\) with \(1, 2\)"):
-        accuracy(np.array([1, 0, 1]), np.ones((1, 2)))
-    with pytest.raises(ValueError, match="at least one"):
-        accuracy(np.ones((1, 0)), np.ones((1, 0)))

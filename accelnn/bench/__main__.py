@@ -20,7 +20,7 @@ from rich.progress import (
 from accelnn import backend
 from accelnn.bench import machine, report
 from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
-from accelnn.bench.records import Report, write_json
+from accelnn.bench.records import Report, write_whole
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 
@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = Report(machine=machine.describe(), versions=machine.versions(), limits=limits)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     interrupted = False
+    to = Console(stderr=True)
     with Progress(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
     ) as progress:
         bar = progress.add_task(
             "measuring the machine's limits", total=sum(len(w) for _, w in plan)
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json == "-":
         sys.stdout.write(result.to_json())
     elif options.json:
-        write_json(result, Path(options.json))
+        write_whole(result.to_json(), Path(options.json))
     report.show(result, report.console(sys.stderr if options.json == "-" else sys.stdout))
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)

@@ -77,7 +77,7 @@ class Report:
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
         content = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+        return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> None:
@@ -88,18 +88,19 @@ def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> Non
     record.seconds_max = max(times) * scale
 
 
-def write_json(report: Report, path: Path) -> None:
+def write_whole(text: str, path: Path) -> None:
     """Write all or nothing: the file is never seen half-written."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(report.to_json())
+    unfinished.write_text(text)
     unfinished.replace(path)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with None for every number in it that is not finite, as JSON wants it."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -10,8 +10,9 @@ import numpy as np
 
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.network import Network, Parameters
-from accelnn.solvers import direct
+from accelnn.solvers import direct, minimize
 
+# those of gradient descent; "minimize" takes no learning rate, and counts evaluations
 SOLVERS: dict[str, Callable[..., Array]] = {"direct": direct.train}
 
 
@@ -20,7 +21,7 @@ class History:
     """What a training left behind, on the host.
 
     costs : before the updates of the recorded epochs 0, record_every, 2 record_every, ...
-    epochs : those epochs
+    epochs : those epochs; for "minimize", those evaluations
     final_cost : of the parameters returned
     solver, reason : which one ran, and why that one
     backend, device, dtype : where and in what precision it ran
@@ -43,12 +44,14 @@ def fit(
     Y: Array,
     *,
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | None = None,
     solver: str = "auto",
+    method: str = "TNC",
     record_every: int = 100,
     seed: int = 0,
+    on_record: Callable[[int, float], None] | None = None,
 ) -> tuple[Parameters, History]:
-    """Train by full-batch gradient descent: θ ← θ - α ∂cost/∂θ, `epochs` times.
+    """Train by full-batch gradient descent, θ ← θ - α ∂cost/∂θ, or by SciPy's minimisers.
 
     Runs where the arrays are and in the parameters' precision; changes none of them.
 
@@ -58,45 +61,64 @@ def fit(
     params : first weights
     X : (n_0, m) features; Y : (n_L, m) labels: 0..1 for sigmoid outputs, columns that sum to 1
         for softmax, any values for linear
-    epochs : passes over X, each one update
-    learning_rate : α
-    solver : "auto" | "direct"
+    epochs : passes over X, each one update; for "minimize" the most evaluations of cost and
+        gradient that it may use, several of which make one update
+    learning_rate : α of gradient descent, which needs it; "minimize" has none
+    solver : "auto" | "direct", gradient descent; "minimize", scipy.optimize.minimize on the flat
+        parameters, which returns the best that it evaluated
+    method : of "minimize": "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
     record_every : epochs between recorded costs
     seed : of dropout's random numbers
+    on_record : called with the epoch and its cost at each record; then, and only then, a record
+        waits for the device
 
     Returns
     -------
     The trained Parameters, and the History.
 
     Raises ValueError for shapes that do not fit, NaN or infinity in the data, labels out of
-    range and values that make no sense; TypeError where host and device arrays are mixed. Warns
-    with a RuntimeWarning where the cost did not stay finite.
+    range, values that make no sense and dropout with "minimize"; TypeError where host and
+    device arrays are mixed. Warns with a RuntimeWarning where the cost of gradient descent did
+    not stay finite.
     """
     X, Y = net.check(params, X, Y)
     _check_values(net, params, X, Y)
     _check_count("epochs", epochs, least=0)
     _check_count("record_every", record_every, least=1)
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"expected learning_rate > 0, got {learning_rate}")
     name, reason = _pick(solver)
+    _check_options(name, net, learning_rate, method)
 
     params = params.copy()
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
-        costs = SOLVERS[name](
-            net,
-            params,
-            X,
-            Y,
-            epochs=epochs,
-            learning_rate=float(learning_rate),
-            record_every=record_every,
-            seed=seed,
-        )
+        if name == "minimize":
+            costs, reason = minimize.train(
+                net,
+                params,
+                X,
+                Y,
+                evaluations=epochs,
+                method=method,
+                record_every=record_every,
+                on_record=on_record,
+            )
+        else:
+            on_device = SOLVERS[name](
+                net,
+                params,
+                X,
+                Y,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                record_every=record_every,
+                seed=seed,
+                on_record=on_record,
+            )
+            costs = to_host(on_device).tolist()
         final_cost = net.cost(params, X, Y)
     there = backend_of(X)
     history = History(
-        costs=to_host(costs).tolist(),
-        epochs=list(range(0, epochs, record_every)),
+        costs=costs,
+        epochs=[i * record_every for i in range(len(costs))],
         final_cost=final_cost,
         solver=name,
         reason=reason,
@@ -104,16 +126,36 @@ def fit(
         device=there.device_name(),
         dtype=str(params.dtype),
     )
-    _warn_of_divergence(history, learning_rate)
+    if learning_rate is not None:
+        _warn_of_divergence(history, learning_rate)
     return params, history
 
 
 def _pick(solver: str) -> tuple[str, str]:
     if solver == "auto":
-        return "direct", "the only solver there is"
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}: expected one of {['auto', *SOLVERS]}")
+        return "direct", "the only gradient descent there is"
+    names = ["auto", *SOLVERS, "minimize"]
+    if solver not in names:
+        raise ValueError(f"unknown solver {solver!r}: expected one of {names}")
     return solver, "asked for"
+
+
+def _check_options(name: str, net: Network, learning_rate: float | None, method: str) -> None:
+    if method not in minimize.METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {list(minimize.METHODS)}")
+    if name != "minimize":
+        if learning_rate is None or not (math.isfinite(learning_rate) and learning_rate > 0):
+            raise ValueError(f"gradient descent needs learning_rate > 0, got {learning_rate}")
+        if method != "TNC":
+            raise ValueError(f"method {method!r} is of solver='minimize', not of {name!r}")
+        return
+    if learning_rate is not None:
+        raise ValueError(f"solver='minimize' takes no learning_rate, got {learning_rate}: omit it")
+    if any(keep < 1 for keep in net.keep_prob):
+        raise ValueError(
+            f"expected keep_prob=1 for solver='minimize', got {net.keep_prob}: dropout makes the "
+            "cost random, and no line search can follow it; use solver='direct'"
+        )
 
 
 def _check_values(net: Network, params: Parameters, X: Array, Y: Array) -> None:

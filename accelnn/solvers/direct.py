@@ -1,5 +1,6 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend."""
 
+from collections.abc import Callable
 from typing import Any
 
 from accelnn.backend import Array
@@ -16,6 +17,7 @@ def train(
     learning_rate: float,
     record_every: int,
     seed: int,
+    on_record: Callable[[int, float], None] | None = None,
 ) -> Array:
     """Change `params` in place by `epochs` steps on all of X; returns the recorded costs.
 
@@ -38,4 +40,6 @@ def train(
         cost = None if remainder else costs[record, ...]
         backward(net, params, X, Y, work, scale, step, cost)
         work.operations.update(params.flat, step.flat)
+        if cost is not None and on_record is not None:
+            on_record(epoch, float(cost))
     return costs

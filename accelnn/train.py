@@ -1,0 +1,494 @@
+"""`python -m accelnn.train RECIPE`: an experiment of the notes, or your own data, trained, scored,
+drawn and saved. `--list` names the recipes."""
+
+import argparse
+import inspect
+import json
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import accelnn
+from accelnn import backend, datasets, models
+from accelnn.backend import BackendError
+from accelnn.bench.records import finite, write_whole
+from accelnn.bench.report import console
+from accelnn.datasets import Dataset
+from accelnn.network import Network, Parameters
+from accelnn.recipes import RECIPES, Recipe
+from accelnn.scores import accuracy, report
+from accelnn.solvers import SOLVERS, History
+from accelnn.solvers.minimize import METHODS
+from accelnn.tours import TOURS
+
+RECORD_EVERY = 100  # epochs, as the notes print their costs
+
+
+@dataclass(frozen=True)
+class Result:
+    """One training that has ended. `label` is empty where there is only one."""
+
+    label: str
+    recipe: Recipe
+    params: Parameters
+    history: History
+    train_accuracy: float
+    test_accuracy: float | None
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    out = console(sys.stderr if options.json == "-" else sys.stdout)
+    chosen: AbstractContextManager[Any] = nullcontext()
+    try:
+        if options.backend:
+            chosen = backend.use(options.backend)
+        with chosen, warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(options, out)
+    except (OSError, ValueError, BackendError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace, out: Console) -> int:
+    if options.list:
+        _list(out)
+        return 0
+    if options.recipe in TOURS:
+        TOURS[options.recipe](out.print)
+        return 0
+    if options.plot:
+        from accelnn import plots
+
+        plots.checked_path(options.plot)
+    backend.current()  # here, so that a fallback is told before anything else
+    data, recipe = _data_and_recipe(options)
+    if options.show is not None:
+        _check_picture(data, options.show)
+    results, interrupted = train(recipe, data, options.dtype)
+    if results:
+        show(results, data, out)
+        _write(results, data, options, out)
+    if interrupted:
+        print(f"Interrupted: {len(results)} trainings had ended.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(recipe: Recipe, data: Dataset, dtype: str | None) -> tuple[list[Result], bool]:
+    """Train all that the recipe compares, with a progress bar on standard error.
+
+    Returns the trainings that ended, and whether Ctrl-C ended the others.
+    """
+    results: list[Result] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cost]}"))
+    to = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
+    ) as bar:
+        try:
+            for label, one in recipe.trainings():
+                task = bar.add_task(label or "training", total=one.epochs, cost="")
+
+                def follow(epoch: int, cost: float, task: Any = task) -> None:
+                    bar.update(task, completed=epoch, cost=f"cost {cost:.4f}")
+
+                results.append(_train_one(label, one, data, dtype, follow))
+                bar.update(task, completed=one.epochs)
+        except KeyboardInterrupt:
+            return results, True
+    return results, False
+
+
+def _train_one(
+    label: str,
+    recipe: Recipe,
+    data: Dataset,
+    dtype: str | None,
+    follow: Callable[[int, float], None],
+) -> Result:
+    start = time.perf_counter()
+    params, history = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(dtype),
+        data.X_train,
+        data.Y_train,
+        epochs=recipe.epochs,
+        learning_rate=None if recipe.solver == "minimize" else recipe.learning_rate,
+        solver=recipe.solver,
+        method=recipe.method,
+        record_every=RECORD_EVERY,
+        seed=recipe.seed,
+        on_record=follow,
+    )
+    seconds = time.perf_counter() - start
+
+    def score(X: Any, Y: Any) -> float:
+        return accuracy(recipe.net.predict(params, X), Y)
+
+    return Result(
+        label,
+        recipe,
+        params,
+        history,
+        score(data.X_train, data.Y_train),
+        score(data.X_test, data.Y_test) if data.X_test.shape[1] else None,
+        seconds,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# what to train, on what
+
+
+def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
+    """The data and the recipe that the options name, with the recipe's fields they change."""
+    if options.recipe:
+        recipe = RECIPES[options.recipe]
+        where = {"folder": options.data} if options.data else {}
+        data = recipe.data(dtype=options.dtype, **where)
+        recipe = recipe.changed(layers=(data.X_train.shape[0], *recipe.net.layers[1:]))
+    else:
+        data, recipe = _own(options)
+    changes = {
+        name: value
+        for name in ("epochs", "seed", "solver", "method")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.hidden:
+        first, *between, last = recipe.net.layers
+        if len(between) != 1:
+            raise ValueError(
+                f"--hidden compares sizes of one hidden layer, and the net is {recipe.net.layers}"
+            )
+        changes["compare"] = {
+            f"{n} hidden unit{'s' if n > 1 else ''}": {"layers": (first, n, last)}
+            for n in options.hidden
+        }
+    rates = options.learning_rate or []
+    if len(rates) == 1:
+        changes["learning_rate"] = rates[0]
+    elif rates:
+        changes["compare"] = {f"learning rate {rate:g}": {"learning_rate": rate} for rate in rates}
+    if rates and "solver" not in changes:
+        changes["solver"] = "auto"  # a learning rate asks for gradient descent
+    return data, recipe.changed(**changes)
+
+
+def _own(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
+    """The user's data, and a net for it: hidden layers as asked, an output for its classes."""
+    validation = 0.2 if options.validation is None else options.validation
+    split = {"validation": validation, "seed": options.seed or 0, "dtype": options.dtype}
+    if options.images:
+        data = datasets.load_images(options.images, **split)
+    elif options.hdf5:
+        data = datasets.load_hdf5(options.hdf5, **split)
+    else:
+        data = datasets.load_csv(options.csv, options.target, **split)
+    two = len(data.classes) == 2
+    net = Network(
+        [data.X_train.shape[0], *(options.layers or ()), 1 if two else len(data.classes)],
+        output="sigmoid" if two else "softmax",
+    )
+    return data, Recipe(
+        title="your own data",
+        data=lambda **_: data,
+        net=net,
+        init="he",
+        epochs=1000,
+        learning_rate=0.1 if options.csv else 0.0075,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# what came of it
+
+
+def show(results: Sequence[Result], data: Dataset, to: Console) -> None:
+    """Print a table of the trainings, the classes where there are many, and where it ran."""
+    table = Table(box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2)
+    if results[0].label:
+        table.add_column("training")
+    for heading in ("epochs", "first cost", "final cost", "train", "test", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for result in results:
+        costs = result.history.costs
+        table.add_row(
+            *([result.label] if result.label else []),
+            f"{result.recipe.epochs:,}",
+            _cost(costs[0]) if costs else "",
+            _cost(result.history.final_cost),
+            f"{result.train_accuracy:.2%}",
+            "" if result.test_accuracy is None else f"{result.test_accuracy:.2%}",
+            f"{result.seconds:.2f} s",
+        )
+    to.print(table)
+    if len(data.classes) > 2:
+        for result in results:
+            _show_classes(result, data, to)
+    history = results[0].history
+    to.print(
+        f"backend {history.backend} on {history.device}, {history.dtype}, "
+        f"solver {history.solver} ({history.reason})"
+    )
+    to.print(f"data: {data.source}")
+
+
+def _cost(cost: float) -> str:
+    return f"{cost:.6f}" if abs(cost) < 1e6 else f"{cost:.3g}"
+
+
+def _show_classes(result: Result, data: Dataset, to: Console) -> None:
+    part, X, Y = "test", data.X_test, data.Y_test
+    if not X.shape[1]:
+        part, X, Y = "train", data.X_train, data.Y_train
+    table = Table(
+        title=f"{result.label} on the {part} set".strip(),
+        box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
+    )
+    for heading in ("class", "precision", "recall", "F1", "support"):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    predictions = result.recipe.net.predict(result.params, X)
+    for row in report(predictions, Y, data.classes):
+        scores = (row.precision, row.recall, row.f1)
+        table.add_row(row.name, *(f"{score:.3f}" for score in scores), f"{row.support:,}")
+    to.print(table)
+
+
+def _write(
+    results: Sequence[Result], data: Dataset, options: argparse.Namespace, to: Console
+) -> None:
+    """Write the pictures, models and JSON that were asked for, and say where they are."""
+    if options.show is not None:
+        _say_picture(results, data, options.show, to)
+    if options.plot:
+        from accelnn import plots
+
+        for name, figure in _figures(results, data, options.show).items():
+            path = _beside(options.plot, name)
+            plots.save(figure, path)
+            to.print(f"picture: {path}")
+    if options.save:
+        for result in results:
+            path = _beside(options.save, result.label)
+            model = models.Model(result.recipe.net, result.params, data.classes, data.preprocessing)
+            models.save(model, path)
+            to.print(f"model: {path}")
+    if options.json:
+        content = finite(_as_json(results, data, options))
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        if options.json == "-":
+            sys.stdout.write(text)
+        else:
+            write_whole(text, Path(options.json))
+
+
+def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapping[str, Any]:
+    """The pictures that suit the data, by what is added to the file's name."""
+    from accelnn import plots
+
+    X, Y = data.X_train, data.Y_train
+    named = {result.label or "training": result for result in results}
+    if X.shape[0] == 2:
+        trained = {name: (r.recipe.net, r.params, r.history) for name, r in named.items()}
+        return {"": plots.comparison(trained, X, Y)}
+    figures = {"": plots.costs({name: r.history for name, r in named.items()})}
+    shape, last = data.preprocessing.image_shape, results[-1]
+    if shape is None:
+        return figures
+    net, params = last.recipe.net, last.params
+    tested = net.predict(params, data.X_test)
+    figures["misclassified"] = plots.misclassified(
+        data.X_test, data.Y_test, tested, data.classes, shape
+    )
+    if len(data.classes) > 2:
+        figures["examples"] = plots.pictures(X[:, :100], None, shape, columns=10)
+    if net.hidden and shape[2] == 1:
+        figures["hidden"] = plots.hidden_layer(params, shape)
+    if show is not None:
+        figures[f"picture-{show}"] = plots.pictures(
+            X[:, show : show + 1], [_describe_picture(last, data, show)], shape
+        )
+    return figures
+
+
+def _say_picture(results: Sequence[Result], data: Dataset, index: int, to: Console) -> None:
+    for result in results:
+        to.print(
+            f"{result.label} picture {index}: {_describe_picture(result, data, index)}".strip()
+        )
+
+
+def _check_picture(data: Dataset, index: int) -> None:
+    m = data.X_train.shape[1]
+    if data.preprocessing.image_shape is None:
+        raise ValueError("--show needs pictures, and this data has none")
+    if not 0 <= index < m:
+        raise ValueError(f"--show {index}: expected a training picture in 0..{m - 1}")
+
+
+def _describe_picture(result: Result, data: Dataset, index: int) -> str:
+    from accelnn.scores import labels
+
+    X, Y = data.X_train[:, index : index + 1], data.Y_train[:, index : index + 1]
+    predicted = labels(result.recipe.net.predict(result.params, X))[0]
+    return f"{data.classes[labels(Y)[0]]}, predicted {data.classes[predicted]}"
+
+
+def _as_json(
+    results: Sequence[Result], data: Dataset, options: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "recipe": options.recipe,
+        "data": data.source,
+        "stand_in": data.stand_in,
+        "trainings": [
+            {
+                "label": result.label,
+                "net": asdict(result.recipe.net),
+                "learning_rate": result.recipe.learning_rate,
+                "seed": result.recipe.seed,
+                "seconds": result.seconds,
+                "train_accuracy": result.train_accuracy,
+                "test_accuracy": result.test_accuracy,
+                **asdict(result.history),
+            }
+            for result in results
+        ],
+    }
+
+
+def _beside(file: str, name: str) -> Path:
+    """`file` with a name added before its suffix: cats-misclassified.png beside cats.png."""
+    path = Path(file)
+    words = "-".join(re.findall(r"\w+", name))
+    return path.with_name(f"{path.stem}-{words}{path.suffix}") if words else path
+
+
+# --------------------------------------------------------------------------------------------
+# the command line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m accelnn.train",
+        description="Train one of the notes' experiments, or your own data.",
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see --list")
+    parser.add_argument("--list", action="store_true", help="name the recipes")
+    parser.add_argument("--backend", choices=backend.NAMES)
+    parser.add_argument("--dtype", choices=("float64", "float32"))
+    parser.add_argument("--epochs", type=_natural, metavar="N")
+    parser.add_argument(
+        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several are compared"
+    )
+    parser.add_argument("--seed", type=_natural, help="of weights, dropout and split")
+    parser.add_argument("--solver", choices=("auto", *SOLVERS, "minimize"))
+    parser.add_argument("--method", choices=tuple(METHODS), help="of --solver minimize")
+    parser.add_argument("--hidden", type=_sizes, metavar="N,N", help="hidden sizes to compare")
+    parser.add_argument("--data", metavar="FOLDER", help="where the recipe's real data is")
+    parser.add_argument("--show", type=int, metavar="INDEX", help="a training picture, predicted")
+    parser.add_argument("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
+    parser.add_argument("--save", metavar="FILE", help="save the model (HDF5)")
+    parser.add_argument("--json", metavar="FILE", help="write the results; - is standard output")
+    own = parser.add_argument_group("your own data, in place of a recipe")
+    own.add_argument("--images", metavar="DIR", help="a folder of pictures for each class")
+    own.add_argument("--hdf5", metavar="FILE", help="pictures in the schema of the cats")
+    own.add_argument("--csv", metavar="FILE", help="a table with a header; see --target")
+    own.add_argument("--target", metavar="COLUMN", help="the column with the classes")
+    own.add_argument("--layers", type=_sizes, metavar="N,N", help="hidden layers")
+    own.add_argument("--validation", type=_share, metavar="SHARE", help="held out (0.2)")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program where the options do not go together, or a file could not be written."""
+    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    sources = given & {"list", "recipe", "images", "hdf5", "csv"}
+    if len(sources) != 1:
+        parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
+    if "recipe" in given:
+        if options.recipe not in (*RECIPES, *TOURS):
+            names = ", ".join((*RECIPES, *TOURS))
+            parser.error(f"unknown recipe {options.recipe}: expected one of {names}")
+        useless = given & {"target", "layers", "validation"}
+        if options.recipe in TOURS:
+            useless = given - {"recipe", "backend"}
+        elif "folder" not in inspect.signature(RECIPES[options.recipe].data).parameters:
+            useless |= given & {"data"}  # the data is drawn, not read
+        for name in sorted(useless):
+            parser.error(f"--{name.replace('_', '-')} does nothing for {options.recipe}")
+    if ("csv" in given) != ("target" in given):
+        parser.error("--csv and --target go together")
+    if "hidden" in given and len(options.learning_rate or ()) > 1:
+        parser.error("compare either --hidden sizes or --learning-rate values, not both")
+    for name in given & {"plot", "save", "json"}:
+        file = getattr(options, name)
+        if file != "-" and not Path(file).parent.is_dir():
+            parser.error(f"--{name} {file}: there is no folder {Path(file).parent}")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate < float("inf"):
+        raise ValueError
+    return rate
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        raise ValueError
+    return share
+
+
+def _list(to: Console) -> None:
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, recipe in RECIPES.items():
+        table.add_row(name, recipe.title)
+    for name, tour in TOURS.items():
+        table.add_row(name, (tour.__doc__ or "").strip().splitlines()[0])
+    to.print(table)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

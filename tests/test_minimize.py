@@ -1,0 +1,282 @@
+"""SciPy's minimisers: the digits and the cost of the notes, a known minimum, what is refused."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import accelnn
+from accelnn import Network, Parameters, datasets
+from accelnn.backend import to_device, to_host
+from accelnn.scores import accuracy
+from accelnn.solvers import minimize
+
+METHODS = tuple(minimize.METHODS)
+
+
+@pytest.fixture
+def flower():
+    data = datasets.flower()
+    return data.X_train, data.Y_train
+
+
+def small(**options):
+    net = Network([2, 4, 1], hidden="tanh", **options)
+    return net, net.init("he", seed=2, dtype="float64")
+
+
+# --------------------------------------------------------------------------------------------
+# the digits of the notes
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_tnc_learns_the_digits_in_400_evaluations(dtype):
+    digits = datasets.load_digits(test_size=0, dtype=dtype)
+    net = Network([784, 25, 10], hidden="sigmoid", l2=1.0)
+    params, history = accelnn.fit(
+        net,
+        net.init("uniform", dtype=dtype),
+        digits.X_train,
+        digits.Y_train,
+        epochs=400,
+        solver="minimize",
+    )
+    assert accuracy(net.predict(params, digits.X_train), digits.Y_train) >= 0.97
+    assert history.final_cost < 0.5157  # the notes', on 20 x 20 pictures
+    assert params.dtype == dtype
+
+
+def loop_cost_and_gradients(W1, b1, W2, b2, X, Y, l2):
+    """Per-class cross-entropy of a sigmoid net with one hidden layer, unit by unit."""
+
+    def layer(W, b, x):
+        outputs = []
+        for weights, bias in zip(W, b, strict=True):
+            z = bias
+            for w, value in zip(weights, x, strict=True):
+                z += w * value
+            outputs.append(1 / (1 + math.exp(-z)))
+        return outputs
+
+    m, cost = len(X), 0.0
+    dW1, db1 = [[0.0] * len(row) for row in W1], [0.0] * len(b1)
+    dW2, db2 = [[0.0] * len(row) for row in W2], [0.0] * len(b2)
+    for x, y in zip(X, Y, strict=True):
+        hidden = layer(W1, b1, x)
+        outputs = layer(W2, b2, hidden)
+        for k, a in enumerate(outputs):
+            cost += (-y[k] * math.log(a) - (1 - y[k]) * math.log(1 - a)) / m
+            db2[k] += (a - y[k]) / m
+            for j, h in enumerate(hidden):
+                dW2[k][j] += (a - y[k]) * h / m
+        for j, h in enumerate(hidden):
+            back = 0.0
+            for k, a in enumerate(outputs):
+                back += W2[k][j] * (a - y[k])
+            back *= h * (1 - h)
+            db1[j] += back / m
+            for i, value in enumerate(x):
+                dW1[j][i] += back * value / m
+    for W, dW in ((W1, dW1), (W2, dW2)):
+        for weights, slopes in zip(W, dW, strict=True):
+            for i, w in enumerate(weights):
+                cost += l2 / (2 * m) * w * w
+                slopes[i] += l2 / m * w
+    return cost, [dW1, db1, dW2, db2]
+
+
+@pytest.mark.usefixtures("there")
+def test_the_cost_and_gradient_of_the_digits_agree_with_loops(random):
+    net = Network([400, 25, 10], hidden="sigmoid", l2=1.0)
+    m = 7
+    shapes = [(25, 400), (25, 1), (10, 25), (10, 1)]
+    W1, b1, W2, b2 = (random.normal(0, 0.3, shape) for shape in shapes)
+    X, Y = random.random((400, m)), np.eye(10)[random.integers(0, 10, m)].T
+    cost, gradients = loop_cost_and_gradients(
+        *(array.tolist() for array in (W1, b1[:, 0], W2, b2[:, 0], X.T, Y.T)), l2=1.0
+    )
+    host = Parameters.from_layers([(W1, b1), (W2, b2)])
+    params = Parameters(to_device(host.flat, "float64"), net.layers)
+    X, Y = to_device(X), to_device(Y)
+    assert net.cost(params, X, Y) == pytest.approx(cost, rel=1e-9)
+    expected = np.concatenate([np.ravel(gradient) for gradient in gradients])
+    ours = to_host(net.gradients(params, X, Y).flat)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1.0, 3.0])
+def test_the_gradient_check_of_the_notes_gives_below_1e_9(l2):
+    def sines(rows, columns):
+        """sin(1), sin(2), ... / 10, column by column: the exercise's weights for debugging."""
+        return np.sin(np.arange(1, rows * columns + 1)).reshape(columns, rows).T / 10
+
+    net = Network([3, 5, 3], hidden="sigmoid", l2=l2)
+    with_bias = sines(5, 4), sines(3, 6)  # the bias is the first column
+    params = Parameters.from_layers([(theta[:, 1:], theta[:, :1]) for theta in with_bias])
+    X = sines(5, 3).T
+    Y = accelnn.one_hot(np.arange(1, 6) % 3, 3)
+    assert accelnn.gradient_check(net, params, X, Y, step=1e-4, norm="|a+b|") < 1e-9
+
+
+# --------------------------------------------------------------------------------------------
+# a minimum known otherwise
+
+
+def newton(X, Y, l2):
+    """Weights and bias (n + 1,) of the logistic regression with the least cost."""
+    m = X.shape[1]
+    X = np.vstack([X, np.ones(m)])
+    ridge = np.diag([l2 / m] * (len(X) - 1) + [0.0])
+    theta = np.zeros(len(X))
+    for _ in range(30):
+        A = 1 / (1 + np.exp(-theta @ X))
+        gradient = X @ (A - Y[0]) / m + ridge @ theta
+        theta -= np.linalg.solve((X * (A * (1 - A))) @ X.T / m + ridge, gradient)
+    assert np.abs(gradient).max() < 1e-14
+    return theta
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("method", METHODS)
+def test_logistic_regression_reaches_the_minimum_that_newton_finds(random, method):
+    X = random.normal(size=(4, 60))
+    Y = (random.random((1, 60)) < 1 / (1 + np.exp(-X[:1] + X[1:2]))).astype(float)
+    net = Network([4, 1], l2=0.5)
+    params, history = accelnn.fit(
+        net,
+        net.init("zeros", dtype="float64"),
+        to_device(X),
+        to_device(Y),
+        epochs=500,
+        solver="minimize",
+        method=method,
+    )
+    theta = newton(X, Y, 0.5)
+    np.testing.assert_allclose(to_host(params.flat), theta, atol=1e-3)
+    with accelnn.use("numpy"):
+        least = net.cost(Parameters(theta, net.layers), X, Y)
+    assert history.final_cost == pytest.approx(least, abs=1e-7)
+    assert history.final_cost >= least - 1e-14
+
+
+# --------------------------------------------------------------------------------------------
+# what it uses, tells and leaves alone
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("epochs", [0, 1, 2, 3, 7, 50])
+def test_it_never_evaluates_more_than_asked(monkeypatch, flower, method, epochs):
+    calls = []
+    plain = minimize.backward
+
+    def counted(*args):
+        calls.append(1)
+        plain(*args)
+
+    monkeypatch.setattr(minimize, "backward", counted)
+    net, params = small()
+    X, Y = map(to_device, flower)
+    start = net.cost(params, X, Y)
+    trained, history = accelnn.fit(
+        net, params, X, Y, epochs=epochs, solver="minimize", method=method, record_every=1
+    )
+    assert len(calls) == len(history.costs) == epochs  # far from converged
+    assert history.epochs == list(range(epochs))
+    assert history.final_cost == pytest.approx(min([start, *history.costs]), rel=1e-12)
+    assert history.final_cost == pytest.approx(net.cost(trained, X, Y), rel=1e-12)
+
+
+def test_history_tells_method_evaluations_and_message(there, flower):
+    net, params = small()
+    X, Y = map(to_device, flower)
+    _, history = accelnn.fit(net, params, X, Y, epochs=25, solver="minimize", record_every=10)
+    assert history.solver == "minimize"
+    assert history.reason.startswith("TNC, 25 evaluations: ")
+    assert history.epochs == [0, 10, 20]
+    assert history.costs[0] == pytest.approx(net.cost(params, X, Y), rel=1e-12)
+    assert (history.backend, history.dtype) == (there.name, "float64")
+
+
+def test_one_that_converges_stops_early_and_gives_scipys_message(random):
+    net = Network([2, 1], output="linear")
+    X = random.normal(size=(2, 30))
+    _, history = accelnn.fit(
+        net, net.init("zeros"), X, X[:1], epochs=1000, solver="minimize", method="L-BFGS-B"
+    )
+    assert "CONVERGENCE" in history.reason
+    assert history.final_cost < 1e-8
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_stays_float32(flower, method):
+    net, _ = small()
+    X, Y = (to_device(array, "float32") for array in flower)
+    params = net.init("he", seed=2, dtype="float32")
+    trained, history = accelnn.fit(net, params, X, Y, epochs=60, solver="minimize", method=method)
+    assert trained.dtype == np.float32
+    assert history.final_cost < 0.9 * history.costs[0]
+
+
+def test_nothing_that_was_given_is_changed(flower):
+    net, params = small()
+    given = [params.flat, *flower]
+    before = [array.copy() for array in given]
+    for array in given:
+        array.setflags(write=False)
+    accelnn.fit(net, params, *flower, epochs=9, solver="minimize")
+    for array, copy in zip(given, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_the_device_is_waited_for_once_an_evaluation(double, flower):
+    net, params = small()
+    X, Y = map(to_device, flower)
+    counts = []
+    for epochs in (10, 30):
+        double.counts.synchronizations = 0
+        accelnn.fit(net, params, X, Y, epochs=epochs, solver="minimize")
+        counts.append(double.counts.synchronizations)
+    assert counts[1] - counts[0] == 20
+
+
+def test_importing_accelnn_does_not_import_scipys_optimisers():
+    code = "import sys, accelnn; sys.exit('scipy.optimize' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --------------------------------------------------------------------------------------------
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "minimize", "method": "BFGS"}, "unknown method 'BFGS'.*TNC.*L-BFGS-B"),
+        ({"solver": "minimize", "learning_rate": 0.5}, "takes no learning_rate, got 0.5: omit"),
+        ({"solver": "direct"}, "gradient descent needs learning_rate > 0, got None"),
+        ({}, "gradient descent needs learning_rate > 0, got None"),
+        ({"learning_rate": 0.5, "method": "L-BFGS-B"}, "'L-BFGS-B' is of solver='minimize'"),
+        ({"solver": "adam"}, "unknown solver 'adam'.*minimize"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(flower, options, message):
+    net, params = small()
+    with pytest.raises(ValueError, match=message):
+        accelnn.fit(net, params, *flower, epochs=1, **options)
+
+
+def test_dropout_is_refused(flower):
+    net, params = small(keep_prob=0.8)
+    with pytest.raises(ValueError, match="keep_prob=1 .*dropout makes the cost random"):
+        accelnn.fit(net, params, *flower, epochs=1, solver="minimize")
+
+
+def test_a_start_of_infinite_cost_is_refused(flower):
+    net = Network([2, 1], output="linear")
+    params = net.init("normal", scale=1e200)
+    with pytest.raises(ValueError, match="cost of the first parameters is inf"):
+        accelnn.fit(net, params, *flower, epochs=5, solver="minimize")

@@ -1,0 +1,386 @@
+"""Models come back from their files bit by bit, and every file that is wrong is said to be."""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import accelnn
+from accelnn import backend, datasets, models
+from accelnn.datasets.dataset import Preprocessing
+from accelnn.functions import ACTIVATIONS
+from accelnn.models import Model, load, save
+
+PICTURES = Preprocessing(image_shape=(2, 2, 3), scale=255.0)
+
+
+def small_model(dtype="float64", **changes):
+    net = accelnn.Network([12, 3, 1], hidden="tanh", l2=0.1, keep_prob=0.7)
+    params = net.init(seed=3, dtype=dtype)
+    fields = {"net": net, "params": params, "classes": ("dog", "猫"), "preprocessing": PICTURES}
+    return Model(**(fields | changes))
+
+
+def assert_same(a, b):
+    """The same model, bit by bit, wherever its parameters are."""
+    assert (a.net, a.classes) == (b.net, b.classes)
+    assert a.params.layers == b.params.layers
+    assert a.params.dtype == b.params.dtype
+    flats = [backend.to_host(model.params.flat).tobytes() for model in (a, b)]
+    assert flats[0] == flats[1]
+    assert a.preprocessing.image_shape == b.preprocessing.image_shape
+    for name in ("shift", "scale"):
+        values = [getattr(model.preprocessing, name) for model in (a, b)]
+        assert np.shape(values[0]) == np.shape(values[1])
+        np.testing.assert_array_equal(*values)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The path of a good file, for tests that spoil it."""
+    path = tmp_path / "model.h5"
+    save(small_model(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+# ------------------------------------------------------------------------------ there and back
+
+
+@st.composite
+def a_model(draw):
+    """Any model: any architecture, names, precision and preprocessing."""
+    layers = draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))
+    output = draw(st.sampled_from(["sigmoid", "softmax", "linear"]))
+    if output == "softmax":
+        layers[-1] += 1
+    depth = len(layers) - 2
+    net = accelnn.Network(
+        layers,
+        hidden=[draw(st.sampled_from(list(ACTIVATIONS))) for _ in range(depth)],
+        output=output,
+        l2=draw(st.floats(0, 1e300)),
+        keep_prob=[draw(st.floats(0, 1, exclude_min=True)) for _ in range(depth)],
+    )
+    dtype = draw(st.sampled_from(["float32", "float64"]))
+    params = net.init("normal", seed=draw(st.integers(0, 99)), dtype=dtype)
+    n_classes = 0 if output == "linear" else max(2, layers[-1])
+    name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+    each = st.lists(st.floats(0.1, 1e9), min_size=layers[0], max_size=layers[0]).map(np.array)
+    return Model(
+        net,
+        params,
+        tuple(draw(name) for _ in range(n_classes)),
+        Preprocessing(
+            draw(st.sampled_from([None, (1, layers[0], 1)])),
+            draw(st.floats(-1e9, 1e9) | each),
+            draw(st.floats(0.1, 1e9) | each),
+        ),
+    )
+
+
+@given(model=a_model())
+@settings(max_examples=80, deadline=None)
+def test_every_model_comes_back_bit_by_bit(folder, model):
+    save(model, folder / "any.h5")
+    assert_same(load(folder / "any.h5"), model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parameters_come_back_on_the_chosen_backend_in_their_precision(there, tmp_path, dtype):
+    model = small_model(dtype)
+    save(model, tmp_path / "model.h5")
+    loaded = load(tmp_path / "model.h5")
+    assert backend.backend_of(loaded.params.flat) is there
+    assert_same(loaded, model)
+
+
+def test_a_model_of_the_device_is_loaded_on_the_host(double, tmp_path):
+    model = small_model("float32")
+    save(model, tmp_path / "model.h5")
+    with backend.use("numpy"):
+        loaded = load(tmp_path / "model.h5")
+        assert type(loaded.params.flat) is np.ndarray
+        assert_same(loaded, model)
+    assert type(model.params.flat) is double.ndarray
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_loaded_model_predicts_what_the_trained_one_does(there, tmp_path, random, dtype):
+    pixels = random.integers(0, 256, (8, 12), dtype=np.uint8)
+    X = models.apply(PICTURES, there.to_device(pixels), dtype)
+    Y = there.to_device(np.arange(8)[None] % 2, dtype)
+    net = accelnn.Network([12, 3, 1])
+    params, _ = accelnn.fit(net, net.init(dtype=dtype), X, Y, epochs=30, learning_rate=0.1)
+    save(Model(net, params, ("a", "b"), PICTURES), tmp_path / "model.h5")
+    loaded = load(tmp_path / "model.h5")
+    expected, found = (
+        backend.to_host(n.forward(p, X)) for n, p in [(net, params), (loaded.net, loaded.params)]
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["", "é" * 300, "a\nb", "\udce9t\udce9", "🐈 ", "\x01"])
+def test_class_names_come_back_whatever_they_are(tmp_path, name):
+    model = small_model(classes=(name, "other"))
+    save(model, tmp_path / "model.h5")
+    assert load(tmp_path / "model.h5").classes == (name, "other")
+
+
+def test_class_names_are_utf8_for_other_programs(file):
+    with h5py.File(file) as stored:
+        assert stored["classes"].asstr()[1] == "猫"
+        assert h5py.check_string_dtype(stored["classes"].dtype).encoding == "utf-8"
+
+
+def test_the_file_says_what_it_is(file):
+    with h5py.File(file) as stored:
+        assert stored.attrs["format"] == b"accelnn model"
+        assert stored.attrs["format_version"] == 1
+        assert stored.attrs["accelnn_version"] == accelnn.__version__.encode()
+
+
+def test_importing_models_does_not_import_h5py():
+    code = "import accelnn.models, sys; sys.exit('h5py' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------ preprocessing
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pictures_are_scaled_as_the_loaders_scale_them(there, dtype):
+    pixels = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+    labels = np.arange(4) % 2
+    data = datasets.dataset.on_backend(
+        (pixels, labels), (pixels, labels), ("a", "b"), "test", dtype
+    )
+    X = models.apply(data.preprocessing, there.to_device(pixels.reshape(4, 64)), dtype)
+    assert X.dtype == dtype
+    np.testing.assert_array_equal(backend.to_host(X), backend.to_host(data.X_train))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_table_is_scaled_as_its_loader_scales_it(there, tmp_path, random, dtype):
+    rows = random.normal(1e6, [1, 1e3], (20, 2))
+    lines = [f"{x!r},{y!r},{i % 2}" for i, (x, y) in enumerate(rows.tolist())]
+    (tmp_path / "table.csv").write_text("\n".join(["x,y,class", *lines]))
+    data = datasets.load_csv(tmp_path / "table.csv", "class", dtype=dtype)
+    X = models.apply(data.preprocessing, there.to_device(rows), dtype)
+    loaded = [backend.to_host(part).T for part in (data.X_train, data.X_test)]
+    expected = sorted(np.concatenate(loaded).tolist())
+    assert sorted(backend.to_host(X).T.tolist()) == expected
+
+
+def test_raw_features_are_shifted_and_scaled_one_by_one_and_left_as_they_are(there):
+    raw = np.array([[1e9, 5.0], [1e9 + 1, 7.0]])
+    rows = there.to_device(raw.copy())
+    preprocessing = Preprocessing(shift=np.array([1e9, 6.0]), scale=np.array([1.0, 0.5]))
+    X = models.apply(preprocessing, rows, "float32")
+    assert X.dtype == "float32"
+    np.testing.assert_array_equal(backend.to_host(X), [[0, 1], [-2, 2]])
+    np.testing.assert_array_equal(backend.to_host(rows), raw)
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(small_model("float32"), file)
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_a_file_is_replaced_by_a_whole_one(file):
+    save(small_model("float32"), file)
+    assert load(file).params.dtype == "float32"
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_a_saved_file_has_the_permissions_of_any_new_file(file):
+    (file.parent / "new").touch()
+    assert file.stat().st_mode == (file.parent / "new").stat().st_mode
+
+
+def test_saving_into_no_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent.model\.h5: there is no folder .*absent"):
+        save(small_model(), tmp_path / "absent" / "model.h5")
+
+
+def nan_weights():
+    params = small_model().params
+    params.flat[5] = np.nan
+    return params
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params": accelnn.Network([12, 4, 1]).init()}, r"parameters of layers \[12, 4, 1\]"),
+        ({"params": nan_weights()}, "1 NaN or infinite weights among 43"),
+        ({"classes": ("one",)}, "1 classes, expected 2 for 1 sigmoid outputs"),
+        ({"classes": ("a\0", "b")}, "character NUL"),
+        ({"preprocessing": Preprocessing((2, 2, 1))}, r"pictures of shape \(2, 2, 1\)"),
+        ({"preprocessing": Preprocessing((-2, -2, 3))}, r"pictures of shape \(-2, -2, 3\)"),
+        ({"preprocessing": Preprocessing(scale=0.0)}, "a scale of 0"),
+        ({"preprocessing": Preprocessing(shift=np.inf)}, "a shift of shape"),
+        ({"preprocessing": Preprocessing(scale=np.ones(5))}, r"a scale of shape \(5,\)"),
+    ],
+)
+def test_what_does_not_fit_is_not_saved(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        save(small_model(**changes), tmp_path / "model.h5")
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------ wrong files
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    for path in (tmp_path / "absent.h5", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", b"\x80\x04N.", b"\0" * 5000]
+)
+def test_a_file_that_is_no_hdf5_is_said_to_be_none(tmp_path, content):
+    path = tmp_path / "foreign.h5"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"foreign\.h5: found no whole HDF5 file .*, expected an"):
+        load(path)
+
+
+@pytest.mark.parametrize("form", [None, "accelnn model", b"other", 7, [1, 2]])
+def test_a_foreign_hdf5_file_is_said_to_be_foreign(tmp_path, form):
+    path = tmp_path / "cats.h5"
+    with h5py.File(path, "w") as file:
+        file["train_set_x"] = np.zeros(3)
+        if form is not None:
+            file.attrs["format"] = np.bytes_(form) if isinstance(form, bytes) else form
+    with pytest.raises(ValueError, match=r"cats\.h5: .*'train_set_x'.*, expected an accelnn model"):
+        load(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_said_to_be_damaged(file, share):
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match=r"model\.h5: found no whole HDF5 file .* whole copy"):
+        load(file)
+
+
+def test_no_flipped_byte_goes_unnoticed(file):
+    """Each is an error that names the file, or changed nothing that counts."""
+    content, model = file.read_bytes(), small_model()
+    noticed = harmless = 0
+    places = [i for i, byte in enumerate(content) if byte][::3]
+    for place in places:
+        spoilt = bytearray(content)
+        spoilt[place] ^= 0xFF
+        file.write_bytes(spoilt)
+        try:
+            loaded = load(file)
+        except ValueError as error:
+            noticed += str(error).startswith(f"{file}: ")
+        else:
+            assert_same(loaded, model)
+            harmless += 1
+    assert noticed + harmless == len(places)
+    assert noticed > 100
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(file):
+    content = bytearray(file.read_bytes())
+    weight = backend.to_host(small_model().params.flat)[:1].tobytes()
+    content[content.index(weight)] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.h5: .*do not match their checksum.*whole copy"):
+        load(file)
+
+
+def test_a_newer_file_says_to_upgrade(file):
+    with h5py.File(file, "r+") as stored:
+        stored.attrs["format_version"] = 2
+        stored.attrs["accelnn_version"] = np.bytes_("7.0")
+    with pytest.raises(
+        ValueError, match=r"model\.h5: found format version 2, of accelnn 7\.0, .*upgrade accelnn"
+    ):
+        load(file)
+
+
+@pytest.mark.parametrize("version", [0, "1", 1.5, [1, 1]])
+def test_a_version_that_is_none_is_an_error(file, version):
+    with h5py.File(file, "r+") as stored:
+        stored.attrs["format_version"] = version
+    with pytest.raises(ValueError, match=r"model\.h5: found format version .*, expected 1"):
+        load(file)
+
+
+WEIGHTS = 3 * 13 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("parameters", None, "expected a dataset 'parameters'"),
+        ("parameters", np.zeros(WEIGHTS + 1), rf"expected a flat buffer of shape \({WEIGHTS},\)"),
+        ("parameters", np.zeros(WEIGHTS, int), "parameters of dtype int64 and shape"),
+        ("parameters", np.zeros(WEIGHTS, "f2"), "parameters of float16"),
+        ("parameters", np.full(WEIGHTS, np.nan), f"{WEIGHTS} NaN or infinite weights"),
+        ("parameters", np.zeros((WEIGHTS, 1)), "with 1 dimensions"),
+        ("parameters", h5py.Empty("f8"), "parameters of dtype float64 and shape None"),
+        ("layers", np.array([12, 4, 1]), "a flat buffer of shape"),
+        ("layers", np.array([12]), "at least two positive integers"),
+        ("layers", np.array([2**62, 2**62, 1]), "a flat buffer of shape"),
+        ("hidden", np.array([b"swish"]), "unknown hidden 'swish'"),
+        ("hidden", np.array([b"relu", b"relu"]), "expected hidden as one value or 1 of them"),
+        ("hidden", np.array([b"\xff"]), "unknown hidden"),
+        ("output", np.bytes_(b"argmax"), "unknown output 'argmax'"),
+        ("output", np.bytes_(b"\xff"), "model"),
+        ("l2", -1.0, "expected l2 >= 0"),
+        ("keep_prob", np.array([np.nan]), r"expected keep_prob in \(0, 1\]"),
+        ("classes", np.array([b"a", b"b", b"c"]), "found 3 classes, expected 2"),
+        ("classes", np.zeros(2), "classes of dtype float64"),
+        ("classes", np.array([b"a", b"b"]), "do not match their checksum"),
+        ("image_shape", np.array([3, 4]), r"pictures of shape \(3, 4\)"),
+        ("image_shape", np.array([2, 2, 4]), r"pictures of shape \(2, 2, 4\)"),
+        ("shift", np.zeros(3), r"a shift of shape \(3,\)"),
+        ("scale", 0.0, "a scale of 0"),
+        ("scale", 254.0, "do not match their checksum"),
+    ],
+)
+def test_an_inconsistent_file_says_what_does_not_fit(file, name, value, message):
+    with h5py.File(file, "r+") as stored:
+        del stored[name]
+        if value is not None:
+            stored[name] = value
+    with pytest.raises(ValueError, match=message) as error:
+        load(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert "whole copy of the file, or train and save the model again" in str(error.value)
+
+
+def test_a_dataset_that_is_announced_and_not_there_takes_no_memory(file):
+    with h5py.File(file, "r+") as stored:
+        del stored["parameters"]
+        stored.create_dataset("parameters", (2**40,), "f8", chunks=(2**10,))
+    with pytest.raises(ValueError, match=r"found 8796093022208 bytes of parameters, expected at"):
+        load(file)

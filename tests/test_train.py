@@ -1,0 +1,311 @@
+"""`python -m accelnn.train`: every recipe, your own data, what it writes, and what it refuses."""
+
+import json
+import re
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import accelnn
+from accelnn import models, predict, train
+from accelnn.recipes import RECIPES
+from accelnn.tours import TOURS
+
+
+@pytest.fixture(autouse=True)
+def no_real_data(monkeypatch, tmp_path):
+    """Nothing of this machine's data is found, nor of its user's cache."""
+    monkeypatch.delenv("ACCELNN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    """The trainings in the JSON of a run that must succeed."""
+    assert train.main([*map(str, arguments), "--json", "results.json"]) == 0
+    with open("results.json") as file:
+        return json.load(file)["trainings"]
+
+
+# --------------------------------------------------------------------------------------------
+# recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_draws(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    results = run(name, "--epochs", 3, "--plot", "picture.png", "--save", "model.h5")
+    assert [r["label"] for r in results] == [label for label, _ in RECIPES[name].trainings()]
+    output = capsys.readouterr().out
+    assert "final cost" in output
+    assert "backend numpy on" in output
+    pictures = [tmp_path / file for file in re.findall(r"picture: (\S+)", output)]
+    assert pictures
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+    saved = re.findall(r"model: (\S+)", output)
+    assert len(saved) == len(results)
+    assert models.load(tmp_path / saved[0]).net.layers == tuple(results[0]["net"]["layers"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_without_matplotlib(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for result in run(name, "--epochs", 2):
+        assert np.isfinite(result["final_cost"])
+
+
+@pytest.mark.parametrize("name", TOURS)
+def test_every_tour_prints(name, capsys):
+    assert train.main([name]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_list_names_every_recipe(capsys):
+    assert train.main(["--list"]) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in (*RECIPES, *TOURS))
+
+
+def test_the_flower_reaches_its_published_accuracy():
+    [result] = run("planar")
+    assert 0.89 <= result["train_accuracy"] <= 0.91
+    assert result["epochs"] == list(range(0, 2000, 100))
+
+
+def test_the_circles_give_the_published_figures():
+    results = {r["label"]: r for r in run("circles")}
+    scaled = results["1/sqrt(n)"]
+    assert round(scaled["costs"][0], 3) == 0.696
+    assert round(scaled["costs"][140], 3) == 0.131
+    assert (scaled["train_accuracy"], scaled["test_accuracy"]) == (0.99, 0.94)
+    zeros = results["zeros"]
+    assert (zeros["train_accuracy"], zeros["test_accuracy"]) == (0.5, 0.5)
+    assert results["large (x10)"]["costs"][0] > 100
+
+
+def test_learning_rates_give_the_published_figures(real_data):
+    results = run(
+        *("cat-logistic", "--data", real_data, "--epochs", 1500),
+        *("--learning-rate", 0.01, 0.001, 0.0001),
+    )
+    accuracies = [(round(r["train_accuracy"], 4), r["test_accuracy"]) for r in results]
+    assert accuracies == [(0.9952, 0.68), (0.89, 0.64), (0.6842, 0.36)]
+
+
+def test_regularisation_is_compared_on_the_football_data(real_data):
+    results = run("football", "--data", real_data, "--epochs", 300)
+    assert [r["net"]["l2"] for r in results] == [0, 0.7, 0]
+    assert [r["net"]["keep_prob"][0] for r in results] == [1, 1, 0.86]
+
+
+def test_options_change_the_recipe():
+    [result] = run(
+        *("planar", "--epochs", 250, "--learning-rate", 0.3, "--seed", 5, "--dtype", "float32")
+    )
+    assert (result["learning_rate"], result["seed"], result["dtype"]) == (0.3, 5, "float32")
+    assert result["epochs"] == [0, 100, 200]
+
+
+def test_hidden_sizes_are_compared():
+    results = run("planar", "--hidden", "1,3", "--epochs", 5)
+    assert [r["net"]["layers"] for r in results] == [[2, 1, 1], [2, 3, 1]]
+    assert [r["label"] for r in results] == ["1 hidden unit", "3 hidden units"]
+
+
+def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(capsys):
+    [tnc] = run("digits", "--epochs", 20)
+    [lbfgs] = run("digits", "--epochs", 20, "--method", "L-BFGS-B")
+    [descent] = run("digits", "--epochs", 20, "--learning-rate", 2)
+    assert [r["solver"] for r in (tnc, lbfgs, descent)] == ["minimize", "minimize", "direct"]
+    assert "L-BFGS-B" in lbfgs["reason"]
+    assert "macro average" in capsys.readouterr().out
+
+
+def test_a_picture_is_told_by_its_index(capsys):
+    run("cat-2layer", "--epochs", 2, "--show", 7)
+    assert re.search(r"picture 7: (non-)?cat, predicted (non-)?cat", capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_recipe_trains_on_the_device():
+    [result] = run("planar", "--epochs", 20, "--dtype", "float64")
+    assert (result["backend"], result["device"]) == ("cupy", "device double")
+    with accelnn.use("numpy"):
+        [host] = run("planar", "--epochs", 20)
+    np.testing.assert_allclose(result["costs"], host["costs"], rtol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------
+# your own data
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Red and blue pictures of several sizes, a folder each."""
+    random = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = random.integers(0, 90, (20 + i, 30, 3)).astype(np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{i}.png")
+    return tmp_path / "mine"
+
+
+def test_pictures_are_trained_saved_and_predicted(pictures, capsys):
+    [result] = run("--images", pictures, "--epochs", 300, "--save", "mine.h5")
+    assert result["net"]["layers"] == [64 * 64 * 3, 1]
+    assert result["train_accuracy"] == result["test_accuracy"] == 1
+    capsys.readouterr()
+    files = [str(pictures / name / "0.png") for name in ("red", "blue")]
+    assert predict.main(["mine.h5", *files]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"red/0.png\W+red", output)
+    assert re.search(r"blue/0.png\W+blue", output)
+
+
+def test_a_table_is_trained(tmp_path):
+    random = np.random.default_rng(0)
+    rows = ["width,height,species"]
+    for species, centre in (("a", 0), ("b", 5), ("c", 10)):
+        rows += [f"{x},{1000 * x},{species}" for x in random.normal(centre, 0.5, 20)]
+    (tmp_path / "flowers.csv").write_text("\n".join(rows))
+    [result] = run("--csv", "flowers.csv", "--target", "species", "--layers", "8")
+    assert result["net"]["layers"] == [2, 8, 3]
+    assert result["net"]["output"] == "softmax"
+    assert result["train_accuracy"] > 0.95
+
+
+def test_an_hdf5_file_is_trained(tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.arange(20) % 2
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file["train_set_x"] = random.integers(0, 90, (20, 8, 8, 3), np.uint8) + np.uint8(
+            160
+        ) * labels[:, None, None, None].astype(np.uint8)
+        file["train_set_y"] = labels
+        file["list_classes"] = np.array([b"dark", b"bright"])
+    [result] = run("--hdf5", "mine.h5", "--validation", 0.3, "--epochs", 300)
+    assert result["net"]["layers"] == [192, 1]
+    assert result["train_accuracy"] == 1
+
+
+# --------------------------------------------------------------------------------------------
+# what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one of RECIPE"),
+        (["planar", "--csv", "x.csv"], "expected one of RECIPE"),
+        (["nope"], "unknown recipe nope: expected one of cat-logistic"),
+        (["numpy-basics", "--epochs", "3"], "--epochs does nothing for numpy-basics"),
+        (["planar", "--data", "."], "--data does nothing for planar"),
+        (["planar", "--layers", "3"], "--layers does nothing for planar"),
+        (["--csv", "x.csv"], "--csv and --target go together"),
+        (["planar", "--epochs", "-1"], "argument --epochs"),
+        (["planar", "--learning-rate", "0"], "argument --learning-rate"),
+        (["planar", "--learning-rate", "nan"], "argument --learning-rate"),
+        (["planar", "--hidden", "2,0"], "argument --hidden"),
+        (["--images", ".", "--validation", "1"], "argument --validation"),
+        (["planar", "--hidden", "2", "--learning-rate", "1", "2"], "not both"),
+        (["planar", "--save", "nowhere/x.h5"], "--save nowhere/x.h5: there is no folder nowhere"),
+    ],
+)
+def test_options_that_make_no_sense_end_at_once(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cat-2layer", "--data", "nowhere"], "nowhere"),
+        (["cat-logistic", "--hidden", "3"], "--hidden compares sizes of one hidden layer"),
+        (["planar", "--show", "3"], "--show needs pictures"),
+        (["cat-2layer", "--show", "999"], "expected a training picture in 0..208"),
+        (["planar", "--method", "L-BFGS-B"], "method"),
+        (["football", "--solver", "minimize"], "dropout"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--csv", "nowhere.csv", "--target", "y"], "nowhere.csv"),
+        (["planar", "--backend", "cupy"], "CuPy"),
+    ],
+)
+def test_errors_are_one_line_before_any_training(arguments, message, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_training(capsys):
+    pytest.importorskip("matplotlib")
+    assert train.main(["planar", "--plot", "x.gif"]) == 1
+    assert ".png, .pdf or .svg" in capsys.readouterr().err
+
+
+def test_without_matplotlib_a_plot_is_an_error_that_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert train.main(["planar", "--epochs", "2", "--plot", "x.png"]) == 1
+    assert "accelnn[plot]" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_gpu_the_environments_choice_is_one_warning_and_the_cpu(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setenv("ACCELNN_BACKEND", "cupy")
+    assert train.main(["planar", "--epochs", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("warning: ACCELNN_BACKEND=cupy, but CuPy is not installed") == 1
+    assert "backend numpy" in captured.out
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_diverged_training_is_told_and_its_json_is_valid(capsys):
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    arguments = ["cat-logistic", "--learning-rate", "1e308", "--epochs", "3", "--json", "-"]
+    assert train.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "diverged" in captured.err
+    [result] = json.loads(captured.out, parse_constant=refuse)["trainings"]
+    assert result["final_cost"] is None
+
+
+def test_ctrl_c_keeps_the_trainings_that_had_ended(monkeypatch, capsys):
+    real, calls = accelnn.fit, []
+
+    def interrupted(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(accelnn, "fit", interrupted)
+    assert train.main(["circles", "--epochs", "2", "--json", "results.json"]) == 130
+    captured = capsys.readouterr()
+    assert "2 trainings had ended" in captured.err
+    assert "zeros" in captured.out
+    with open("results.json") as file:
+        assert len(json.load(file)["trainings"]) == 2
+
+
+def test_the_command_leaves_no_choice_of_backend_behind():
+    import warnings
+
+    shown = warnings.showwarning
+    run("planar", "--epochs", 1, "--backend", "auto")
+    assert accelnn.backend._current is None
+    assert warnings.showwarning is shown
