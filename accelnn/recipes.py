@@ -120,6 +120,12 @@ RECIPES = {
             "no regularisation": {},
             "L2, λ = 0.7": {"l2": 0.7},
             "dropout, keep 0.86": {"keep_prob": 0.86},
+            # another net, for the notes drop 40 % of its first and 20 % of its third layer
+            "dropout by layer": {
+                "layers": (2, 20, 10, 5, 1),
+                "hidden": "relu",
+                "keep_prob": (0.6, 1.0, 0.8),
+            },
         },
     ),
     "digits": Recipe(

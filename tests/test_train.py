@@ -99,8 +99,13 @@ def test_learning_rates_give_the_published_figures(real_data):
 
 def test_regularisation_is_compared_on_the_football_data(real_data):
     results = run("football", "--data", real_data, "--epochs", 300)
-    assert [r["net"]["l2"] for r in results] == [0, 0.7, 0]
-    assert [r["net"]["keep_prob"][0] for r in results] == [1, 1, 0.86]
+    assert [r["net"]["l2"] for r in results] == [0, 0.7, 0, 0]
+    assert [r["net"]["keep_prob"] for r in results] == [
+        [1, 1],
+        [1, 1],
+        [0.86, 0.86],
+        [0.6, 1, 0.8],
+    ]
 
 
 def test_options_change_the_recipe():

@@ -16,23 +16,28 @@ Cache = tuple[Array, Array, Array, Array]  # A_prev, W, b, Z of one layer
 
 
 def sigmoid(Z: Array) -> Array:
+    """1 / (1 + e^-Z)."""
     return 1 / (1 + np.exp(-Z))
 
 
 def sigmoid_backward(dA: Array, Z: Array) -> Array:
+    """dZ of a sigmoid layer."""
     s = 1 / (1 + np.exp(-Z))
     return dA * s * (1 - s)
 
 
 def tanh_backward(dA: Array, Z: Array) -> Array:
+    """dZ of a tanh layer."""
     return dA * (1 - np.power(np.tanh(Z), 2))
 
 
 def relu(Z: Array) -> Array:
+    """max(0, Z)."""
     return np.maximum(0, Z)
 
 
 def relu_backward(dA: Array, Z: Array) -> Array:
+    """dZ of a relu layer."""
     dZ = np.array(dA, copy=True)
     dZ[Z <= 0] = 0
     return dZ
