@@ -11,9 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,8 +23,8 @@ from rich.table import Table
 
 import accelnn
 from accelnn import backend, datasets, models
-from accelnn.backend import BackendError
-from accelnn.bench.records import finite, write_whole
+from accelnn.backend import BackendError, to_host
+from accelnn.bench.records import check_writable, finite, write_whole
 from accelnn.bench.report import console
 from accelnn.datasets import Dataset
 from accelnn.network import Network, Parameters
@@ -84,14 +86,16 @@ def _run(options: argparse.Namespace, out: Console) -> int:
     data, recipe = _data_and_recipe(options)
     if options.show is not None:
         _check_picture(data, options.show)
+    _check_trainings(recipe, options)
     results, interrupted = train(recipe, data, options.dtype)
+    written = True
     if results:
         show(results, data, out)
-        _write(results, data, options, out)
+        written = _write(results, data, options, out)
     if interrupted:
         print(f"Interrupted: {len(results)} trainings had ended.", file=sys.stderr)
         return 130
-    return 0
+    return 0 if written else 1
 
 
 def train(recipe: Recipe, data: Dataset, dtype: str | None) -> tuple[list[Result], bool]:
@@ -188,7 +192,7 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
     if len(rates) == 1:
         changes["learning_rate"] = rates[0]
     elif rates:
-        changes["compare"] = {f"learning rate {rate:g}": {"learning_rate": rate} for rate in rates}
+        changes["compare"] = {f"learning rate {rate}": {"learning_rate": rate} for rate in rates}
     if rates and "solver" not in changes:
         changes["solver"] = "auto"  # a learning rate asks for gradient descent
     return data, recipe.changed(**changes)
@@ -276,30 +280,44 @@ def _show_classes(result: Result, data: Dataset, to: Console) -> None:
 
 def _write(
     results: Sequence[Result], data: Dataset, options: argparse.Namespace, to: Console
-) -> None:
-    """Write the pictures, models and JSON that were asked for, and say where they are."""
+) -> bool:
+    """Write the JSON, models and pictures that were asked for; returns whether all were written.
+
+    What cannot be written is told, and takes nothing else with it.
+    """
+    written = True
+
+    def attempt(what: str, path: Path, write: Callable[[], None]) -> None:
+        nonlocal written
+        try:
+            write()
+            to.print(f"{what}: {path}")
+        except (OSError, ValueError) as error:
+            print(f"error: {what} {path}: {error}", file=sys.stderr)
+            written = False
+
     if options.show is not None:
         _say_picture(results, data, options.show, to)
-    if options.plot:
-        from accelnn import plots
-
-        for name, figure in _figures(results, data, options.show).items():
-            path = _beside(options.plot, name)
-            plots.save(figure, path)
-            to.print(f"picture: {path}")
-    if options.save:
-        for result in results:
-            path = _beside(options.save, result.label)
-            model = models.Model(result.recipe.net, result.params, data.classes, data.preprocessing)
-            models.save(model, path)
-            to.print(f"model: {path}")
     if options.json:
         content = finite(_as_json(results, data, options))
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         if options.json == "-":
             sys.stdout.write(text)
         else:
-            write_whole(text, Path(options.json))
+            path = Path(options.json)
+            attempt("results", path, partial(write_whole, text, path))
+    if options.save:
+        for result in results:
+            model = models.Model(result.recipe.net, result.params, data.classes, data.preprocessing)
+            path = _beside(options.save, result.label)
+            attempt("model", path, partial(models.save, model, path))
+    if options.plot:
+        from accelnn import plots
+
+        for name, figure in _figures(results, data, options.show).items():
+            path = _beside(options.plot, name)
+            attempt("picture", path, partial(plots.save, figure, path))
+    return written
 
 
 def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapping[str, Any]:
@@ -316,12 +334,13 @@ def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapp
     if shape is None:
         return figures
     net, params = last.recipe.net, last.params
-    tested = net.predict(params, data.X_test)
+    judged_X, judged_Y = (data.X_test, data.Y_test) if data.X_test.shape[1] else (X, Y)
     figures["misclassified"] = plots.misclassified(
-        data.X_test, data.Y_test, tested, data.classes, shape
+        judged_X, judged_Y, net.predict(params, judged_X), data.classes, shape
     )
     if len(data.classes) > 2:
-        figures["examples"] = plots.pictures(X[:, :100], None, shape, columns=10)
+        drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]
+        figures["examples"] = plots.pictures(to_host(X)[:, drawn], None, shape, columns=10)
     if net.hidden and shape[2] == 1:
         figures["hidden"] = plots.hidden_layer(params, shape)
     if show is not None:
@@ -336,6 +355,17 @@ def _say_picture(results: Sequence[Result], data: Dataset, index: int, to: Conso
         to.print(
             f"{result.label} picture {index}: {_describe_picture(result, data, index)}".strip()
         )
+
+
+def _check_trainings(recipe: Recipe, options: argparse.Namespace) -> None:
+    """Raise ValueError where one of several trainings would fail after others had run."""
+    for label, one in recipe.trainings():
+        if one.solver != "minimize":
+            continue
+        if options.learning_rate:
+            raise ValueError("--learning-rate is for gradient descent: --solver minimize has none")
+        if min(one.net.keep_prob, default=1) < 1:
+            raise ValueError(f"--solver minimize cannot follow the dropout of {label!r}")
 
 
 def _check_picture(data: Dataset, index: int) -> None:
@@ -365,7 +395,9 @@ def _as_json(
             {
                 "label": result.label,
                 "net": asdict(result.recipe.net),
-                "learning_rate": result.recipe.learning_rate,
+                "learning_rate": (
+                    None if result.recipe.solver == "minimize" else result.recipe.learning_rate
+                ),
                 "seed": result.recipe.seed,
                 "seconds": result.seconds,
                 "train_accuracy": result.train_accuracy,
@@ -380,7 +412,7 @@ def _as_json(
 def _beside(file: str, name: str) -> Path:
     """`file` with a name added before its suffix: cats-misclassified.png beside cats.png."""
     path = Path(file)
-    words = "-".join(re.findall(r"\w+", name))
+    words = "-".join(re.findall(r"[\w.]+", name))
     return path.with_name(f"{path.stem}-{words}{path.suffix}") if words else path
 
 
@@ -422,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program where the options do not go together, or a file could not be written."""
-    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    given = {n for n, value in vars(options).items() if value is not None and value is not False}
     sources = given & {"list", "recipe", "images", "hdf5", "csv"}
     if len(sources) != 1:
         parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
@@ -443,8 +475,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("compare either --hidden sizes or --learning-rate values, not both")
     for name in given & {"plot", "save", "json"}:
         file = getattr(options, name)
-        if file != "-" and not Path(file).parent.is_dir():
-            parser.error(f"--{name} {file}: there is no folder {Path(file).parent}")
+        if not (name == "json" and file == "-"):
+            try:
+                check_writable(Path(file))
+            except OSError as error:
+                parser.error(f"--{name} {error}")
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -455,23 +490,23 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**32 - 1, got {text}")
     return number
 
 
 def _rate(text: str) -> float:
     rate = float(text)
     if not 0 < rate < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
     return rate
 
 
 def _share(text: str) -> float:
     share = float(text)
     if not 0 <= share < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected a share from 0 up to, not with, 1, got {text}")
     return share
 
 

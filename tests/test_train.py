@@ -211,6 +211,9 @@ def test_an_hdf5_file_is_trained(tmp_path):
         (["planar", "--csv", "x.csv"], "expected one of RECIPE"),
         (["nope"], "unknown recipe nope: expected one of cat-logistic"),
         (["numpy-basics", "--epochs", "3"], "--epochs does nothing for numpy-basics"),
+        (["gradient-check", "--seed", "0"], "--seed does nothing for gradient-check"),
+        (["planar", "--validation", "0"], "--validation does nothing for planar"),
+        (["planar", "--seed", "4294967296"], "expected an integer from 0 to 2**32 - 1"),
         (["planar", "--data", "."], "--data does nothing for planar"),
         (["planar", "--layers", "3"], "--layers does nothing for planar"),
         (["--csv", "x.csv"], "--csv and --target go together"),
@@ -220,7 +223,7 @@ def test_an_hdf5_file_is_trained(tmp_path):
         (["planar", "--hidden", "2,0"], "argument --hidden"),
         (["--images", ".", "--validation", "1"], "argument --validation"),
         (["planar", "--hidden", "2", "--learning-rate", "1", "2"], "not both"),
-        (["planar", "--save", "nowhere/x.h5"], "--save nowhere/x.h5: there is no folder nowhere"),
+        (["planar", "--save", "nowhere/x.h5"], "there is no folder nowhere"),
     ],
 )
 def test_options_that_make_no_sense_end_at_once(arguments, message, capsys):
@@ -287,6 +290,47 @@ def test_a_diverged_training_is_told_and_its_json_is_valid(capsys):
     assert "diverged" in captured.err
     [result] = json.loads(captured.out, parse_constant=refuse)["trainings"]
     assert result["final_cost"] is None
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_model_that_cannot_be_saved_takes_no_other_result_with_it(tmp_path, capsys):
+    arguments = ["planar", "--epochs", "300", "--learning-rate", "1e308"]
+    assert train.main([*arguments, "--save", "m.h5", "--json", "r.json"]) == 1
+    assert "error: model m.h5" in capsys.readouterr().err
+    assert json.loads((tmp_path / "r.json").read_text())["trainings"][0]["final_cost"] is None
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_what_cannot_be_minimised_is_refused_before_the_first_training(monkeypatch, capsys):
+    monkeypatch.setattr(accelnn, "fit", lambda *_, **__: pytest.fail("trained"))
+    assert train.main(["football", "--solver", "minimize"]) == 1
+    assert "dropout" in capsys.readouterr().err
+    assert train.main(["digits", "--solver", "minimize", "--learning-rate", "3"]) == 1
+    assert "--learning-rate is for gradient descent" in capsys.readouterr().err
+
+
+def test_a_minimised_training_has_no_learning_rate_in_its_results():
+    [result] = run("digits", "--epochs", 3)
+    assert result["learning_rate"] is None
+
+
+@pytest.mark.parametrize("option", ["--json", "--save", "--plot"])
+def test_a_folder_in_a_files_place_is_refused_before_training(option, tmp_path, capsys):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(SystemExit) as end:
+        train.main(["planar", option, "folder.png"])
+    assert end.value.code == 2
+    assert "no regular file" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_a_file_that_cannot_be_written_leaves_no_part_behind(tmp_path):
+    from accelnn.bench.records import write_whole
+
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_whole("text", tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_ctrl_c_keeps_the_trainings_that_had_ended(monkeypatch, capsys):

@@ -20,7 +20,7 @@ from rich.progress import (
 from accelnn import backend
 from accelnn.bench import machine, report
 from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
-from accelnn.bench.records import Report, write_whole
+from accelnn.bench.records import Report, check_writable, write_whole
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 
@@ -36,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repeat = options.repeat or repeat
     limits: dict[str, dict[str, float]] = {}
     plan = _plan(parser, options, limits)
-    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
-        parser.error(f"--json {options.json}: there is no folder {Path(options.json).parent}")
+    if options.json and options.json != "-":
+        try:
+            check_writable(Path(options.json))
+        except OSError as error:
+            parser.error(f"--json {error}")
 
     result = Report(machine=machine.describe(), versions=machine.versions(), limits=limits)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
