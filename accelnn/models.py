@@ -8,7 +8,6 @@ notice a flipped byte. Nothing in it is code: no pickle, so a stranger's file is
 import hashlib
 import math
 import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import DTypeLike
 import accelnn
 from accelnn.backend import Array, array_module, backend_of, to_device, to_host
 from accelnn.datasets.dataset import Preprocessing
+from accelnn.files import whole_file
 from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = "accelnn model", 1
@@ -87,11 +87,10 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     _check(model)
     arrays = _arrays(model)
-    partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with whole_file(path) as unfinished:
         # From version 1.8 on HDF5 checks its own structures by checksums. It ends the process on
         # damaged ones without, and on texts of variable length: neither is in the file.
-        with h5py.File(partial, "w", libver="v108") as file:
+        with h5py.File(unfinished, "w", libver="v108") as file:
             file.attrs["format"] = np.bytes_(FORMAT)
             file.attrs["format_version"] = VERSION
             file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
@@ -100,11 +99,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
                 if array.dtype.kind == "S":
                     array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
                 file[name] = array
-        with partial.open("rb+") as written:
+        with unfinished.open("rb+") as written:
             os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> Model:

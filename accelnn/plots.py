@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
+from accelnn.files import whole_file
 from accelnn.network import Network, Parameters
 from accelnn.scores import labels
 from accelnn.solvers import History
@@ -348,12 +349,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises as `checked_path` does, and OSError where the file cannot be written.
     """
     path = checked_path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
 
 
 def _figure(width: float, height: float) -> Figure:

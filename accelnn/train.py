@@ -24,9 +24,10 @@ from rich.table import Table
 import accelnn
 from accelnn import backend, datasets, models
 from accelnn.backend import BackendError, to_host
-from accelnn.bench.records import check_writable, finite, write_whole
+from accelnn.bench.records import finite, write_whole
 from accelnn.bench.report import console
 from accelnn.datasets import Dataset
+from accelnn.files import check_writable
 from accelnn.network import Network, Parameters
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.scores import accuracy, report

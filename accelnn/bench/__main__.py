@@ -20,9 +20,10 @@ from rich.progress import (
 from accelnn import backend
 from accelnn.bench import machine, report
 from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
-from accelnn.bench.records import Report, check_writable, write_whole
+from accelnn.bench.records import Report, write_whole
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.files import check_writable
 
 # (repeat, seconds for an implementation of an operation, seconds for one of a training)
 DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.04, 0.3)

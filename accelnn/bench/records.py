@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from accelnn.files import whole_file
 
 SCHEMA = 1
 
@@ -91,24 +91,8 @@ def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> Non
 
 def write_whole(text: str, path: Path) -> None:
     """Write all or nothing: the file is never seen half-written."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         unfinished.write_text(text)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Raise OSError where `write_whole` could not write there: ask before the work, not after."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path}: is there and no regular file")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise OSError(f"{path}: the folder cannot be written to ({error.strerror})") from error
 
 
 def finite(value: Any) -> Any:
