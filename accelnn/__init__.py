@@ -9,13 +9,18 @@ from accelnn.backend import BackendError, to_device, to_host, use
 from accelnn.functions import one_hot
 from accelnn.gradient_check import gradient_check
 from accelnn.network import Network, Parameters
-from accelnn.solvers import History, fit
+from accelnn.optimizers import SGD, Adam, Momentum
+from accelnn.solvers import Checkpoint, History, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGD",
+    "Adam",
     "BackendError",
+    "Checkpoint",
     "History",
+    "Momentum",
     "Network",
     "Parameters",
     "fit",

@@ -215,9 +215,8 @@ class Network:
         """The cost, L2 included, dropout not; waits for the device."""
         X, Y = self.check(params, X, Y)
         work = Workspace(self, params, X.shape[1])
-        Z = forward(self, params, X, work)
-        Z += params[-1][1]
-        return float(OUTPUTS[self.output].loss(Z, Y) + penalty(self, params, X.shape[1]))
+        loss = loss_of(self, params, forward(self, params, X, work), Y)
+        return float(loss + penalty(self, params, X.shape[1]))
 
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
         """dW and db of every layer, of the cost that `cost` gives."""
@@ -270,6 +269,7 @@ class Workspace:
     """
 
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
+        self.m = m
         self.xp = xp = array_module(params.flat)
         self.operations = operations_for(params.flat)
         outputs = net.layers[1:]
@@ -283,12 +283,17 @@ class Workspace:
 
 def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:
     """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, still without their bias."""
-    A = X
-    for (W, b), A_l, activation, D in zip(params, work.A, net.hidden, work.D, strict=False):
-        work.xp.matmul(W, A, out=A_l)
-        work.operations.bias_activation(A_l, b, activation, D)
-        A = A_l
-    return work.xp.matmul(params[-1][0], A, out=work.A[-1])
+    work.xp.matmul(params[0][0], X, out=work.A[0])
+    return propagate(net, params, work)
+
+
+def propagate(net: Network, params: Parameters, work: Workspace) -> Array:
+    """`forward` from W[1] X on, which is in A[1], however it came there."""
+    for l, activation in enumerate(net.hidden):
+        b, W_next = params[l][1], params[l + 1][0]
+        work.operations.bias_activation(work.A[l], b, activation, work.D[l])
+        work.xp.matmul(W_next, work.A[l], out=work.A[l + 1])
+    return work.A[-1]
 
 
 def backward(
@@ -307,27 +312,50 @@ def backward(
     `scale` · m: 1/m gives the gradients themselves, α/m a step of gradient descent. `cost`, a
     0-d array, receives the cost where it is given.
     """
+    dZ = backpropagate(net, params, Y, work, scale, gradients, cost)
+    if cost is not None:
+        cost += penalty(net, params, X.shape[1])
+    W, dW = params[0][0], gradients[0][0]
+    work.xp.matmul(dZ, X.T, out=dW)
+    if net.l2:
+        dW += scale * net.l2 * W
+
+
+def backpropagate(
+    net: Network,
+    params: Parameters,
+    Y: Array,
+    work: Workspace,
+    scale: float,
+    gradients: Parameters,
+    cost: Array | None = None,
+) -> Array:
+    """`backward` down to dZ[1], which is returned: all gradients but dW[1], the cost without L2."""
     xp, operations = work.xp, work.operations
     dZ = work.A[-1]
     operations.output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
-    if cost is not None:
-        cost += penalty(net, params, X.shape[1])
-    for l in reversed(range(len(params))):
+    for l in range(len(params) - 1, 0, -1):
         W, dW = params[l][0], gradients[l][0]
-        xp.matmul(dZ, (work.A[l - 1] if l else X).T, out=dW)
+        dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
+        xp.matmul(dZ, A.T, out=dW)
         if net.l2:
             dW += scale * net.l2 * W
-        if l:
-            dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
-            xp.matmul(W.T, dZ, out=dA)
-            operations.activation_gradient(
-                dA, A, net.hidden[l - 1], db, work.D[l - 1], net.keep_prob[l - 1]
-            )
-            dZ = dA
+        xp.matmul(W.T, dZ, out=dA)
+        operations.activation_gradient(
+            dA, A, net.hidden[l - 1], db, work.D[l - 1], net.keep_prob[l - 1]
+        )
+        dZ = dA
+    return dZ
 
 
-def penalty(net: Network, params: Parameters, m: int) -> Array:
-    """λ/(2m) Σ ‖W‖²: what L2 adds to the cost."""
+def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
+    """The cost without L2, from what `forward` returned, which is spent; stays on the device."""
+    Z += params[-1][1]
+    return OUTPUTS[net.output].loss(Z, Y)
+
+
+def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: int) -> Array:
+    """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost."""
     if not net.l2:
         return 0.0
     return net.l2 / (2 * m) * sum((W * W).sum() for W, _ in params)

@@ -5,8 +5,12 @@ one backend takes its place through `register`; every registered form is tested 
 All four work in place. Shapes: Z, A, dA (n_l, m); b, db (n_l, 1); Y (n_outputs, m).
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
 
 from accelnn.backend import Array, array_module
 from accelnn.functions import ACTIVATIONS, OUTPUTS
@@ -58,13 +62,52 @@ def update(parameters: Array, step: Array) -> None:
     parameters -= step
 
 
+def momentum_update(theta: Array, step: Array, V: Array, beta: float, rate: float) -> None:
+    """V ← β V + step, θ ← θ - α V, where step is (1 - β) dθ and is spent."""
+    xp = array_module(theta)
+    V *= beta
+    V += step
+    xp.multiply(V, rate, out=step)
+    theta -= step
+
+
+def adam_update(
+    theta: Array,
+    step: Array,
+    M: Array,
+    V: Array,
+    beta1: float,
+    beta2: float,
+    rate: float,
+    epsilon: float,
+) -> None:
+    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
+
+    `step` is (1 - β₁) dθ and is spent; α and ε come corrected for bias.
+    """
+    xp = array_module(theta)
+    M *= beta1
+    M += step
+    V *= beta2
+    step *= math.sqrt(1 - beta2) / (1 - beta1)
+    xp.square(step, out=step)
+    V += step
+    xp.sqrt(V, out=step)
+    step += epsilon
+    xp.divide(M, step, out=step)
+    step *= rate
+    theta -= step
+
+
 class Operations(NamedTuple):
-    """One form of each operation, as one backend runs them."""
+    """One form of each operation, as one backend runs them; of the update one an optimizer."""
 
     bias_activation: Callable[..., None] = bias_activation
     activation_gradient: Callable[..., None] = activation_gradient
     output_gradient: Callable[..., None] = output_gradient
     update: Callable[..., None] = update
+    momentum_update: Callable[..., None] = momentum_update
+    adam_update: Callable[..., None] = adam_update
 
 
 VECTORISED = Operations()
@@ -79,3 +122,86 @@ def register(backend: str, **forms: Callable[..., None]) -> None:
 def operations_for(*arrays: Array) -> Operations:
     """The form of each operation to use on these arrays."""
     return _chosen[array_module(*arrays).__name__]
+
+
+# --------------------------------------------------------------------------------------------
+# on the CPU: one pass over each array, on all cores
+
+
+@functools.cache
+def fused() -> Operations:
+    """Each operation compiled, from `accelnn.kernels.fused`: for NumPy arrays.
+
+    `register("numpy", **fused()._asdict())` lets them take the place of the vectorised forms.
+    Products and operations then take turns on two pools of threads, each of which keeps the cores
+    busy for a while after its work: give BLAS one thread (threadpoolctl) or Numba one
+    (numba.set_num_threads). The compiled steps of solver="jitted" need neither.
+    """
+    import numba
+
+    from accelnn.kernels import jit
+    from accelnn.kernels.loops import KINDS
+
+    kernels, threads = jit.fused(), numba.get_num_threads()
+
+    def bias_activation(Z: Array, b: Array, activation: str, D: Array | None) -> None:
+        n, m = Z.shape
+        kernels.bias_activation(
+            Z, b[:, 0], KINDS[activation], Z if D is None else D, D is not None, 0, n, 0, m
+        )
+
+    def activation_gradient(
+        dA: Array, A: Array, activation: str, db: Array, D: Array | None, keep_prob: float
+    ) -> None:
+        n, m = dA.shape
+        keep, masks = (1.0, A) if D is None else (keep_prob, D)
+        keep = dA.dtype.type(keep)
+        kernels.activation_gradient(
+            dA, A, KINDS[activation], db, 0, masks, keep, D is not None, 0, n, 0, m
+        )
+
+    def output_gradient(
+        Z: Array, b: Array, Y: Array, output: str, scale: float, db: Array, cost: Array | None
+    ) -> None:
+        n, m = Z.shape
+        parts, losses = np.empty((n, threads), Z.dtype), np.empty(threads)
+        kernels.output_gradient_by_parts(
+            Z,
+            b[:, 0],
+            np.ascontiguousarray(Y),
+            KINDS[output],
+            Z.dtype.type(scale),
+            parts,
+            cost is not None,
+            np.empty((2, m), Z.dtype),
+            losses,
+        )
+        parts.sum(axis=1, keepdims=True, out=db)
+        if cost is not None:
+            cost[...] = losses.sum() / m
+
+    def momentum_update(theta: Array, step: Array, V: Array, beta: float, rate: float) -> None:
+        kind = theta.dtype.type
+        kernels.momentum_update(theta, step, V, kind(beta), kind(rate))
+
+    def adam_update(
+        theta: Array,
+        step: Array,
+        M: Array,
+        V: Array,
+        beta1: float,
+        beta2: float,
+        rate: float,
+        epsilon: float,
+    ) -> None:
+        numbers = map(theta.dtype.type, (beta1, beta2, rate, epsilon))
+        kernels.adam_update(theta, step, M, V, *numbers)
+
+    return Operations(
+        bias_activation,
+        activation_gradient,
+        output_gradient,
+        kernels.update,
+        momentum_update,
+        adam_update,
+    )

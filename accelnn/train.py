@@ -114,8 +114,8 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None) -> tuple[list[Result
             for label, one in recipe.trainings():
                 task = bar.add_task(label or "training", total=one.epochs, cost="")
 
-                def follow(epoch: int, cost: float, task: Any = task) -> None:
-                    bar.update(task, completed=epoch, cost=f"cost {cost:.4f}")
+                def follow(now: accelnn.Checkpoint, task: Any = task) -> None:
+                    bar.update(task, completed=now.epoch, cost=f"cost {now.cost:.4f}")
 
                 results.append(_train_one(label, one, data, dtype, follow))
                 bar.update(task, completed=one.epochs)
@@ -129,7 +129,7 @@ def _train_one(
     recipe: Recipe,
     data: Dataset,
     dtype: str | None,
-    follow: Callable[[int, float], None],
+    follow: Callable[[accelnn.Checkpoint], object],
 ) -> Result:
     start = time.perf_counter()
     params, history = accelnn.fit(
@@ -143,7 +143,7 @@ def _train_one(
         method=recipe.method,
         record_every=RECORD_EVERY,
         seed=recipe.seed,
-        on_record=follow,
+        callbacks=[follow],
     )
     seconds = time.perf_counter() - start
 

@@ -1,4 +1,4 @@
-"""The loops of `loops.py`, the very same functions, compiled by Numba.
+"""The functions of `loops.py`, `fused.py` and `training.py`, the very same, compiled by Numba.
 
 `serial.dot` is `loops.dot` compiled; `parallel.dot` is its parallel twin, in which `prange` is
 Numba's. A function without independent iterations has no twin: `parallel` then holds the serial
@@ -6,15 +6,31 @@ one. Each function is compiled at its first call for each combination of types, 
 """
 
 import dis
+import functools
+import hashlib
+import time
 from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
+from pathlib import Path
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
 
 from . import loops
 
-FUNCTIONS = {name: f for name, f in vars(loops).items() if isinstance(f, FunctionType)}
+Functions = dict[str, Any]
+
+
+def functions_of(module: ModuleType) -> dict[str, FunctionType]:
+    """The functions that a module defines, in its order."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__
+    }
+
+
+FUNCTIONS = functions_of(loops)
 
 
 def njit(function: Callable[..., Any], **options: Any) -> Any:
@@ -26,7 +42,7 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def compiled(
-    function: FunctionType, scope: dict[str, Any], suffix: str = "", parallel: bool = False
+    function: FunctionType, scope: dict[str, Any], suffix: str = "", **options: Any
 ) -> Any:
     """`function` through Numba, with `scope` as its globals.
 
@@ -36,9 +52,7 @@ def compiled(
     variant = FunctionType(function.__code__, scope, function.__name__ + suffix)
     variant.__qualname__ = variant.__name__
     variant.__doc__ = function.__doc__
-    # fastmath stays off: a compiled loop adds up in the order in which it is written, so that dot
-    # does not use SIMD lanes. That is what NumPy gains over the same loop, and it is told as it is.
-    return njit(variant, parallel=parallel)
+    return njit(variant, **options)
 
 
 def global_names(function: FunctionType) -> set[str]:
@@ -46,29 +60,132 @@ def global_names(function: FunctionType) -> set[str]:
     return {op.argval for op in dis.get_instructions(function) if op.opname == "LOAD_GLOBAL"}
 
 
-def serial_functions() -> dict[str, Any]:
-    scope = dict(vars(loops))
-    for name, function in FUNCTIONS.items():
-        scope[name] = compiled(function, scope)
-    return {name: scope[name] for name in FUNCTIONS}
+def options_of(function: FunctionType, options: dict[str, Any]) -> dict[str, Any]:
+    """Functions that return a view become part of their caller: it owns what they point into."""
+    returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
+    return options | {"inline": "always"} if returns_view else options
 
 
-def parallel_functions(serial: dict[str, Any]) -> dict[str, Any]:
+def serial_functions(
+    module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
+) -> Functions:
+    """All functions of a module, compiled; `imported`: compiled ones that it takes from others."""
+    scope = vars(module) | (imported or {})
+    for name, function in functions_of(module).items():
+        scope[name] = compiled(function, scope, suffix, **options_of(function, options))
+    return {name: scope[name] for name in functions_of(module)}
+
+
+def parallel_functions(
+    module: ModuleType,
+    serial: Functions,
+    imported: Functions | None = None,
+    suffix: str = "",
+    **options: Any,
+) -> Functions:
     """Twins of the functions that use prange, and of those that call one of these.
 
-    The latter have nothing to parallelise themselves. One pass is enough, for `loops` defines
+    The latter have nothing to parallelise themselves. One pass is enough, for a module defines
     each function before its callers.
     """
-    scope = vars(loops) | serial | {"prange": numba.prange}
+    scope = vars(module) | (imported or {}) | serial | {"prange": numba.prange}
     twins = {"prange"}
-    for name, function in FUNCTIONS.items():
+    for name, function in functions_of(module).items():
         uses = twins.intersection(global_names(function))
         if uses:
-            scope[name] = compiled(function, scope, "_parallel", parallel="prange" in uses)
+            scope[name] = compiled(
+                function, scope, "_parallel" + suffix, parallel="prange" in uses, **options
+            )
             twins.add(name)
-    return {name: scope[name] for name in FUNCTIONS}
+    return {name: scope[name] for name in functions_of(module)}
 
 
-_serial = serial_functions()
+# The notes' loops. fastmath stays off: a compiled loop adds up in the order in which it is
+# written, so that dot does not use SIMD lanes. That is what NumPy gains over the same loop, and
+# it is told as it is.
+_serial = serial_functions(loops)
 serial = SimpleNamespace(**_serial)
-parallel = SimpleNamespace(**parallel_functions(_serial))
+parallel = SimpleNamespace(**parallel_functions(loops, _serial))
+
+# What trains may add up in any order and divide as NumPy does: without it no loop with a sum or a
+# quotient would use SIMD lanes. NaN and infinity keep their meaning. Nor does it count references
+# to the views that it makes (_nrt): that took 4 of 10 us in a step of the smallest network.
+FAST: dict[str, Any] = {
+    "fastmath": {"contract", "reassoc", "nsz"},
+    "error_model": "numpy",
+    "_nrt": False,
+}
+EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
+
+
+@functools.cache
+def fused() -> SimpleNamespace:
+    """`fused.py`, the rows of a matrix shared among threads."""
+    from . import fused as module
+
+    return SimpleNamespace(
+        **parallel_functions(module, _fused(), _elementary(), _sources(), **FAST)
+    )
+
+
+@functools.cache
+def train() -> Any:
+    """`training.train` compiled for several threads, which share each product; one may be all."""
+    from . import blas
+    from . import training as module
+
+    compiled_before = _fused() | serial_functions(blas, {}, _sources(), **FAST)
+    imported = {name: f for name, f in compiled_before.items() if name in vars(module)}
+    functions = serial_functions(module, imported, _sources(), **FAST)
+    return parallel_functions(module, functions, imported, _sources(), **FAST)["train"]
+
+
+def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether a compiled function for arguments of these types is in memory or on disk.
+
+    Numba has no public way to ask; where its private one changes, the answer is no.
+    """
+    signature = tuple(map(numba.typeof, arguments))
+    if signature in function.overloads:
+        return True
+    try:
+        cache, codegen = function._cache, function.targetctx.codegen()
+        return cache._index_key(signature, codegen) in cache._cache_file._load_index()
+    except (AttributeError, OSError):
+        return False
+
+
+def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
+    """Compile a function for arguments of these types, or load it; the seconds that took."""
+    start = time.perf_counter()
+    signature = tuple(map(numba.typeof, arguments))
+    if signature in function.overloads:
+        return 0.0
+    function.compile(signature)
+    return time.perf_counter() - start
+
+
+@functools.cache
+def _fused() -> Functions:
+    from . import fused as module
+
+    return serial_functions(module, _elementary(), _sources(), **FAST)
+
+
+@functools.cache
+def _elementary() -> Functions:
+    from . import elementary
+
+    return serial_functions(elementary, {}, _sources(), **EXACT)
+
+
+@functools.cache
+def _sources() -> str:
+    """A name for this version of all the sources.
+
+    Numba compiles anew what stands in a changed file, and not what calls it from another.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return "_" + digest.hexdigest()[:8]

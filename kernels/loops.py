@@ -21,6 +21,15 @@ prange = range  # iterations that are independent; numba.prange in the parallel 
 # What a layer applies to W·A + b. SOFTMAX and LINEAR are for the output layer only.
 SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR = range(6)
 
+KINDS = {
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "softmax": SOFTMAX,
+    "linear": LINEAR,
+}
+
 LEAK = 0.01  # slope of the leaky ReLU below zero
 SMALLEST = 1e-16  # for logarithms: below it, float64 cannot tell 1 - p from 1
 

@@ -1,5 +1,6 @@
 """The benchmark: what it measures is right, what it says of it is true, and it never loses rows."""
 
+import dataclasses
 import io
 import json
 import math
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from accelnn.backend import NumpyBackend
-from accelnn.bench import cases, machine, notes, report, runner, timing, trainings
+from accelnn.bench import cases, growth, machine, notes, report, runner, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import main
 from accelnn.kernels import loops
@@ -27,8 +29,8 @@ RECORD_FIELDS = {
     *("transfer_seconds", "gb_per_s", "gflop_per_s", "share_of_limit", "max_rel_error"),
 }
 TRAINING_FIELDS = {
-    *("solver", "epochs", "epochs_measured", "final_cost", "train_accuracy", "test_accuracy"),
-    "data",
+    *("solver", "epochs", "epochs_measured", "optimizer", "batch_size", "steps", "data"),
+    *("final_cost", "cost_difference", "train_accuracy", "test_accuracy"),
 }
 
 
@@ -38,6 +40,8 @@ def known_machine(monkeypatch):
     limits = {"stream_gb_per_s": 20.0, "matmul_gflop_per_s": 50.0}
     monkeypatch.setattr(machine, "limits", lambda *_args, **_options: dict(limits))
     monkeypatch.setattr(timing, "REST", 0.0)
+    with threadpool_limits(1):  # two threads that wait for one another are slow beside other work
+        yield
 
 
 def bench(*arguments, capsys):
@@ -81,10 +85,11 @@ def test_operations_are_recorded_with_every_field(capsys):
 
 def test_a_training_is_recorded_with_every_field_and_the_same_outcome_for_all(monkeypatch, capsys):
     monkeypatch.setattr("accelnn.bench.__main__.QUICK", (3, 0.1, 60.0))  # time for the whole
-    arguments = ("train", "--case", "planar", "--implementation", "notes", "numpy", "numba")
+    names = ("notes", "numpy", "numba", "accelnn")
+    arguments = ("train", "--case", "planar", "--implementation", *names)
     status, records = bench(*arguments, capsys=capsys)
     assert status == 0
-    assert {record["implementation"] for record in records} == {"notes", "numpy", "numba"}
+    assert {record["implementation"] for record in records} == set(names)
     for record in records:
         assert set(record) == RECORD_FIELDS | TRAINING_FIELDS
         assert record["status"] == "ok"
@@ -92,8 +97,106 @@ def test_a_training_is_recorded_with_every_field_and_the_same_outcome_for_all(mo
         assert record["epochs"] == record["epochs_measured"] == 2000
         assert record["max_rel_error"] < 1e-12
         assert record["final_cost"] == pytest.approx(records[0]["final_cost"], rel=1e-9)
+        assert abs(record["cost_difference"]) < 1e-9
+        assert (record["optimizer"], record["batch_size"], record["steps"]) == ("sgd", None, 2000)
         assert record["train_accuracy"] == pytest.approx(0.9, abs=0.02)
     assert [r["solver"] for r in records if r["implementation"] == "numpy"] == ["direct"]
+
+
+def test_mini_batches_are_trained_whole_and_set_against_their_products(monkeypatch, capsys):
+    training = dataclasses.replace(trainings.TRAININGS["minibatch-1024-sgd"], epochs=2)
+    monkeypatch.setitem(trainings.TRAININGS, "minibatch-1024-sgd", training)
+    names = ("numpy", "accelnn", "products")
+    arguments = ("train", "--case", "minibatch-1024-sgd", "--implementation", *names)
+    status, records = bench(*arguments, capsys=capsys)
+    assert status == 0
+    for record in records:
+        assert set(record) == RECORD_FIELDS | TRAINING_FIELDS
+        assert (record["status"], record["dtype"]) == ("ok", "float32")
+        assert record["steps"] == 2 * 4  # 4,000 digits
+        assert record["epochs_measured"] == 2
+        assert (record["final_cost"] is None) == (record["implementation"] == "products")
+        assert record["share_of_limit"] is None  # the limit is that of float64
+    main([*arguments, "--quick"])
+    assert "| products |" in capsys.readouterr().out
+
+
+def test_one_training_of_several_seeds_tells_their_mean_accuracy(monkeypatch, capsys):
+    training = dataclasses.replace(trainings.TRAININGS["digits-mlp"], epochs=1)
+    monkeypatch.setitem(trainings.TRAININGS, "digits-mlp", training)
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (5, 0.1, 60.0))
+    _, [record] = bench(
+        "train", "--case", "digits-mlp", "--implementation", "accelnn", capsys=capsys
+    )
+    assert record["repeats"] == 5
+    found = re.fullmatch(r"test accuracy of 5 seeds (\d+\.\d+)% to (\d+\.\d+)%", record["reason"])
+    least, most = (float(text) / 100 for text in found.groups())
+    assert least < record["test_accuracy"] < most
+
+
+def test_who_ends_at_a_higher_cost_did_less_and_is_wrong(monkeypatch, capsys):
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (1, 0.1, 60.0))
+    right = notes.model
+
+    def idle(X, Y, named, activations, epochs, rate, lambd):
+        return right(X, Y, named, activations, max(1, epochs - 1), rate, lambd)
+
+    monkeypatch.setattr(notes, "model", idle)
+    status, records = bench(
+        "train", "--case", "planar", "--implementation", "notes", "numpy", capsys=capsys
+    )
+    assert status == 1
+    assert [record["status"] for record in records] == ["wrong", "ok"]
+    assert "exceeds that of numpy" in records[0]["reason"]
+    assert records[0]["seconds"] is None
+
+
+def test_who_fails_while_it_is_measured_is_out_and_the_others_go_on(monkeypatch, capsys):
+    calls = []
+
+    def breaks_later(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise MemoryError("no room")
+        return right(*arguments)
+
+    right = notes.model
+    monkeypatch.setattr(notes, "model", breaks_later)
+    status, records = bench(
+        "train", "--case", "planar", "--implementation", "notes", "numpy", capsys=capsys
+    )
+    assert status == 1
+    assert [record["status"] for record in records] == ["failed", "ok"]
+    assert records[0]["reason"] == "MemoryError: no room"
+    assert len(calls) == 2
+
+
+def test_growth_tells_every_solver_and_what_auto_picked(monkeypatch, capsys):
+    small = [
+        growth.GrowthCase("growth-features", "features", n, (n, 4, 1), 30, epochs=40)
+        for n in (5, 50)
+    ]
+    monkeypatch.setitem(growth.GROWTHS, "growth-features", small)
+    status, records = bench("growth", "--case", "growth-features", capsys=capsys)
+    assert status == 0
+    assert len(records) == 2 * (len(growth.SOLVERS) + 1)
+    auto = [record for record in records if record["implementation"] == "auto"]
+    assert {record["solver"] for record in auto} <= set(growth.SOLVERS)
+    assert {record["size"]["value"] for record in records} == {5, 50}
+    main(["growth", "--case", "growth-features", "--quick"])
+    output = capsys.readouterr().out
+    assert "| picked" in output
+    assert "* fastest: " in output
+
+
+def test_a_training_that_takes_too_long_grows_by_the_rate_of_its_epochs():
+    case = growth.GrowthCase("growth-examples", "examples", 500, (2000, 7, 1), 500)
+    contestant = case.prepare("direct", seconds=0.1, repeat=1)
+    contestant.run()
+    assert contestant.error() < 1e-12
+    seconds = contestant.measure()
+    assert contestant.done < growth.EPOCHS
+    assert seconds > 0.5 * 0.1 * growth.EPOCHS / contestant.done
 
 
 def test_what_takes_too_long_is_measured_in_part_and_says_so(capsys):
@@ -360,6 +463,37 @@ def test_a_table_fits_its_terminal(width):
     assert ("spread" in text) == (width == 200)
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_tables_of_trainings_fit_their_terminal(width):
+    def training(case, implementation, **fields):
+        record = data.TrainingRecord(
+            *(case, implementation, fields.pop("size", {"layers": [9, 1]}), "float32", "numpy"),
+            **(
+                {"status": "ok", "threads": 2, "final_cost": 0.123456, "test_accuracy": 0.934}
+                | fields
+            ),
+        )
+        data.set_times(record, [0.123])
+        return record
+
+    names = ("numpy", "accelnn", "torch", "torch-compile", "torch-gram", "sklearn")
+    rows = [training("cat-logistic", name, solver="MLPClassifier sgd") for name in names]
+    batches = {"batch_size": 1024, "steps": 80, "solver": "MLPClassifier adam"}
+    rows += [training("minibatch-1024-adam", name, **batches) for name in (*names, "products")]
+    solvers = ("direct", "jitted", "gram", "gram-jitted", "fused", "auto")
+    for name in solvers:
+        size = {"along": "examples", "value": 5, "layers": [9, 1]}
+        grown = {"size": size, "epochs": 300, "epochs_measured": 16, "solver": "gram-jitted"}
+        rows.append(training("growth-depth", name, **grown))
+    text = re.sub(r"\x1b\[[\d;]*m", "", table(width, True, *rows))
+    tables = text[text.index("Trainings") : text.index("* fastest")]
+    assert "…" not in tables
+    assert "1.54 ms" in tables  # a step
+    assert "torch-compile" in tables
+    for line in (line for line in tables.splitlines() if "Gains" not in line and "=" not in line):
+        assert len(line) <= width
+
+
 def test_what_is_scaled_unstable_or_a_stand_in_is_remarked():
     scaled = row("python", 1.0, reason="3 of 1,000 rows")
     noisy = row("numpy", 1.0)
@@ -446,20 +580,24 @@ def test_all_trainers_take_the_same_steps(name):
     case = trainings.TrainingCase(name, "float64", {})
     weights = {}
     for implementation in ("numba", "notes", "numpy"):
-        contestant = case.prepare(implementation, seconds=1.0, repeat=1)
-        weights[implementation] = contestant.train(3).flat
+        trainee = case.prepare(implementation, seconds=1.0, repeat=1).trainee
+        trainee.restart(0)
+        trainee.train(1)
+        trainee.train(2)
+        weights[implementation] = trainee.weights()
     np.testing.assert_allclose(weights["notes"], weights["numpy"], rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(weights["numba"], weights["numpy"], rtol=1e-8, atol=1e-12)
 
 
 def test_the_notes_record_their_costs_every_100_epochs():
     case = trainings.TrainingCase("planar", "float64", {})
-    X, Y = case.dataset.X_train, case.dataset.Y_train
-    (W1, b1), (W2, b2) = case.first_weights
+    X, Y = case.dataset("float64").X_train, case.dataset("float64").Y_train
+    first = case.first_weights("float64", 0)
+    (W1, b1), (W2, b2) = first
     named = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
     _, costs = notes.model(X, Y, named, ["tanh", "sigmoid"], 201, 0.5)
     assert len(costs) == 3
-    assert costs[0] == pytest.approx(case.recipe.net.cost(case.first_weights, X, Y), rel=1e-12)
+    assert costs[0] == pytest.approx(case.training.net.cost(first, X, Y), rel=1e-12)
 
 
 def test_the_machine_describes_itself():

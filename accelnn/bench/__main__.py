@@ -1,4 +1,4 @@
-"""`python -m accelnn.bench [all | ops | train]`: measure, show, and say by the exit status
+"""`python -m accelnn.bench [all | ops | train | growth]`: measure, show, and say by the exit status
 whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130)."""
 
 import argparse
@@ -20,6 +20,8 @@ from rich.progress import (
 from accelnn import backend
 from accelnn.bench import machine, report
 from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
+from accelnn.bench.growth import GROWTHS, GrowthCase
+from accelnn.bench.peers import PEERS
 from accelnn.bench.records import Report, write_whole
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
@@ -27,6 +29,9 @@ from accelnn.files import check_writable
 
 # (repeat, seconds for an implementation of an operation, seconds for one of a training)
 DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.04, 0.3)
+
+# Seconds for one solver at one size, where it is told how the time grows
+GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for place in _places(plan):
                 limits[place.name] = machine.limits(place, options.dtype, repeat)
             for case, implementations in plan:
-                seconds = training_seconds if isinstance(case, TrainingCase) else operation_seconds
+                seconds = operation_seconds
+                if isinstance(case, TrainingCase):
+                    seconds = training_seconds
+                elif isinstance(case, GrowthCase):
+                    seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
                 run_case(
                     case,
                     implementations,
@@ -85,25 +94,45 @@ def _announce(progress: Progress, bar: TaskID, case: Case, implementation: str) 
     progress.update(bar, description=f"{case} {implementation}")
 
 
+_IMPLEMENTATIONS = dict.fromkeys(
+    (
+        *OperationCase.implementations,
+        *(name for training in TRAININGS.values() for name in training.implementations),
+    )
+)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelnn.bench",
         description="Time the notes' operations and trainings as Python loops, jitted loops, "
-        "NumPy and CuPy, each checked against a float64 reference.",
+        "NumPy, CuPy and accelnn's fastest, each checked against a float64 reference.",
     )
-    parser.add_argument("group", nargs="?", choices=("all", "ops", "train"), default="all")
+    parser.add_argument(
+        "group",
+        nargs="?",
+        choices=("all", "ops", "train", "growth"),
+        default="all",
+        help="all is ops and train; growth tells how trainings grow with the size, by solver",
+    )
     parser.add_argument(
         "--case",
         nargs="+",
         metavar="NAME",
-        help=f"only these of {', '.join((*OPERATIONS, *TRAININGS))}",
+        help=f"only these of {', '.join((*OPERATIONS, *TRAININGS, *GROWTHS))}",
     )
     parser.add_argument(
         "--implementation",
         nargs="+",
         metavar="NAME",
         help="only these of "
-        + ", ".join(dict.fromkeys(OperationCase.implementations + TrainingCase.implementations)),
+        + ", ".join((*_IMPLEMENTATIONS, *PEERS))
+        + "; to name one of another package is to ask for --peers",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="let PyTorch, JAX and scikit-learn do the trainings too, each in a process of its own",
     )
     parser.add_argument(
         "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
@@ -123,29 +152,34 @@ def _plan(
     """The cases to run, and the implementations of each; ends the program on a wrong name."""
     names: dict[str, tuple[str, ...]] = {
         "ops": tuple(OPERATIONS),
-        "train": TRAININGS,
+        "train": tuple(TRAININGS),
+        "growth": tuple(GROWTHS),
         "all": (*OPERATIONS, *TRAININGS),
     }
     known = names[options.group]
     for name in options.case or ():
         if name not in known:
             parser.error(f"--case {name}: expected one of {', '.join(known)}")
+    asked = options.implementation or ()
     cases: list[Case] = []
     for name in known:
         if options.case and name not in options.case:
             continue
         if name in TRAININGS:
-            cases.append(TrainingCase(name, options.dtype, limits))
+            peers = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
+            cases.append(TrainingCase(name, options.dtype, limits, peers))
+        elif name in GROWTHS:
+            cases += GROWTHS[name]
         else:
             chosen = options.size or sizes(OPERATIONS[name])
             cases += [OperationCase(name, n, options.dtype, limits) for n in chosen]
     if options.size and not any(isinstance(case, OperationCase) for case in cases):
         parser.error("--size is for operations, and only trainings were asked for")
     available = list(dict.fromkeys(name for case in cases for name in case.implementations))
-    for name in options.implementation or ():
+    for name in asked:
         if name not in available:
             parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
-    wanted = options.implementation or available
+    wanted = asked or available
     plan = [(case, [name for name in case.implementations if name in wanted]) for case in cases]
     return [(case, implementations) for case, implementations in plan if implementations]
 

@@ -52,6 +52,9 @@ class Contestant(Protocol):
     def finish(self, record: Record) -> None:
         """Enter into the record what is known when all is measured."""
 
+    def close(self) -> None:
+        """End whatever was started for it."""
+
 
 # The implementations whose first run includes compiling
 COMPILED = ("numba", "numba-parallel", "cupy")
@@ -82,6 +85,9 @@ class Case(Protocol):
 
         Raises Skip where the implementation cannot run here.
         """
+
+    def compare(self, records: Sequence[Record]) -> None:
+        """Judge the results by one another, when all are there."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -225,6 +231,9 @@ class OperationCase:
         rows = self._affordable_rows(implementation, seconds / repeat)
         return OperationContestant(self, implementation, place, rows)
 
+    def compare(self, records: Sequence[Record]) -> None:
+        """Each was compared with the float64 reference: there is nothing to add."""
+
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
         if implementation not in TURN:
             return self.n
@@ -306,3 +315,6 @@ class OperationContestant:
             record.gb_per_s = bytes_moved / record.seconds / 1e9
             if bytes_moved > machine.last_level_cache():
                 record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
+
+    def close(self) -> None:
+        """There is nothing to end."""

@@ -52,15 +52,23 @@ class Record:
 class TrainingRecord(Record):
     """A record of a whole training.
 
+    solver : what ran: our solver, or the way of running that was a peer's fastest
     epochs, epochs_measured : of the whole training, and how many of them were run; where they
         differ, the seconds are scaled to the whole and nothing is told of its outcome
+    optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
+    steps : updates of the weights in the whole training
+    cost_difference : final_cost against ours, relative to ours
     data : "real" | "stand-in"
     """
 
     solver: str | None = None
     epochs: int | None = None
     epochs_measured: float | None = None
+    optimizer: str | None = None
+    batch_size: int | None = None
+    steps: int | None = None
     final_cost: float | None = None
+    cost_difference: float | None = None
     train_accuracy: float | None = None
     test_accuracy: float | None = None
     data: str | None = None

@@ -31,16 +31,38 @@ OPERATION: Columns = {
     "n": lambda r, _: f"{r.size['n']:,}",
     **COMMON,
 }
+# whatever stands before the columns that tell of the outcome
+_OF_TRAININGS: Columns = {
+    **{heading: COMMON[heading] for heading in ("implementation", "threads")},
+    "dtype": lambda r, group: r.dtype if any(other.dtype != r.dtype for other in group) else "",
+    "solver": lambda r, _: _solver(r),
+    **{heading: COMMON[heading] for heading in ("time", "spread")},
+}
 TRAINING: Columns = {
     "recipe": lambda r, _: r.case,
-    **COMMON,
+    **_OF_TRAININGS,
+    **{heading: COMMON[heading] for heading in ("rate", "of limit", "× python", "× numpy")},
+    "× torch": lambda r, group: _times(r, group, "torch"),
+    **{heading: COMMON[heading] for heading in ("error", "compile", "transfer")},
     "final cost": lambda r, _: _text(getattr(r, "final_cost", None), ".6f"),
     "train": lambda r, _: _percent(getattr(r, "train_accuracy", None)),
     "test": lambda r, _: _percent(getattr(r, "test_accuracy", None)),
 }
-LEFT = ("case", "recipe", "implementation")
+MINI_BATCH: Columns = {
+    "training": lambda r, _: r.case,
+    **_OF_TRAININGS,
+    "step": lambda r, _: _seconds(_step(r)),
+    "products": lambda r, group: _share_of_products(r, group),
+    "× numpy": COMMON["× numpy"],
+    **{heading: TRAINING[heading] for heading in ("× torch", "error", "compile", "transfer")},
+    **{heading: TRAINING[heading] for heading in ("final cost", "train", "test")},
+}
+LEFT = ("case", "recipe", "training", "implementation", "solver", "dtype", "picked")
 # left out, one after the other, until the table fits the terminal
-EXPENDABLE = ("spread", "error", "compile", "transfer", "threads", "rate", "of limit")
+EXPENDABLE = (
+    *("spread", "error", "compile", "transfer", "threads", "rate", "of limit", "dtype"),
+    *("solver", "× python", "train", "final cost", "× numpy", "test", "products"),
+)
 PIPE_WIDTH = 1000  # where the output is no terminal: no line is broken
 
 
@@ -67,16 +89,90 @@ def show(report: Report, to: Console) -> None:
             f"matrix product {limits['matmul_gflop_per_s']:.1f} GFLOP/s"
         )
     trainings = [r for r in report.records if isinstance(r, TrainingRecord)]
+    growing = [r for r in trainings if "along" in r.size]
+    trainings = [r for r in trainings if "along" not in r.size]
     operations = [r for r in report.records if not isinstance(r, TrainingRecord)]
-    for title, records, columns in (
+    tables: list[tuple[str, Sequence[Record], Columns]] = [
         ("Operations", operations, OPERATION),
-        ("Trainings", trainings, TRAINING),
-    ):
+        ("Trainings", [r for r in trainings if not r.batch_size], TRAINING),
+        ("Mini-batches", [r for r in trainings if r.batch_size], MINI_BATCH),
+    ]
+    for title, records, columns in tables:
         shown = [record for record in records if record.status != "skipped"]
         if shown:
             to.print()
             to.print(_table(title, shown, columns, to))
+    _show_gains(trainings, to)
+    for _, sizes in groupby(growing, key=lambda r: r.case):
+        _show_growth(list(sizes), to)
     _show_remarks(report.records, to)
+
+
+def _show_gains(trainings: Sequence[TrainingRecord], to: Console) -> None:
+    """Over PyTorch, what the algorithm gains and what its implementation does, apart."""
+    lines = []
+    for case, records in groupby(trainings, key=lambda r: r.case):
+        seconds = {r.implementation: r.seconds for r in records if r.seconds}
+        ours, torch = seconds.get("accelnn"), seconds.get("torch")
+        gram = seconds.get("torch-gram")
+        if not ours or not torch:
+            continue
+        line = f"  {case}: {_ratio(torch / ours)} times as fast as PyTorch"
+        if gram:
+            line += (
+                f" = {_ratio(torch / gram)} by the algorithm (PyTorch given ours: torch-gram)"
+                f" × {_ratio(gram / ours)} by its implementation"
+            )
+        lines.append(line)
+    if lines:
+        to.print("\nGains of accelnn:")
+    for line in lines:
+        to.print(line, soft_wrap=True)
+
+
+def _show_growth(records: Sequence[TrainingRecord], to: Console) -> None:
+    """One line for each size: the seconds of every solver, the one that "auto" picked, and how
+    the pick compares with the fastest."""
+    records = [record for record in records if record.seconds is not None]
+    if not records:
+        return
+    first = records[0]
+    along, layers = first.size["along"], first.size["layers"]
+    net = "" if along in ("features", "depth") else f" of {layers}"
+    unit = f", {first.dtype}" if first.dtype != "float64" else ""
+    title = f"{first.epochs} epochs{net}, by {along}{unit}"
+    solvers = [name for name in dict.fromkeys(r.implementation for r in records) if name != "auto"]
+    cells: dict[str, list[str]] = {
+        heading: [] for heading in (along, *solvers, "auto", "picked", "best/auto")
+    }
+    fastest: list[tuple[str, int]] = []
+    for value, group in groupby(records, key=lambda r: r.size["value"]):
+        by_name = {record.implementation: record for record in group}
+        seconds = {name: by_name[name].seconds or 0.0 for name in solvers if name in by_name}
+        best = min(seconds, key=lambda name: seconds[name], default="")
+        if best:
+            fastest.append((best, value))
+        cells[along].append(f"{value:,}")
+        for name in (*solvers, "auto"):
+            text = _time(by_name[name]) if name in by_name else ""
+            cells[name].append(f"*{text}" if name == best else text)
+        auto = by_name.get("auto")
+        cells["picked"].append((auto.solver or "") if auto else "")
+        ratio = seconds[best] / auto.seconds if auto and auto.seconds and best else None
+        cells["best/auto"].append(_text(ratio, ".2f"))
+    to.print()
+    to.print(_fitting(title, cells, set(), ("auto",), to))
+    reigns = [
+        (name, [value for _, value in group]) for name, group in groupby(fastest, lambda f: f[0])
+    ]
+    said = [
+        f"{name} at {values[0]:,}" + (f" to {values[-1]:,}" if len(values) > 1 else "")
+        for name, values in reigns
+    ]
+    if said:
+        rest = "; ~ the rest is added at the rate of the epochs that were run"
+        scaled = rest if any(map(_is_scaled, records)) else ""
+        to.print(f"  * fastest: {', '.join(said)}{scaled}", soft_wrap=True)
 
 
 def _table(title: str, records: Sequence[Record], columns: Columns, to: Console) -> Table:
@@ -87,13 +183,24 @@ def _table(title: str, records: Sequence[Record], columns: Columns, to: Console)
         texts = [show(record, group) for group in groups for record in group]
         if any(texts):
             cells[heading] = texts
-    ends = set(accumulate(map(len, groups)))
-    for expendable in ("", *EXPENDABLE):
+    return _fitting(title, cells, set(accumulate(map(len, groups))), EXPENDABLE, to)
+
+
+def _fitting(
+    title: str,
+    cells: dict[str, list[str]],
+    ends: set[int],
+    expendables: Sequence[str],
+    to: Console,
+) -> Table:
+    """A table of the columns `cells`, without as many expendable ones as it takes to fit."""
+    for expendable, padding in [("", 1), *((name, 1) for name in expendables), ("", 0)]:
         cells.pop(expendable, None)
         table = Table(
             title=title,
             title_justify="left",
             box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
+            padding=(0, padding),
         )
         for heading in cells:
             table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
@@ -109,7 +216,34 @@ def _table(title: str, records: Sequence[Record], columns: Columns, to: Console)
 def _time(record: Record) -> str:
     if record.seconds is None:
         return record.status.upper()
-    return ("~" if record.reason else "") + _seconds(record.seconds)
+    return ("~" if _is_scaled(record) else "") + _seconds(record.seconds)
+
+
+def _is_scaled(record: Record) -> bool:
+    """Whether only a part was measured."""
+    if not isinstance(record, TrainingRecord):
+        return record.reason is not None
+    measured = record.epochs_measured
+    return measured is not None and record.epochs is not None and measured < record.epochs
+
+
+def _solver(record: Record) -> str:
+    """What ran, where that is not said already."""
+    solver = getattr(record, "solver", None)
+    return "" if solver in (None, record.implementation) else str(solver)
+
+
+def _step(record: Record) -> float | None:
+    steps = getattr(record, "steps", None)
+    return record.seconds / steps if record.seconds is not None and steps else None
+
+
+def _share_of_products(record: Record, group: list[Record]) -> str:
+    """How much of the time the matrix products alone would take."""
+    alone = next((r.seconds for r in group if r.implementation == "products"), None)
+    if alone is None or record.seconds is None:
+        return ""
+    return _percent(alone / record.seconds)
 
 
 def _rate(record: Record) -> str:
@@ -122,18 +256,21 @@ def _show_remarks(records: list[Record], to: Console) -> None:
     """What the tables do not show: why rows are missing or wrong, what was scaled, what drifts."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        if record.reason is not None:
+        grown = "along" in record.size and record.status in ("ok", "skipped")
+        if record.reason is not None and not grown:  # a growth's table says it all
             who = record.implementation if record.status == "skipped" else _name(record)
-            by_reason.setdefault((record.status, record.reason), []).append(who)
+            status = "scaled" if record.status == "ok" and _is_scaled(record) else record.status
+            by_reason.setdefault((status, record.reason), []).append(who)
     for status, heading in (
-        ("ok", "~ Scaled to the whole job; measured were:"),
+        ("scaled", "~ Scaled to the whole job; measured were:"),
+        ("ok", "To be known besides:"),
         ("wrong", "WRONG, so not timed:"),
         ("failed", "FAILED:"),
         ("skipped", "Skipped:"),
     ):
         remarks = [(reason, who) for (s, reason), who in by_reason.items() if s == status]
         if remarks:
-            to.print(f"\n{heading}", style="" if status in ("ok", "skipped") else "bold red")
+            to.print(f"\n{heading}", style="bold red" if status in ("wrong", "failed") else "")
         for reason, names in remarks:
             to.print(f"  {', '.join(dict.fromkeys(names))}: {reason}", soft_wrap=True)
     noisy = [r for r in records if r.seconds and (r.seconds_max or 0) > 1.5 * r.seconds]
@@ -150,7 +287,10 @@ def _show_remarks(records: list[Record], to: Console) -> None:
 
 
 def _name(record: Record) -> str:
-    size = f"({record.size['n']:,})" if "n" in record.size else ""
+    size = ""
+    for key in ("n", "value"):
+        if key in record.size:
+            size = f"({record.size[key]:,})"
     return f"{record.case}{size} {record.implementation}"
 
 
@@ -159,7 +299,10 @@ def _times(record: Record, group: list[Record], baseline: str) -> str:
     base = next((r.seconds for r in group if r.implementation == baseline and r.seconds), None)
     if base is None or record.seconds is None:
         return ""
-    ratio = base / record.seconds
+    return _ratio(base / record.seconds)
+
+
+def _ratio(ratio: float) -> str:
     return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"
 
 

@@ -1,5 +1,7 @@
 """Run cases: check every implementation's result first, then time the right ones in turn."""
 
+import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +30,7 @@ def run_case(
     """
     mine = {name: case.record(name) for name in implementations}
     contestants: dict[str, Contestant] = {}
+    right: dict[str, Contestant] = {}
     first_seconds: dict[str, float] = {}
     times: dict[str, list[float]] = {name: [] for name in implementations}
     for record in mine.values():
@@ -36,7 +39,7 @@ def run_case(
         for name, record in mine.items():
             progress(name)
             try:
-                contestant = case.prepare(name, seconds, repeat)
+                contestant = contestants[name] = case.prepare(name, seconds, repeat)
                 start = time.perf_counter()
                 contestant.run()
                 first_seconds[name] = time.perf_counter() - start
@@ -45,28 +48,54 @@ def run_case(
                 record.reason = str(reason)
                 continue
             except Exception as error:
-                record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
+                _fail(record, error)
                 continue
             record.transfer_seconds = contestant.transfer_seconds
             if record.max_rel_error <= contestant.tolerance:
-                contestants[name] = contestant
+                right[name] = contestant
             else:  # NaN comes here too
                 record.status = "wrong"
                 record.reason = (
                     f"the error {record.max_rel_error:.1e} exceeds {contestant.tolerance:.1e}"
                 )
-        measures = {name: contestant.measure for name, contestant in contestants.items()}
+        measures: dict[str, Callable[[], float]] = {
+            name: functools.partial(_measure, contestant, mine[name])
+            for name, contestant in right.items()
+        }
         threaded = {name for name in measures if (mine[name].threads or 1) > 1}
         alternate(measures, times, repeat, seconds, threaded)
     finally:
-        for name, contestant in contestants.items():
-            if times[name]:
-                record = mine[name]
-                record.status, record.reason = "ok", None
-                set_times(record, times[name], contestant.scale)
-                if name in COMPILED:
-                    # the first run did one share of the job, and whatever was to be compiled
-                    run_seconds = min(times[name]) * contestant.run_share
-                    record.compile_seconds = max(0.0, first_seconds[name] - run_seconds)
+        for name, contestant in right.items():
+            record = mine[name]
+            if not times[name] or record.status == "failed":
+                continue
+            record.status, record.reason = "ok", None
+            set_times(record, times[name], contestant.scale)
+            if name in COMPILED:
+                # the first run did one share of the job, and whatever was to be compiled
+                run_seconds = min(times[name]) * contestant.run_share
+                record.compile_seconds = max(0.0, first_seconds[name] - run_seconds)
+            try:
                 contestant.finish(record)
+            except Exception as error:
+                _fail(record, error)
+        for contestant in contestants.values():
+            contestant.close()
+        case.compare([record for record in mine.values() if record.status == "ok"])
         records.extend(mine.values())
+
+
+def _measure(contestant: Contestant, record: Record) -> float:
+    """Measure once; who fails is out, and the others go on."""
+    if record.status == "failed":
+        return math.nan
+    try:
+        return contestant.measure()
+    except Exception as error:
+        _fail(record, error)
+        return math.nan
+
+
+def _fail(record: Record, error: Exception) -> None:
+    record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
+    record.seconds = record.seconds_min = record.seconds_max = None

@@ -1,15 +1,20 @@
-"""The notes' trainings as cases: the recipes, each trained by loops, notes, NumPy and CuPy.
+"""Whole trainings as cases: the notes' recipes, and mini-batches of a larger net on digits, each
+trained by loops, the notes' NumPy, this library and, where asked for, other packages.
 
-Gradient descent has no memory but its weights, so a training can be run in equal parts, the
-implementations taking turns: `repeat` measurements of the one training, and at its end the
-trained weights.
+A measurement is a whole training from the first weights. Where `repeat` of them would take too
+long, full-batch gradient descent, which has no memory but its weights, is run in equal parts:
+`repeat` measurements of one training, or of the part of it that the time allows. What has a
+set-up to pay (the solvers that "auto" picks from, "torch-gram"), an optimizer that remembers or
+an order of mini-batches always runs whole trainings, as many as the time allows and at least one.
 """
 
 import functools
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,20 +22,16 @@ import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array, Backend, to_host
 from accelnn.bench import machine, notes
-from accelnn.bench.cases import LOOPS, TURN, place_of
+from accelnn.bench.cases import LOOPS, TURN, Skip, place_of
+from accelnn.bench.peers import PEERS, Job, Peer, Unfit
+from accelnn.bench.products import Products
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.kernels import loops
 from accelnn.network import Network, Parameters
-from accelnn.recipes import RECIPES, Recipe
+from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
 
-# The recipes that are timed
-TRAININGS = ("cat-logistic", "cat-2layer", "cat-4layer", "planar", "digits")
-
-# How far one step may be from the float64 reference's, relative to the step
-TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
-
-KINDS = {
+LOOP_KINDS = {
     "sigmoid": loops.SIGMOID,
     "tanh": loops.TANH,
     "relu": loops.RELU,
@@ -39,237 +40,595 @@ KINDS = {
     "linear": loops.LINEAR,
 }
 
-# (epochs) -> the weights after that many more epochs
-Trainer = Callable[[int], Parameters]
+
+@dataclass(frozen=True)
+class Training:
+    """One training to be timed.
+
+    data, first_weights : of a dtype, and of a dtype and a seed
+    dtype : the only one that it is run in; None is whichever is asked for
+    seeds : measurement k draws its weights and orders its mini-batches by seeds[k]
+    band : how much higher than ours the final cost of another may be, relative to ours, before it
+        counts as wrong; by dtype
+    """
+
+    net: Network
+    data: Callable[[str], datasets.Dataset]
+    first_weights: Callable[[str, int], Parameters]
+    epochs: int
+    learning_rate: float
+    optimizer: str = "sgd"
+    batch_size: int | None = None
+    dtype: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    implementations: tuple[str, ...] = ("python", "numba", "notes", "numpy", "cupy", "accelnn")
+    float32_peers: tuple[str, ...] = ()
+    band: tuple[tuple[str, float], ...] = (("float64", 1e-6), ("float32", 0.1))
+
+    def steps(self, examples: int) -> int:
+        """Updates of the weights in the whole training."""
+        return self.epochs * -(-examples // (self.batch_size or examples))
 
 
-def library_trainer(recipe: Recipe, params: Parameters, X: Array, Y: Array) -> Trainer:
-    """`accelnn.fit`, wherever the arrays are."""
+def _recipe(name: str, **options: Any) -> Training:
+    recipe = RECIPES[name]
+    return Training(
+        recipe.net,
+        data=lambda dtype: recipe.data(dtype=dtype),
+        first_weights=lambda dtype, _seed: recipe.first_weights(dtype),
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        **options,
+    )
 
-    def train(epochs: int) -> Parameters:
-        nonlocal params
-        params, _ = accelnn.fit(
-            recipe.net, params, X, Y, epochs=epochs, learning_rate=recipe.learning_rate
+
+def _digits(
+    batch_size: int, optimizer: str, epochs: int, seeds: tuple[int, ...] = (0,)
+) -> Training:
+    net = Network([784, 256, 128, 10], output="softmax")
+    return Training(
+        net,
+        data=lambda dtype: datasets.load_digits(dtype=dtype),
+        first_weights=lambda dtype, seed: net.init("he", seed=seed, dtype=dtype),
+        epochs=epochs,
+        learning_rate={"sgd": 0.1, "adam": 1e-3}[optimizer],
+        optimizer=optimizer,
+        batch_size=batch_size,
+        dtype="float32",
+        seeds=seeds,
+        implementations=("numpy", "cupy", "accelnn", "products"),
+    )
+
+
+# Gradient descent amplifies rounding. In float32 merely permuting the examples moves the final
+# cost of cat-2layer by 3e-3 and of cat-4layer by 0.14, relative to it: hence the band of the
+# latter. In float64 all of these are stable.
+WIDE = (("float64", 1e-6), ("float32", 0.5))
+
+# The epochs of the mini-batches are what takes NumPy about half a second.
+TRAININGS = {
+    "cat-logistic": _recipe("cat-logistic"),
+    "cat-2layer": _recipe("cat-2layer", float32_peers=("torch", "jax")),
+    "cat-4layer": _recipe("cat-4layer", float32_peers=("torch", "jax"), band=WIDE),
+    "planar": _recipe("planar"),
+    "digits": _recipe("digits"),
+    "minibatch-32-sgd": _digits(32, "sgd", 6),
+    "minibatch-32-adam": _digits(32, "adam", 4),
+    "minibatch-128-sgd": _digits(128, "sgd", 12),
+    "minibatch-128-adam": _digits(128, "adam", 10),
+    "minibatch-1024-sgd": _digits(1024, "sgd", 20),
+    "minibatch-1024-adam": _digits(1024, "adam", 20),
+    # what a user of MLPClassifier would call a training: its accuracy over five seeds
+    "digits-mlp": _digits(128, "adam", 10, seeds=(1, 2, 3, 4, 5)),
+}
+
+# How far one step may be from the float64 reference's, relative to the step
+TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
+
+# Adam's ε stands after the correction of the bias in the paper and in most packages, before it in
+# scikit-learn: a first step that is 2 % away.
+ADAM_TOLERANCE = 0.05
+
+# MLPClassifier shuffles by itself, and the last batches decide where a training ends: over eight
+# orders the final costs of these trainings differed by up to 0.74, relative to the least. So its
+# final cost says little; that it saw every example in every epoch is counted by its process.
+BAND_OF_ORDER = 1.0
+
+_FLOAT32 = "-float32"
+
+
+# --------------------------------------------------------------------------------------------
+# ours, in this process
+
+
+class Trainee(Protocol):
+    """Somebody who trains: from the first weights on, again and again.
+
+    solver : what ran, where that is known
+    compile_seconds : spent on compiling, and in none of the seconds that `train` tells
+    """
+
+    solver: str | None
+    compile_seconds: float | None
+
+    def first_step(self) -> Array:
+        """The weights (flat) after one step on the first mini-batch."""
+
+    def restart(self, seed: int) -> None:
+        """Begin anew."""
+
+    def train(self, epochs: int) -> float:
+        """Train on; the seconds it took."""
+
+    def weights(self) -> Array:
+        """The present ones (flat, on the host)."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class Library:
+    """`accelnn.fit`, wherever the arrays are. Each `train` is a training of its own, from the
+    present weights."""
+
+    def __init__(
+        self,
+        training: Training,
+        first: Callable[[int], Parameters],
+        X: Array,
+        Y: Array,
+        solver: str,
+        place: Backend,
+    ) -> None:
+        self.training, self.first, self.X, self.Y = training, first, X, Y
+        self.asked, self.place = solver, place
+        self.solver: str | None = None
+        self.compile_seconds: float | None = None
+
+    def first_step(self) -> Array:
+        self.restart(self.training.seeds[0])
+        size = self.training.batch_size
+        self._fit(self.X[:, :size], self.Y[:, :size], 1)
+        return self.weights()
+
+    def restart(self, seed: int) -> None:
+        self.params, self.seed = self.first(seed), seed
+
+    def train(self, epochs: int) -> float:
+        before = self.compile_seconds or 0.0
+        with self.place.timer() as timing:
+            self._fit(self.X, self.Y, epochs)
+        return float(timing.seconds) - (self.compile_seconds or 0.0) + before
+
+    def _fit(self, X: Array, Y: Array, epochs: int) -> None:
+        training = self.training
+        self.params, history = accelnn.fit(
+            training.net,
+            self.params,
+            X,
+            Y,
+            epochs=epochs,
+            learning_rate=training.learning_rate,
+            optimizer=training.optimizer,
+            batch_size=training.batch_size,
+            solver=self.asked,
+            seed=self.seed,
         )
-        return params
+        self.solver = history.solver
+        if history.compile_seconds:
+            self.compile_seconds = (self.compile_seconds or 0.0) + history.compile_seconds
 
-    return train
+    def weights(self) -> Array:
+        return to_host(self.params.flat)
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
-def notes_trainer(recipe: Recipe, params: Parameters, X: Array, Y: Array) -> Trainer:
+class Notes:
     """The notes' expressions: logistic regression in its own, the rest in the L-layer model's."""
-    if len(recipe.net.layers) == 2 and not recipe.net.l2:
-        w, b = params[0][0].T.copy(), float(params[0][1][0, 0])
 
-        def train_logistic(epochs: int) -> Parameters:
-            nonlocal w, b
-            w, b, _ = notes.optimize(w, b, X, Y, epochs, recipe.learning_rate)
-            return Parameters.from_layers([(w.T, np.array([[b]], w.dtype))])
+    solver: str | None = None
+    compile_seconds: float | None = None
 
-        return train_logistic
+    def __init__(
+        self, training: Training, first: Callable[[int], Parameters], X: Array, Y: Array
+    ) -> None:
+        self.training, self.first, self.X, self.Y = training, first, X, Y
 
-    activations = [*recipe.net.hidden, recipe.net.output]
-    named: dict[str, Array] = {}
-    for layer, (W, b) in enumerate(params, 1):
-        named |= {f"W{layer}": W, f"b{layer}": b}
+    def first_step(self) -> Array:
+        self.restart(self.training.seeds[0])
+        self.train(1)
+        return self.weights()
 
-    def train(epochs: int) -> Parameters:
-        nonlocal named
-        named, _ = notes.model(
-            X, Y, named, activations, epochs, recipe.learning_rate, recipe.net.l2
-        )
+    def restart(self, seed: int) -> None:
+        self.params = self.first(seed)
+
+    def train(self, epochs: int) -> float:
+        start = time.perf_counter()
+        self.params = self._train(epochs)
+        return time.perf_counter() - start
+
+    def _train(self, epochs: int) -> Parameters:
+        net, rate = self.training.net, self.training.learning_rate
+        if len(net.layers) == 2 and not net.l2:
+            [(W, b)] = self.params
+            w, bias, _ = notes.optimize(W.T, float(b[0, 0]), self.X, self.Y, epochs, rate)
+            return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))])
+        named: dict[str, Array] = {}
+        for layer, (W, b) in enumerate(self.params, 1):
+            named |= {f"W{layer}": W, f"b{layer}": b}
+        activations = [*net.hidden, net.output]
+        named, _ = notes.model(self.X, self.Y, named, activations, epochs, rate, net.l2)
         return Parameters.from_layers(
-            [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(params) + 1)]
+            [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(net.layers))]
         )
 
-    return train
+    def weights(self) -> Array:
+        return self.params.flat
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
-def loops_trainer(
-    implementation: str, recipe: Recipe, params: Parameters, X: Array, Y: Array
-) -> Trainer:
+class Loops(Notes):
     """The naive loops of the notes, plain or compiled."""
-    net, m = recipe.net, X.shape[1]
-    kinds = tuple(KINDS[name] for name in (*net.hidden, net.output))
-    A = (np.ascontiguousarray(X), *(np.empty((n, m), X.dtype) for n in net.layers[1:]))
-    dA = tuple(np.empty_like(array) for array in A)
-    params, gradients = params.copy(), params.empty_like()
-    W, b = zip(*params, strict=True)
-    dW, db = zip(*gradients, strict=True)
-    run_epoch = LOOPS[implementation].network_epoch
 
-    def train(epochs: int) -> Parameters:
+    def __init__(
+        self,
+        training: Training,
+        first: Callable[[int], Parameters],
+        X: Array,
+        Y: Array,
+        implementation: str,
+    ) -> None:
+        super().__init__(training, first, np.ascontiguousarray(X), Y)
+        net, m = training.net, X.shape[1]
+        self.kinds = tuple(LOOP_KINDS[name] for name in (*net.hidden, net.output))
+        self.A = (self.X, *(np.empty((n, m), X.dtype) for n in net.layers[1:]))
+        self.dA = tuple(np.empty_like(array) for array in self.A)
+        self.run_epoch = LOOPS[implementation].network_epoch
+
+    def restart(self, seed: int) -> None:
+        self.params = self.first(seed).copy()
+        self.gradients = self.params.empty_like()
+
+    def _train(self, epochs: int) -> Parameters:
+        W, b = zip(*self.params, strict=True)
+        dW, db = zip(*self.gradients, strict=True)
+        arrays = (W, b, self.A, self.Y, self.kinds, self.dA, dW, db)
         for _ in range(epochs):
-            run_epoch(W, b, A, Y, kinds, dA, dW, db, recipe.learning_rate, net.l2)
-        return params.copy()
-
-    return train
+            self.run_epoch(*arrays, self.training.learning_rate, self.training.net.l2)
+        return self.params
 
 
-def trainer(implementation: str, recipe: Recipe, params: Parameters, X: Array, Y: Array) -> Trainer:
-    """The trainer of an implementation, from these weights on."""
-    if implementation in LOOPS:
-        return loops_trainer(implementation, recipe, params, X, Y)
-    make = notes_trainer if implementation == "notes" else library_trainer
-    return make(recipe, params, X, Y)
+class Other:
+    """Another package, in a process of its own.
+
+    Raises Skip where it is not installed, or its job is another one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        training: Training,
+        first: Callable[[int], Parameters],
+        X: Array,
+        Y: Array,
+        threads: int,
+    ) -> None:
+        net, seed = training.net, training.seeds[0]
+        job = Job(
+            layers=tuple(net.layers),
+            hidden=tuple(net.hidden),
+            output=net.output,
+            l2=net.l2,
+            optimizer=training.optimizer,
+            learning_rate=training.learning_rate,
+            batch_size=training.batch_size,
+            threads=threads,
+            weights=first(seed).flat,
+            seed=seed,
+            X=np.ascontiguousarray(X.T),
+            Y=np.ascontiguousarray(Y.T),
+        )
+        self.first = first
+        try:
+            self.peer = Peer(name, job)
+        except Unfit as reason:
+            raise Skip(str(reason)) from None
+        self.solver: str | None = self.peer.variant
+        self.compile_seconds = self.peer.compile_seconds
+        self.first_step, self.train = self.peer.first_step, self.peer.train
+        self.weights, self.close = self.peer.weights, self.peer.close
+
+    def restart(self, seed: int) -> None:
+        self.peer.restart(self.first(seed).flat, seed)
+
+
+# --------------------------------------------------------------------------------------------
+# cases
+
+# Those with a set-up, which a part of a training would have to pay again
+WITH_SET_UP = ("accelnn", "torch-gram")
 
 
 @dataclass
 class TrainingCase:
-    """One recipe, trained whole where the time allows, else in part and scaled."""
+    """One training by its name, trained whole where the time allows, else in part and scaled."""
 
     name: str
-    dtype: str
+    dtype: str  # of the whole run; a training may have one of its own
     limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
-
-    implementations = ("python", "numba", "notes", "numpy", "cupy")
+    peers: bool = False
 
     @property
-    def recipe(self) -> Recipe:
-        return RECIPES[self.name]
+    def training(self) -> Training:
+        return TRAININGS[self.name]
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def implementations(self) -> Sequence[str]:
+        """What can do the job."""
+        if not self.peers:
+            return self.training.implementations
+        full_batch = self.training.batch_size is None
+        others = [name for name in PEERS if full_batch or name != "torch-gram"]
+        if self.dtype == "float64":
+            others += [name + _FLOAT32 for name in self.training.float32_peers]
+        return (*self.training.implementations, *others)
+
+    def dtype_of(self, implementation: str) -> str:
+        """What an implementation trains in."""
+        if implementation.endswith(_FLOAT32):
+            return "float32"
+        return self.training.dtype or self.dtype
+
     def record(self, implementation: str) -> TrainingRecord:
         threads = {"python": 1, "numba": 1, "cupy": None}.get(implementation, _blas_threads())
+        training = self.training
         return TrainingRecord(
             case=self.name,
             implementation=implementation,
-            size={"layers": list(self.recipe.net.layers), "examples": self.examples},
-            dtype=self.dtype,
+            size={"layers": list(training.net.layers), "examples": self.examples},
+            dtype=self.dtype_of(implementation),
             backend="cupy" if implementation == "cupy" else "numpy",
             threads=threads,
-            solver="direct" if implementation in ("numpy", "cupy") else implementation,
-            epochs=self.recipe.epochs,
-            data="stand-in" if self.dataset.stand_in else "real",
+            epochs=training.epochs,
+            optimizer=training.optimizer,
+            batch_size=training.batch_size,
+            steps=training.steps(self.examples),
+            data="stand-in" if self.dataset(self.dtype_of(implementation)).stand_in else "real",
         )
 
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> "TrainingContestant":
-        place = place_of(implementation)
+    def prepare(
+        self, implementation: str, seconds: float, repeat: int
+    ) -> "TrainingContestant | Products":
+        place, dtype = place_of(implementation), self.dtype_of(implementation)
+        data, training = self.dataset(dtype), self.training
+        if implementation == "products":
+            size = training.batch_size or self.examples
+            weights = self.first_weights(dtype, training.seeds[0])
+            return Products(training.net, weights, data.X_train, size, training.epochs)
         if implementation in LOOPS:  # a part of them tells enough: leave the time to the others
             seconds /= 5
         m = self._affordable_examples(implementation, seconds / repeat)
-        return TrainingContestant(self, implementation, place, m, seconds, repeat)
-
-    def _affordable_examples(self, implementation: str, seconds: float) -> int:
-        if implementation != "python":
-            return self.examples
-        turns = operations(self.recipe.net) / 2
-        return max(1, min(self.examples, int(seconds / (turns * TURN["python"]))))
-
-    @property
-    def examples(self) -> int:
-        return int(self.dataset.X_train.shape[1])
-
-    @functools.cached_property
-    def dataset(self) -> datasets.Dataset:
-        with backend.use("numpy"):
-            return self.recipe.data(dtype=self.dtype)
-
-    @functools.cached_property
-    def first_weights(self) -> Parameters:
-        with backend.use("numpy"):
-            return self.recipe.first_weights(self.dtype)
-
-
-class TrainingContestant:
-    """One implementation's run of a recipe, on the first m examples, in parts.
-
-    Measures in seconds of an epoch on m examples.
-    """
-
-    run_share = 1.0
-
-    def __init__(
-        self,
-        case: TrainingCase,
-        implementation: str,
-        place: Backend,
-        m: int,
-        seconds: float,
-        repeat: int,
-    ) -> None:
-        self.case, self.place, self.m, self.seconds, self.repeat = case, place, m, seconds, repeat
-        self.scale = case.recipe.epochs * case.examples / m
-        self.tolerance = TOLERANCE[case.dtype]
-        first = case.first_weights
-        X, Y = case.dataset.X_train[:, :m], case.dataset.Y_train[:, :m]
-        self.transfer_seconds = None
+        X, Y = data.X_train[:, :m], data.Y_train[:, :m]
+        first: Callable[[int], Parameters] = functools.partial(self.first_weights, dtype)
+        transfer_seconds = None
         if place.name == "cupy":
             place.synchronize()
             start = time.perf_counter()
             X, Y = place.to_device(X), place.to_device(Y)
             place.synchronize()
-            self.transfer_seconds = time.perf_counter() - start
-            first = Parameters(place.to_device(first.flat), first.layers)
-        self.start_anew = functools.partial(trainer, implementation, case.recipe, first, X, Y)
-        self.train = self.start_anew()
-        self.trained = first
+            transfer_seconds = time.perf_counter() - start
+
+            def first(seed: int) -> Parameters:
+                weights = self.first_weights(dtype, seed)
+                return Parameters(place.to_device(weights.flat), weights.layers)
+
+        name = implementation.removesuffix(_FLOAT32)
+        trainee: Trainee
+        if name in PEERS:
+            trainee = Other(name, training, first, X, Y, _blas_threads())
+        elif name in LOOPS:
+            trainee = Loops(training, first, X, Y, name)
+        elif name == "notes":
+            trainee = Notes(training, first, X, Y)
+        else:
+            solver = "auto" if name == "accelnn" else "direct"
+            trainee = Library(training, first, X, Y, solver, place)
+        contestant = TrainingContestant(self, name, dtype, trainee, place, m, seconds, repeat)
+        contestant.transfer_seconds = transfer_seconds
+        return contestant
+
+    def _affordable_examples(self, implementation: str, seconds: float) -> int:
+        if implementation != "python":
+            return self.examples
+        turns = operations(self.training.net) / 2
+        return max(1, min(self.examples, int(seconds / (turns * TURN["python"]))))
+
+    def compare(self, records: Sequence[Record]) -> None:
+        """Enter how far each final cost is from the direct solver's ("accelnn" where that was not
+        run); whoever is above it by more than rounding explains did less work, and is wrong."""
+        ended = [r for r in records if isinstance(r, TrainingRecord) and r.final_cost is not None]
+        by_name = {record.implementation: record for record in ended}
+        ours = by_name.get("numpy", by_name.get("accelnn"))
+        if ours is None or not ours.final_cost:
+            return
+        for record in ended:
+            assert record.final_cost is not None
+            record.cost_difference = record.final_cost / ours.final_cost - 1
+            band = dict(self.training.band)[record.dtype]
+            if record.implementation == "sklearn" and self.training.batch_size:
+                band = BAND_OF_ORDER
+            if not record.cost_difference <= band:  # NaN comes here too
+                record.status = "wrong"
+                record.seconds = record.seconds_min = record.seconds_max = None
+                record.reason = (
+                    f"the final cost {record.final_cost:.6g} exceeds that of "
+                    f"{ours.implementation}, {ours.final_cost:.6g}, by more than {band:g} of it"
+                )
+
+    @property
+    def examples(self) -> int:
+        return int(self.dataset(self.training.dtype or self.dtype).X_train.shape[1])
+
+    @functools.cached_property
+    def _datasets(self) -> dict[str, datasets.Dataset]:
+        return {}
+
+    def dataset(self, dtype: str) -> datasets.Dataset:
+        """The data on the host."""
+        if dtype not in self._datasets:
+            with backend.use("numpy"):
+                self._datasets[dtype] = self.training.data(dtype)
+        return self._datasets[dtype]
+
+    def first_weights(self, dtype: str, seed: int) -> Parameters:
+        """The weights that a training starts from, on the host."""
+        with backend.use("numpy"):
+            return self.training.first_weights(dtype, seed)
+
+
+class TrainingContestant:
+    """One implementation's training, on the first m examples, whole or in parts.
+
+    Measures in seconds of an epoch on m examples.
+    """
+
+    run_share = 1.0
+    transfer_seconds: float | None
+
+    def __init__(
+        self,
+        case: TrainingCase,
+        name: str,
+        dtype: str,
+        trainee: Trainee,
+        place: Backend,
+        m: int,
+        seconds: float,
+        repeat: int,
+    ) -> None:
+        self.case, self.name, self.dtype, self.trainee = case, name, dtype, trainee
+        self.place, self.m, self.seconds, self.repeat = place, m, seconds, repeat
+        self.scale = case.training.epochs * case.examples / m
+        self.tolerance = TOLERANCE[dtype] if case.training.optimizer == "sgd" else ADAM_TOLERANCE
         self.parts: list[int] | None = None
-        self.done = 0
+        self.done = 0  # epochs since the first weights
+        self.measured = 0
+        self.test_accuracies: dict[int, float] = {}
 
     def run(self) -> None:
         """The first step of the training."""
-        self.trained = self.start_anew()(1)
+        self.after_first_step = self.trainee.first_step()
 
     def error(self) -> float:
         """How far that step is from the float64 reference's, relative to it."""
-        case, X, Y = self.case, self.case.dataset.X_train, self.case.dataset.Y_train
-        weights = Parameters(case.first_weights.flat.astype(np.float64), case.recipe.net.layers)
-        gradients = case.recipe.net.gradients(weights, X[:, : self.m], Y[:, : self.m])
-        reference = -case.recipe.learning_rate * gradients.flat
-        step = to_host(self.trained.flat) - weights.flat
-        return float(np.abs(step - reference).max() / np.abs(reference).max())
+        training, data = self.case.training, self.case.dataset(self.dtype)
+        size = min(training.batch_size or self.m, self.m)
+        flat = self.case.first_weights(self.dtype, training.seeds[0]).flat.astype(np.float64)
+        weights = Parameters(flat, training.net.layers)
+        X, Y = data.X_train[:, :size], data.Y_train[:, :size]
+        gradient = training.net.gradients(weights, X, Y).flat
+        step = self.after_first_step - flat
+        if training.optimizer == "sgd":
+            reference = -training.learning_rate * gradient
+            return float(np.abs(step - reference).max() / np.abs(reference).max())
+        # Adam's first step is α g / (|g| + ε): every slope counts the same, however small, and
+        # the sign of those that are all rounding is nobody's fault. So all are judged together.
+        reference = -training.learning_rate * gradient / (np.abs(gradient) + 1e-8)
+        return float(np.linalg.norm(step - reference) / np.linalg.norm(reference))
 
     def measure(self) -> float:
-        """The next part of the training."""
+        """The whole training, or the next part of it."""
         if self.parts is None:
             self.parts = self._plan()
-        epochs = self.parts.pop(0)
-        with self.place.timer() as timing:
-            self.trained = self.train(epochs)
+        training = self.case.training
+        epochs, seed = training.epochs, training.seeds[self.measured % len(training.seeds)]
+        if self.parts:
+            epochs = self.parts.pop(0)
+        if self.measured == 0 or epochs == training.epochs:
+            self.trainee.restart(seed)
+            self.done = 0
+        seconds = self.trainee.train(epochs)
         self.done += epochs
-        return float(timing.seconds) / epochs
+        self.measured += 1
+        if len(training.seeds) > 1:
+            self.test_accuracies[seed] = self._outcome()[2]
+        return seconds / epochs
 
     def _plan(self) -> list[int]:
-        """How many epochs to run in each part: all of them in the end, where the time allows."""
-        train, epochs, spent = self.start_anew(), 1, 0.0
+        """How many epochs to run in each measurement; none where each is a whole training."""
+        training, repeat = self.case.training, self.repeat
+        if self.name in WITH_SET_UP or training.batch_size or training.optimizer != "sgd":
+            return []
+        self.trainee.restart(training.seeds[0])
+        epochs, spent = 1, 0.0
         while True:
-            with self.place.timer() as timing:
-                train(epochs)
-            spent += timing.seconds
-            if timing.seconds > self.seconds / 50 or spent > self.seconds / 10:
+            seconds = self.trainee.train(epochs)
+            spent += seconds
+            if seconds > self.seconds / 50 or spent > self.seconds / 10:
                 break
             epochs *= 4
-        whole, repeat = self.case.recipe.epochs, self.repeat
-        affordable = int(self.seconds / timing.seconds * epochs)
+        whole, affordable = training.epochs, int(self.seconds / seconds * epochs)
+        if self.m == self.case.examples and affordable >= whole * repeat:
+            return []
         if self.m == self.case.examples and affordable >= whole >= repeat:
             return [whole * (i + 1) // repeat - whole * i // repeat for i in range(repeat)]
         return [max(1, min(affordable, whole) // repeat)] * repeat
+
+    def _outcome(self) -> tuple[float, float, float]:
+        """Final cost, training and test accuracy, judged in float64 whoever trained them."""
+        net, data = self.case.training.net, self.case.dataset(self.dtype)
+        weights = Parameters(self.trainee.weights().astype(np.float64), net.layers)
+        return (
+            net.cost(weights, data.X_train, data.Y_train),
+            accuracy(net.predict(weights, data.X_train), data.Y_train),
+            accuracy(net.predict(weights, data.X_test), data.Y_test),
+        )
 
     def finish(self, record: Record) -> None:
         """Enter the rate, what was scaled, and what the trained weights are worth."""
         assert isinstance(record, TrainingRecord)
         assert record.seconds is not None
-        case, whole = self.case, self.case.recipe.epochs
+        case, training = self.case, self.case.training
+        whole = training.epochs
         record.device = self.place.device_name()
-        products = operations(case.recipe.net) * case.examples * whole
+        record.solver = self.trainee.solver or self.name
+        if self.trainee.compile_seconds is not None:
+            record.compile_seconds = self.trainee.compile_seconds
+        products = operations(training.net) * case.examples * whole
         record.gflop_per_s = products / record.seconds / 1e9
-        rate = case.limits[record.backend]["matmul_gflop_per_s"]
-        record.share_of_limit = record.gflop_per_s / rate
+        if self.dtype == case.dtype:  # the limit is measured in that
+            rate = case.limits[record.backend]["matmul_gflop_per_s"]
+            record.share_of_limit = record.gflop_per_s / rate
         record.epochs_measured = self.done * self.m / case.examples
         if self.m < case.examples:
             epochs = f"{self.done} epoch{'s' if self.done > 1 else ''}"
             record.reason = f"{epochs} on {self.m:,} of {case.examples:,} examples"
-        elif self.done < whole:
+            return
+        if self.done < whole:
             record.reason = f"{self.done:,} of {whole:,} epochs"
-        else:  # judged in float64 and the same way, whoever trained them
-            net, data = case.recipe.net, case.dataset
-            weights = Parameters(to_host(self.trained.flat).astype(np.float64), net.layers)
-            record.final_cost = net.cost(weights, data.X_train, data.Y_train)
-            record.train_accuracy = accuracy(net.predict(weights, data.X_train), data.Y_train)
-            record.test_accuracy = accuracy(net.predict(weights, data.X_test), data.Y_test)
+            return
+        record.final_cost, record.train_accuracy, record.test_accuracy = self._outcome()
+        remarks = []
+        if self.test_accuracies:
+            found = list(self.test_accuracies.values())
+            record.test_accuracy = statistics.mean(found)
+            remarks.append(
+                f"test accuracy of {len(found)} seeds {min(found):.2%} to {max(found):.2%}"
+            )
+        if self.name == "sklearn" and training.batch_size:
+            remarks.append("shuffles in an order of its own")
+        record.reason = "; ".join(remarks) or None
+
+    def close(self) -> None:
+        """End what was started."""
+        self.trainee.close()
 
 
 def operations(net: Network) -> int:

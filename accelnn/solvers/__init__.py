@@ -2,29 +2,45 @@
 
 import math
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.network import Network, Parameters
-from accelnn.solvers import direct, minimize
+from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
+from accelnn.solvers import choice, minimize
+from accelnn.solvers.checks import (
+    check_count,
+    check_method,
+    check_minimize,
+    check_values,
+    set_apart,
+)
+from accelnn.solvers.choice import SOLVERS
+from accelnn.solvers.job import Job
 
-# those of gradient descent; "minimize" takes no learning rate, and counts evaluations
-SOLVERS: dict[str, Callable[..., Array]] = {"direct": direct.train}
+__all__ = ["SOLVERS", "Checkpoint", "History", "fit"]
 
 
 @dataclass(frozen=True)
 class History:
     """What a training left behind, on the host.
 
-    costs : before the updates of the recorded epochs 0, record_every, 2 record_every, ...
-    epochs : those epochs; for "minimize", those evaluations
+    costs : of the epochs in `epochs`: before their update; with mini-batches the mean over the
+        epoch's batches, each before its update
+    epochs : 0, record_every, 2 record_every, ...; for "minimize", those evaluations
     final_cost : of the parameters returned
     solver, reason : which one ran, and why that one
     backend, device, dtype : where and in what precision it ran
+    optimizer, batch_size : as `fit` was given them; None where the solver has none
+    validation_costs : of the validation set before those same epochs, without L2 and dropout;
+        empty where there is none
+    final_validation_cost : of the parameters returned
+    stopped : why the training ended before its last epoch, or None
+    compile_seconds : spent on compiling; the next training of this kind will not spend them
     """
 
     costs: list[float]
@@ -35,6 +51,32 @@ class History:
     backend: str
     device: str
     dtype: str
+    optimizer: str | None = None
+    batch_size: int | None = None
+    validation_costs: list[float] = field(default_factory=list)
+    final_validation_cost: float | None = None
+    stopped: str | None = None
+    compile_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a callback is told, at the end of each recorded epoch.
+
+    epoch, cost, validation_cost : as the history will hold them
+    learning_rate : α of that epoch; None for "minimize"
+    parameters : gives a copy of the parameters after it
+    """
+
+    epoch: int
+    cost: float
+    validation_cost: float | None
+    learning_rate: float | None
+    parameters: Callable[[], Parameters]
+
+
+# A true answer ends the training
+Callback = Callable[[Checkpoint], object]
 
 
 def fit(
@@ -44,14 +86,18 @@ def fit(
     Y: Array,
     *,
     epochs: int,
-    learning_rate: float | None = None,
+    learning_rate: float | Schedule | None = None,
+    optimizer: str | Optimizer = "sgd",
+    batch_size: int | None = None,
     solver: str = "auto",
     method: str = "TNC",
-    record_every: int = 100,
+    record_every: int | None = None,
     seed: int = 0,
-    on_record: Callable[[int, float], None] | None = None,
+    validation: float | tuple[Array, Array] | None = None,
+    patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Parameters, History]:
-    """Train by full-batch gradient descent, θ ← θ - α ∂cost/∂θ, or by SciPy's minimisers.
+    """Train by gradient descent, on all examples at once or on mini-batches, or by SciPy.
 
     Runs where the arrays are and in the parameters' precision; changes none of them.
 
@@ -61,141 +107,210 @@ def fit(
     params : first weights
     X : (n_0, m) features; Y : (n_L, m) labels: 0..1 for sigmoid outputs, columns that sum to 1
         for softmax, any values for linear
-    epochs : passes over X, each one update; for "minimize" the most evaluations of cost and
-        gradient that it may use, several of which make one update
-    learning_rate : α of gradient descent, which needs it; "minimize" has none
-    solver : "auto" | "direct", gradient descent; "minimize", scipy.optimize.minimize on the flat
-        parameters, which returns the best that it evaluated
+    epochs : passes over X; for "minimize" the most evaluations of cost and gradient that it may
+        use, several of which make one update
+    learning_rate : α, which gradient descent needs: a number, or a function of the epoch such as
+        `accelnn.optimizers` has; "minimize" has none
+    optimizer : "sgd" | "momentum" | "adam", or accelnn.SGD(), Momentum(...), Adam(...)
+    batch_size : examples a step. None: all of them, an epoch is one update. Else an epoch visits
+        the examples in a random order of its own, in batches of which the last may be short;
+        the cost of a batch is that of the formulas with m = its size, L2 included
+    solver : "auto", or one of SOLVERS, all of which do the same gradient descent; "minimize":
+        scipy.optimize.minimize on the flat parameters, which returns the best that it evaluated
     method : of "minimize": "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
-    record_every : epochs between recorded costs
-    seed : of dropout's random numbers
-    on_record : called with the epoch and its cost at each record; then, and only then, a record
-        waits for the device
+    record_every : epochs between recorded costs; 100, with mini-batches 1, where none is given
+    seed : of dropout's random numbers, of the batches' order and of the validation split
+    validation : examples to watch and not to learn from: a share of X in (0, 1), drawn at
+        random, or their own (X, Y)
+    patience : stop after so many records in a row that did not lower the validation cost, and
+        return the parameters of the lowest
+    callbacks : called with a Checkpoint at the end of each recorded epoch; then, and only then
+        or with patience, a record waits for the device. A true answer ends the training
 
     Returns
     -------
     The trained Parameters, and the History.
 
     Raises ValueError for shapes that do not fit, NaN or infinity in the data, labels out of
-    range, values that make no sense and dropout with "minimize"; TypeError where host and
-    device arrays are mixed. Warns with a RuntimeWarning where the cost of gradient descent did
-    not stay finite.
+    range, values that make no sense and what a solver cannot do; TypeError where host and device
+    arrays are mixed. Warns with a RuntimeWarning where the cost of gradient descent did not stay
+    finite.
     """
     X, Y = net.check(params, X, Y)
-    _check_values(net, params, X, Y)
-    _check_count("epochs", epochs, least=0)
-    _check_count("record_every", record_every, least=1)
-    name, reason = _pick(solver)
-    _check_options(name, net, learning_rate, method)
-
-    params = params.copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
-        if name == "minimize":
-            costs, reason = minimize.train(
-                net,
-                params,
-                X,
-                Y,
-                evaluations=epochs,
-                method=method,
-                record_every=record_every,
-                on_record=on_record,
-            )
-        else:
-            on_device = SOLVERS[name](
-                net,
-                params,
-                X,
-                Y,
-                epochs=epochs,
-                learning_rate=learning_rate,
-                record_every=record_every,
-                seed=seed,
-                on_record=on_record,
-            )
-            costs = to_host(on_device).tolist()
-        final_cost = net.cost(params, X, Y)
-    there = backend_of(X)
-    history = History(
-        costs=costs,
-        epochs=[i * record_every for i in range(len(costs))],
-        final_cost=final_cost,
-        solver=name,
-        reason=reason,
-        backend=there.name,
-        device=there.device_name(),
-        dtype=str(params.dtype),
-    )
-    if learning_rate is not None:
-        _warn_of_divergence(history, learning_rate)
-    return params, history
-
-
-def _pick(solver: str) -> tuple[str, str]:
-    if solver == "auto":
-        return "direct", "the only gradient descent there is"
+    check_values(net, params, X, Y)
     names = ["auto", *SOLVERS, "minimize"]
     if solver not in names:
         raise ValueError(f"unknown solver {solver!r}: expected one of {names}")
-    return solver, "asked for"
+    check_method(solver, method)
+    check_count("epochs", epochs, least=0)
+    if batch_size is not None:
+        check_count("batch_size", batch_size, least=1)
+    if record_every is None:
+        record_every = 100 if batch_size is None else 1
+    check_count("record_every", record_every, least=1)
+    if validation is not None:
+        X, Y, validation = set_apart(net, params, X, Y, validation, seed)
+    if patience is not None:
+        check_count("patience", patience, least=1)
+        if validation is None:
+            raise ValueError("patience watches the validation cost: give validation as well")
 
-
-def _check_options(name: str, net: Network, learning_rate: float | None, method: str) -> None:
-    if method not in minimize.METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {list(minimize.METHODS)}")
-    if name != "minimize":
-        if learning_rate is None or not (math.isfinite(learning_rate) and learning_rate > 0):
-            raise ValueError(f"gradient descent needs learning_rate > 0, got {learning_rate}")
-        if method != "TNC":
-            raise ValueError(f"method {method!r} is of solver='minimize', not of {name!r}")
-        return
-    if learning_rate is not None:
-        raise ValueError(f"solver='minimize' takes no learning_rate, got {learning_rate}: omit it")
-    if any(keep < 1 for keep in net.keep_prob):
-        raise ValueError(
-            f"expected keep_prob=1 for solver='minimize', got {net.keep_prob}: dropout makes the "
-            "cost random, and no line search can follow it; use solver='direct'"
+    if solver == "minimize":
+        check_minimize(
+            net,
+            optimizer,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            validation=validation,
+            patience=patience,
         )
-
-
-def _check_values(net: Network, params: Parameters, X: Array, Y: Array) -> None:
-    xp = array_module(X)
-    if X.shape[1] == 0:
-        raise ValueError("expected at least one example, got X with no columns")
-    for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
-        # One number tells whether all are finite, in half the time that asking each takes; only
-        # where it is not (or the sum overflowed) are they counted.
-        if math.isfinite(float(array.sum())):
-            continue
-        bad = int((~xp.isfinite(array)).sum())
-        if bad:
-            raise ValueError(
-                f"{name} has {bad} NaN or infinite values among {array.size}: clean them first"
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
+        if solver == "minimize":
+            run = _minimise(net, params.copy(), X, Y, epochs, method, record_every, callbacks)
+        else:
+            job = Job(
+                net, params.copy(), X, Y, optimizer_of(optimizer), batch_size, seed, validation
             )
-    if net.output == "linear":
-        return
-    low, high = float(Y.min()), float(Y.max())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"expected labels Y in 0..1 for {net.output} outputs, got {low:g}..{high:g}"
+            run = _descend(job, solver, epochs, learning_rate, record_every, patience, callbacks)
+        final_cost = net.cost(run.params, X, Y)
+        final_validation_cost = None
+        if validation is not None:
+            final_validation_cost = replace(net, l2=0.0).cost(run.params, *validation)
+    there = backend_of(X)
+    history = History(
+        costs=run.costs,
+        epochs=[record * record_every for record in range(len(run.costs))],
+        final_cost=final_cost,
+        solver=run.solver,
+        reason=run.reason,
+        backend=there.name,
+        device=there.device_name(),
+        dtype=str(params.dtype),
+        optimizer=None if solver == "minimize" else job.optimizer.name,
+        batch_size=batch_size,
+        validation_costs=run.validation_costs,
+        final_validation_cost=final_validation_cost,
+        stopped=run.stopped,
+        compile_seconds=run.compile_seconds,
+    )
+    if solver != "minimize":
+        _warn_of_divergence(history, learning_rate)
+    return run.params, history
+
+
+@dataclass
+class _Run:
+    """What is known when the last epoch is done."""
+
+    params: Parameters
+    costs: list[float]
+    solver: str
+    reason: str
+    validation_costs: list[float] = field(default_factory=list)
+    stopped: str | None = None
+    compile_seconds: float = 0.0
+
+
+def _descend(
+    job: Job,
+    solver: str,
+    epochs: int,
+    learning_rate: float | Schedule | None,
+    record_every: int,
+    patience: int | None,
+    callbacks: Sequence[Callback],
+) -> _Run:
+    """Gradient descent by the solver asked for, or the one that is fastest, from record to record.
+
+    Costs stay on the device until the end, unless patience or a callback has to see them.
+    """
+    rates(learning_rate, range(1))  # refused before anything is formed
+    name, reason = choice.pick(solver, job, epochs)
+    trainer = SOLVERS[name].start(job)
+    starts = range(0, epochs, record_every)
+    costs = array_module(job.X).empty(len(starts), job.params.dtype)
+    validation_costs = costs.copy() if job.validation is not None else costs[:0]
+    lowest, best, since, stopped = math.inf, job.params, 0, None
+    records = 0
+    for record, start in enumerate(starts):
+        if job.validation is not None:
+            validation_costs[record] = trainer.validation_cost()
+        if patience is not None:
+            since += 1
+            if float(validation_costs[record]) < lowest:
+                lowest, best, since = float(validation_costs[record]), trainer.parameters(), 0
+            if since == patience:
+                stopped = f"patience: the validation cost was lowest {patience} records before"
+                break
+        alphas = rates(learning_rate, range(start, min(start + record_every, epochs)))
+        records += 1
+        if not callbacks:
+            trainer.advance(alphas, costs[record, ...])
+            continue
+        trainer.advance(alphas[:1], costs[record, ...])
+        checkpoint = Checkpoint(
+            epoch=start,
+            cost=float(costs[record]),
+            validation_cost=float(validation_costs[record]) if job.validation else None,
+            learning_rate=alphas[0],
+            parameters=trainer.parameters,
         )
-    if net.output == "softmax" and bool((xp.abs(Y.sum(axis=0) - 1) > 1e-3).any()):
-        raise ValueError("expected columns of Y that sum to 1 for softmax: pass one_hot(labels, n)")
+        if any([callback(checkpoint) for callback in callbacks]):  # a list: each is to be told
+            stopped = f"a callback ended it after epoch {start}"
+            break
+        trainer.advance(alphas[1:], None)
+    params = trainer.parameters()
+    if patience is not None and not float(trainer.validation_cost()) < lowest and epochs:
+        params = best
+    return _Run(
+        params=params,
+        costs=to_host(costs[:records]).tolist(),
+        solver=name,
+        reason=reason,
+        validation_costs=to_host(validation_costs[:records]).tolist(),
+        stopped=stopped,
+        compile_seconds=trainer.compile_seconds,
+    )
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
+def _minimise(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    evaluations: int,
+    method: str,
+    record_every: int,
+    callbacks: Sequence[Callback],
+) -> _Run:
+    """SciPy's minimisers, with the same callbacks."""
+
+    def on_record(evaluation: int, cost: float) -> bool:
+        checkpoint = Checkpoint(evaluation, cost, None, None, params.copy)
+        return any([callback(checkpoint) for callback in callbacks])
+
+    costs, reason = minimize.train(
+        net,
+        params,
+        X,
+        Y,
+        evaluations=evaluations,
+        method=method,
+        record_every=record_every,
+        on_record=on_record,
+    )
+    return _Run(params, costs, "minimize", reason)
 
 
-def _warn_of_divergence(history: History, learning_rate: float) -> None:
+def _warn_of_divergence(history: History, learning_rate: Any) -> None:
     costs = [*history.costs, history.final_cost]
     if not all(map(math.isfinite, costs)):
         first = next(i for i, cost in enumerate(costs) if not math.isfinite(cost))
         where = f"epoch {history.epochs[first]}" if first < len(history.costs) else "the end"
+        rate = "" if callable(learning_rate) else f" ({learning_rate:g})"
         warnings.warn(
             f"the cost is {costs[first]} at {where}: the training diverged; "
-            f"lower the learning rate ({learning_rate:g})",
+            f"lower the learning rate{rate}",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -16,8 +16,9 @@ from accelnn.network import Network, Parameters, Workspace, backward, forward
 METHODS = {"TNC": ("maxfun",), "L-BFGS-B": ("maxfun", "maxiter")}
 
 
-class _Spent(Exception):
-    """All evaluations are used: SciPy checks between iterations only, and would take more."""
+class _Ended(Exception):
+    """All evaluations are used, or a callback wants no more: SciPy itself checks between
+    iterations only, and would take more."""
 
 
 def train(
@@ -29,10 +30,11 @@ def train(
     evaluations: int,
     method: str,
     record_every: int,
-    on_record: Callable[[int, float], None] | None = None,
+    on_record: Callable[[int, float], bool],
 ) -> tuple[list[float], str]:
     """Change `params` in place to the best of at most `evaluations`; returns costs and reason.
 
+    `on_record` is called with the evaluation and its cost at each record; a true answer ends it.
     The costs are those of evaluations 0, record_every, 2 record_every, ... A line search tries
     worse parameters on its way, so the costs need not fall from one to the next.
 
@@ -53,7 +55,7 @@ def train(
     def cost_and_gradient(theta: Array) -> tuple[float, Array]:
         nonlocal best, best_cost
         if len(costs) == evaluations:
-            raise _Spent
+            raise _Ended("all that were allowed")
         params.flat[...] = xp.asarray(theta, params.dtype)
         forward(net, params, X, work)
         backward(net, params, X, Y, work, 1 / m, gradients, cost)
@@ -61,10 +63,10 @@ def train(
         costs.append(float(on_host[n]))
         if len(costs) == 1 and not math.isfinite(costs[0]):
             raise ValueError(f"the cost of the first parameters is {costs[0]}: start from smaller")
-        if on_record is not None and (len(costs) - 1) % record_every == 0:
-            on_record(len(costs) - 1, costs[-1])
         if costs[-1] < best_cost:
             best, best_cost = theta.copy(), costs[-1]
+        if (len(costs) - 1) % record_every == 0 and on_record(len(costs) - 1, costs[-1]):
+            raise _Ended("a callback ended it")
         return costs[-1], on_host[:n]
 
     options: dict[str, float] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
@@ -76,7 +78,7 @@ def train(
         message = minimize(
             cost_and_gradient, best, jac=True, method=method, options=options
         ).message
-    except _Spent:
-        message = "all that were allowed"
+    except _Ended as reason:
+        message = str(reason)
     params.flat[...] = xp.asarray(best, params.dtype)
     return costs[::record_every], f"{method}, {len(costs)} evaluations: {message}"

@@ -1,0 +1,143 @@
+"""JAX as a peer: the whole loop under jit, its state donated. Runs in the child."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from accelnn import batches
+from accelnn.backend import Array
+from accelnn.bench.peers import Job, Trainer, flat_of, layers_of
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda Z: jnp.where(Z > 0, Z, 0.01 * Z),
+}
+
+State = Any  # the weights, and what the optimizer remembers
+
+
+def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+    """The ways in which JAX can do a job."""
+    del name
+    jax.config.update("jax_enable_x64", job.weights.dtype == np.float64)
+    if job.batch_size is None:
+        return {"fori_loop": lambda: FullBatch(job)}
+    return {
+        "gather": functools.partial(MiniBatches, job, False),
+        "shuffle": functools.partial(MiniBatches, job, True),
+    }
+
+
+class FullBatch:
+    """One call for all epochs."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.X, self.Y = jnp.asarray(job.X), jnp.asarray(job.Y)
+        step = functools.partial(step_of, job)
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def run(state: State, X: Any, Y: Any, epochs: int) -> State:
+            return lax.fori_loop(0, epochs, lambda _, state: step(state, X, Y), state)
+
+        self.run = run
+
+    def restart(self, weights: Array, seed: int) -> None:
+        self.state = first_state(self.job, weights)
+        self.orders = batches.orders(self.job.m, seed)
+
+    def train(self, epochs: int) -> None:
+        self.state = jax.block_until_ready(self.run(self.state, self.X, self.Y, epochs))
+
+    def weights(self) -> Array:
+        return flat_of([(np.asarray(W).T, b) for W, b in self.state[0]])
+
+
+class MiniBatches(FullBatch):
+    """One call for each epoch, as the order is drawn by NumPy; the next is drawn meanwhile.
+
+    shuffled : whether the examples are put into the epoch's order at once, or batch by batch
+    """
+
+    def __init__(self, job: Job, shuffled: bool) -> None:
+        super().__init__(job)
+        step, size = functools.partial(step_of, job), job.batch_size
+        assert size is not None
+        whole = job.m - job.m % size
+
+        @functools.partial(jax.jit, donate_argnums=0)
+        def epoch(state: State, X: Any, Y: Any, order: Any) -> State:
+            if shuffled:
+                X, Y = X[order], Y[order]
+                parts = [Z[:whole].reshape(-1, size, Z.shape[1]) for Z in (X, Y)]
+                state, _ = lax.scan(lambda state, batch: (step(state, *batch), None), state, parts)
+                return step(state, X[whole:], Y[whole:]) if whole < job.m else state
+            state, _ = lax.scan(
+                lambda state, chosen: (step(state, X[chosen], Y[chosen]), None),
+                state,
+                order[:whole].reshape(-1, size),
+            )
+            rest = order[whole:]
+            return step(state, X[rest], Y[rest]) if whole < job.m else state
+
+        self.epoch = epoch
+
+    def train(self, epochs: int) -> None:
+        for _ in range(epochs):
+            order = next(self.orders).astype(np.int32)
+            self.state = self.epoch(self.state, self.X, self.Y, order)
+        jax.block_until_ready(self.state)
+
+
+def first_state(job: Job, weights: Array) -> State:
+    """W (n_{l-1}, n_l) and b of each layer; the optimizer's moments and the count of steps."""
+    layers = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in layers_of(weights, job.layers)]
+
+    count = {"sgd": 0, "momentum": 1, "adam": 2}[job.optimizer]
+    moments = [jax.tree.map(jnp.zeros_like, layers) for _ in range(count)]
+    return layers, moments, jnp.zeros((), job.weights.dtype)
+
+
+def step_of(job: Job, state: State, X: Any, Y: Any) -> State:
+    """The state after one update."""
+    layers, moments, t = state
+    gradients = jax.grad(functools.partial(cost, job))(layers, X, Y)
+    rate, t = job.learning_rate, t + 1
+    if job.optimizer == "sgd":
+        return jax.tree.map(lambda w, g: w - rate * g, layers, gradients), [], t
+    if job.optimizer == "momentum":
+        V = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g, moments[0], gradients)
+        return jax.tree.map(lambda w, v: w - rate * v, layers, V), [V], t
+    M = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], gradients)
+    V = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
+    m_scale, v_scale = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+
+    def moved(w: Any, m: Any, v: Any) -> Any:
+        return w - m_scale * m / (jnp.sqrt(v * v_scale) + 1e-8)
+
+    return jax.tree.map(moved, layers, M, V), [M, V], t
+
+
+def cost(job: Job, layers: Any, X: Any, Y: Any) -> Any:
+    """The cost, X (m, n_0)."""
+    A, m = X, X.shape[0]
+    for (W, b), activation in zip(layers, job.hidden, strict=False):
+        A = ACTIVATIONS[activation](A @ W + b)
+    W, b = layers[-1]
+    Z = A @ W + b
+    if job.output == "softmax":
+        total = -(Y * jax.nn.log_softmax(Z, axis=1)).sum()
+    elif job.output == "sigmoid":
+        total = (jax.nn.softplus(Z) - Z * Y).sum()
+    else:
+        total = jnp.square(Z - Y).sum() / 2
+    if job.l2:
+        total += job.l2 / 2 * sum((W * W).sum() for W, _ in layers)
+    return total / m

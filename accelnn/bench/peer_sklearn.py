@@ -1,0 +1,91 @@
+"""scikit-learn's MLPClassifier as a peer, where its job is ours. Runs in the child."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+from accelnn.backend import Array
+from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of
+
+ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
+
+
+def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+    """The one way in which MLPClassifier can do a job."""
+    del name
+    if len(set(job.hidden)) > 1:
+        raise Unfit("MLPClassifier has one activation for all hidden layers")
+    if not set(job.hidden) <= set(ACTIVATIONS):
+        raise Unfit(f"MLPClassifier has no {job.hidden[0]}")
+    if job.output == "linear":
+        raise Unfit("MLPClassifier has no linear output")
+    return {f"MLPClassifier {job.optimizer}": lambda: Classifier(job)}
+
+
+class Classifier:
+    """MLPClassifier with our weights, and with all that would end it early switched off.
+
+    Its `fit` goes on from the weights, but with a new optimizer: momentum and Adam have to be
+    trained in one go.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        # softmax for classes, sigmoid for two classes or for several labels
+        self.labels = job.Y.argmax(axis=1) if job.output == "softmax" else job.Y.astype(int)
+        if self.labels.ndim == 2 and self.labels.shape[1] == 1:
+            self.labels = self.labels[:, 0]
+        self.classes = np.arange(max(2, job.layers[-1]))
+
+    def restart(self, weights: Array, seed: int) -> None:
+        job = self.job
+        momentum = 0.9 if job.optimizer == "momentum" else 0.0
+        self.model = MLPClassifier(
+            hidden_layer_sizes=job.layers[1:-1],
+            activation=ACTIVATIONS[job.hidden[0]] if job.hidden else "relu",
+            solver="adam" if job.optimizer == "adam" else "sgd",
+            alpha=job.l2,  # divided by the examples of a step there, as here
+            batch_size=job.batch_size or job.m,
+            # V = βV + (1 - β)g is its velocity times 1 - β
+            learning_rate_init=job.learning_rate * (1 - momentum),
+            momentum=momentum,
+            nesterovs_momentum=False,
+            shuffle=job.batch_size is not None,
+            random_state=np.random.RandomState(seed),
+            tol=0.0,
+            n_iter_no_change=np.inf,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one example is fewer than a batch
+            # it makes its arrays in no other way; their values are then ours
+            self.model.partial_fit(job.X[:1], self.labels[:1], classes=self.classes)
+        layers = list(layers_of(weights, job.layers))
+        self.model.coefs_ = [np.ascontiguousarray(W.T) for W, _ in layers]
+        self.model.intercepts_ = [b for _, b in layers]
+        self.model.t_ = 0
+        del self.model._optimizer  # it has the arrays that were replaced
+        self.model.warm_start = True  # `fit` goes on from the weights that are there
+
+    def train(self, epochs: int) -> None:
+        before = self.model.t_
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged in so many epochs
+            if self._has_all_classes():
+                self.model.max_iter = epochs
+                self.model.fit(self.job.X, self.labels)
+            else:  # a warm start would refuse what lacks a class
+                self.model.warm_start = False
+                for _ in range(epochs):
+                    self.model.partial_fit(self.job.X, self.labels)
+        if self.model.t_ - before != epochs * self.job.m:
+            raise RuntimeError(f"{self.model.t_ - before} examples, not {epochs} × {self.job.m}")
+
+    def _has_all_classes(self) -> bool:
+        return self.labels.ndim == 2 or len(np.unique(self.labels)) == len(self.classes)
+
+    def weights(self) -> Array:
+        return flat_of(
+            [(W.T, b) for W, b in zip(self.model.coefs_, self.model.intercepts_, strict=True)]
+        )

@@ -1,0 +1,242 @@
+"""PyTorch as a peer: eager, compiled, and given our sample-space algorithm. Runs in the child.
+
+The ways that are tried, as measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as
+[2, 4, 1] one thread beats two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with
+forward and loss compiled, 1100 with the whole step, so that is what "torch-compile" compiles.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from accelnn import batches
+from accelnn.backend import Array
+from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of
+
+Tensor = Any  # a torch.Tensor
+Layers = list[tuple[Tensor, Tensor]]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,  # its slope is ours, 0.01
+}
+
+# (dA, A) -> dZ
+BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sigmoid": torch.ops.aten.sigmoid_backward,
+    "tanh": torch.ops.aten.tanh_backward,
+    "relu": lambda dA, A: torch.ops.aten.threshold_backward(dA, A, 0),
+    "leaky_relu": lambda dA, A: torch.ops.aten.leaky_relu_backward(dA, A, 0.01, True),
+}
+
+# how PyTorch's optimizers may go over the parameters
+OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+
+
+def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+    """The ways in which PyTorch can do a job."""
+    if name == "torch-compile":
+        return {"whole step": functools.partial(Compiled, job)}
+    ways: dict[str, Callable[..., Trainer]] = {
+        way: functools.partial(Eager, job, options) for way, options in OPTIMIZERS.items()
+    }
+    if name == "torch-gram":
+        if job.batch_size is not None or job.optimizer != "sgd":
+            raise Unfit("sample space is for full-batch gradient descent")
+        if job.m >= job.layers[0]:
+            raise Unfit("sample space saves work only with fewer examples than features")
+        ways = {
+            "eager": functools.partial(Gram, job, False),
+            "compiled": functools.partial(Gram, job, True),
+        }
+    on_all: dict[str, Callable[[], Trainer]] = {
+        way: functools.partial(make, job.threads) for way, make in ways.items()
+    }
+    if job.threads == 1:
+        return on_all
+    return on_all | {
+        f"{way}, 1 thread": functools.partial(make, 1)
+        for way, make in ways.items()
+        if way != "compiled"  # it holds the number of threads
+    }
+
+
+def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
+    """The cost without L2, X (m, n_0)."""
+    A = X
+    for (W, b), activation in zip(layers, job.hidden, strict=False):
+        A = ACTIVATIONS[activation](F.linear(A, W, b))
+    Z = F.linear(A, *layers[-1])
+    if job.output == "softmax":
+        return F.cross_entropy(Z, Y)
+    if job.output == "sigmoid":
+        return F.binary_cross_entropy_with_logits(Z, Y, reduction="sum") / len(X)
+    return F.mse_loss(Z, Y, reduction="sum") / (2 * len(X))
+
+
+class Eager:
+    """Forward and loss, autograd's backward, and an optimizer of torch.optim."""
+
+    def __init__(self, job: Job, options: dict[str, bool], threads: int) -> None:
+        self.job, self.options, self.threads = job, options, threads
+        self.X = torch.from_numpy(job.X)
+        # classes as indices are what cross_entropy is fastest with
+        self.Y = torch.from_numpy(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
+
+    def restart(self, weights: Array, seed: int) -> None:
+        self.layers = [
+            (torch.from_numpy(W).requires_grad_(), torch.from_numpy(b).requires_grad_())
+            for W, b in layers_of(weights, self.job.layers)
+        ]
+        self.optimizer = self._optimizer()
+        self.orders = batches.orders(self.job.m, seed)
+
+    def _optimizer(self) -> Any:
+        job = self.job
+        groups = [
+            # the gradient of λ/(2m) Σ w², in the pass that updates
+            {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
+            {"params": [b for _, b in self.layers]},
+        ]
+        if job.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=job.learning_rate, **self.options)
+        if job.optimizer == "momentum":  # V = βV + (1 - β) g is PyTorch's buffer times 1 - β
+            rate = job.learning_rate * (1 - 0.9)
+            return torch.optim.SGD(groups, lr=rate, momentum=0.9, **self.options)
+        return torch.optim.SGD(groups, lr=job.learning_rate, **self.options)
+
+    def train(self, epochs: int) -> None:
+        torch.set_num_threads(self.threads)
+        for _ in range(epochs):
+            if self.job.batch_size is None:
+                self.step(self.X, self.Y)
+                continue
+            for chosen in torch.from_numpy(next(self.orders)).split(self.job.batch_size):
+                self.step(self.X[chosen], self.Y[chosen])
+
+    def step(self, X: Tensor, Y: Tensor) -> None:
+        """One update."""
+        self.optimizer.zero_grad()
+        loss(self.job, self.layers, X, Y).backward()
+        self.optimizer.step()
+
+    def weights(self) -> Array:
+        return flat_of([(W.detach().numpy(), b.detach().numpy()) for W, b in self.layers])
+
+
+class Compiled(Eager):
+    """Forward, backward and update as one function through torch.compile."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, {}, job.threads)
+        # a mini-batch that is short, the last, is compiled for itself
+        self.compiled = torch.compile(functools.partial(step_of, job), dynamic=False)
+
+    def restart(self, weights: Array, seed: int) -> None:
+        super().restart(weights, seed)
+        self.layers = [(W.detach(), b.detach()) for W, b in self.layers]
+        count = {"sgd": 0, "momentum": 1, "adam": 2}[self.job.optimizer]
+        self.moments = [
+            [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers]
+            for _ in range(count)
+        ]
+        self.t = torch.zeros((), dtype=torch.float64)
+
+    def step(self, X: Tensor, Y: Tensor) -> None:
+        self.layers, self.moments, self.t = self.compiled(self.layers, self.moments, self.t, X, Y)
+
+
+def step_of(
+    job: Job, layers: Layers, moments: list[Layers], t: Tensor, X: Tensor, Y: Tensor
+) -> tuple[Layers, list[Layers], Tensor]:
+    """Weights, the optimizer's moments and the count of steps after one update."""
+    gradients = torch.func.grad(functools.partial(loss, job))(layers, X, Y)
+    if job.l2:
+        gradients = [
+            (dW + job.decay * W, db) for (dW, db), (W, _) in zip(gradients, layers, strict=True)
+        ]
+    t = t + 1
+    if job.optimizer == "sgd":
+        return combined(layers, gradients, lambda w, g: w - job.learning_rate * g), [], t
+    if job.optimizer == "momentum":
+        V = combined(moments[0], gradients, lambda v, g: 0.9 * v + (1 - 0.9) * g)
+        return combined(layers, V, lambda w, v: w - job.learning_rate * v), [V], t
+    M = combined(moments[0], gradients, lambda m, g: 0.9 * m + (1 - 0.9) * g)
+    V = combined(moments[1], gradients, lambda v, g: 0.999 * v + (1 - 0.999) * g * g)
+    rate, correction = job.learning_rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+    steps = combined(M, V, lambda m, v: rate * m / (torch.sqrt(v * correction) + 1e-8))
+    return combined(layers, steps, lambda w, step: w - step), [M, V], t
+
+
+def combined(ones: Layers, others: Layers, function: Callable[[Tensor, Tensor], Tensor]) -> Layers:
+    """Layer by layer, of W and of b."""
+    return [
+        (function(W, dW).to(W.dtype), function(b, db).to(b.dtype))
+        for (W, b), (dW, db) in zip(ones, others, strict=True)
+    ]
+
+
+class Gram:
+    """Our sample-space gradient descent in PyTorch: W1 = c W1⁽⁰⁾ + Sᵀ X, so that an epoch touches
+    G = X Xᵀ (m, m) instead of X (m, n_0).
+
+    Without autograd, whose overhead would be most of the time of arrays this small. Forming G,
+    and W1 in the end, is part of the training.
+    """
+
+    def __init__(self, job: Job, compiled: bool, threads: int) -> None:
+        self.job, self.threads = job, threads
+        self.X, self.Y = torch.from_numpy(job.X), torch.from_numpy(job.Y)
+        epoch = functools.partial(gram_epoch, job)
+        self.epoch = torch.compile(epoch, dynamic=False) if compiled else epoch
+
+    def restart(self, weights: Array, seed: int) -> None:
+        del seed  # there are no mini-batches
+        self.layers = [
+            (torch.from_numpy(W), torch.from_numpy(b))
+            for W, b in layers_of(weights, self.job.layers)
+        ]
+
+    def train(self, epochs: int) -> None:
+        torch.set_num_threads(self.threads)
+        (W1, b1), *upper = self.layers
+        G, P0 = self.X @ self.X.T, self.X @ W1.T
+        S, c = torch.zeros_like(P0), torch.ones((), dtype=P0.dtype)
+        for _ in range(epochs):
+            S, c, b1, upper = self.epoch(G, P0, self.Y, S, c, b1, upper)
+        self.layers = [(torch.addmm(c * W1, S.T, self.X), b1), *upper]
+
+    def weights(self) -> Array:
+        return flat_of([(W.numpy(), b.numpy()) for W, b in self.layers])
+
+
+def gram_epoch(
+    job: Job, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
+) -> tuple[Tensor, Tensor, Tensor, Layers]:
+    """S, c, b1 and the upper layers after one epoch."""
+    scale, shrink = job.learning_rate / job.m, 1 - job.learning_rate * job.decay
+    A = [torch.addmm(c * P0 if job.l2 else P0, G, S) + b1]
+    for (W, b), activation in zip(upper, job.hidden, strict=True):
+        A[-1] = ACTIVATIONS[activation](A[-1])
+        A.append(F.linear(A[-1], W, b))
+    dZ = scale * (output(job, A[-1]) - Y)
+    changed: Layers = []
+    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], job.hidden, strict=True))):
+        W_new = torch.addmm(shrink * W if job.l2 else W, dZ.T, A_before, alpha=-1)
+        changed.insert(0, (W_new, b - dZ.sum(0)))
+        dZ = BACKWARD[activation](dZ @ W, A_before)
+    if job.l2:
+        S, c = shrink * S, shrink * c
+    return S - dZ, c, b1 - dZ.sum(0), changed
+
+
+def output(job: Job, Z: Tensor) -> Tensor:
+    """The output's activations."""
+    if job.output == "softmax":
+        return torch.softmax(Z, 1)
+    return torch.sigmoid(Z) if job.output == "sigmoid" else Z

@@ -1,0 +1,315 @@
+"""Gradient descent as one compiled call for many steps: `accelnn.kernels.training`.
+
+What Python and NumPy take between two products is gone, the products' threads are ours, and an
+update is part of the product that leads to it. Full batches, mini-batches, and sample space.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+from accelnn import batches
+from accelnn.backend import Array, array_module
+from accelnn.kernels import loops
+from accelnn.network import Network, Parameters, Workspace, forward, loss_of
+from accelnn.optimizers import SGD, Adam, Momentum
+from accelnn.solvers import gram
+from accelnn.solvers.gram import SampleSpace, Shrinkage
+from accelnn.solvers.job import Job, dropout_generator
+
+# Inputs from which examples lie better as rows: then BLAS does the first product, and a row is
+# gathered in one go. Below, loops run along the examples.
+EXAMPLES_FIRST_FROM = 32
+
+# Of a compiled call, which Ctrl-C cannot interrupt: about half a second of multiply-adds, and
+# the masks of dropout, all drawn before.
+LONGEST_CALL = 2e10
+LARGEST_MASKS = 2**20  # elements
+
+
+class Jitted:
+    """A training in compiled steps, in sample space where one is given."""
+
+    def __init__(self, job: Job, space: SampleSpace | None = None) -> None:
+        self.job, self.space = job, space
+        self.compile_seconds = 0.0
+        self.params = job.params if space is None else space.inner
+        self.shrinkage = Shrinkage(job)
+        self.random = dropout_generator(job, np)
+        self.orders = batches.orders(job.examples, job.seed)
+        self.steps = 0
+        self.state, self.sizes = _state(job, self.params, space)
+        self.masks_of_a_step = sum(self.params.layers[1:]) * int(max(self.sizes))
+        self.work_of_a_step = _multiply_adds(self.params.layers, max(self.sizes))
+        self.uses_blas = _uses_blas(self.params.layers, int(max(self.sizes)))
+
+    def advance(self, rates: list[float], cost: Array | None) -> None:
+        """Run the epochs in calls short enough to be interrupted."""
+        per_epoch = len(self.sizes)
+        sizes = np.tile(self.sizes, len(rates))
+        order = np.zeros(0, np.int64)
+        if self.job.batch_size is not None:
+            order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
+        l2_cost = self._l2_cost() if cost is not None and self.space is not None else 0.0
+        plan = self._plan(np.repeat(rates, per_epoch))
+        total = 0.0
+        for start, stop in self._calls(len(sizes)):
+            wanted = min(stop, per_epoch) - start if cost is not None else 0
+            first = sizes[:start].sum()
+            mean = self._call(
+                plan[start:stop],
+                sizes[start:stop],
+                order[first : first + sizes[start:stop].sum()],
+                max(wanted, 0),
+            )
+            if wanted > 0:
+                total += mean * sizes[start : start + wanted].sum()
+        if cost is not None:
+            cost[...] = total / self.job.examples + l2_cost
+
+    def _calls(self, steps: int) -> Iterator[tuple[int, int]]:
+        """The steps of each compiled call."""
+        most = max(1, int(LONGEST_CALL / self.work_of_a_step))
+        if self.job.dropout:
+            most = max(1, min(most, LARGEST_MASKS // self.masks_of_a_step))
+        for start in range(0, steps, most):
+            yield start, min(start + most, steps)
+
+    def _call(self, plan: Array, sizes: Array, order: Array, wanted: int) -> float:
+        from accelnn.kernels import jit
+
+        state = self.state
+        if self.job.dropout:
+            state = state._replace(D=self._masks(sizes))
+        l2 = float(self.job.net.l2) if self.space is None else 0.0
+        arguments = state, plan, sizes, order, l2, wanted
+        if not self.steps:
+            self.compile_seconds = jit.prepare(jit.train(), arguments)
+        self.steps += len(sizes)
+        with one_blas_thread() if self.uses_blas else nullcontext():
+            return float(jit.train()(*arguments))
+
+    def _plan(self, rates: Array) -> Array:
+        """For each step its `Now.plan`: α, scale, shrinkage, ε and c."""
+        optimizer, l2 = self.job.optimizer, self.job.net.l2
+        sizes = np.resize(self.sizes, len(rates))
+        plan = np.zeros((len(rates), 5))
+        plan[:, 0] = rates
+        plan[:, 1] = [optimizer.scale(rate) for rate in rates] / sizes
+        plan[:, 2] = plan[:, 1] * l2
+        if isinstance(optimizer, Adam):
+            steps = range(self.steps + 1, self.steps + 1 + len(rates))
+            corrected = [optimizer.corrected(*item) for item in zip(rates, steps, strict=True)]
+            plan[:, [0, 3]] = corrected
+        plan[:, 4] = [self.shrinkage.step(rate) for rate in rates] if l2 else 1.0
+        return plan
+
+    def _masks(self, sizes: Array) -> Array:
+        """Each step's masks, one after the other, in the order in which `draw_masks` draws."""
+        net = self.job.net
+        D = np.empty(sum(net.layers[1:]) * int(sizes.sum()), self.params.dtype)
+        start = 0
+        for m in sizes:
+            for n, keep in itertools.zip_longest(net.layers[1:], net.keep_prob, fillvalue=1.0):
+                layer = D[start : start + n * m]
+                if keep < 1:
+                    self.random.random(layer.shape, dtype=layer.dtype, out=layer)
+                    np.less(layer, keep, out=layer)
+                    layer /= keep
+                start += n * m
+        return D
+
+    def _l2_cost(self) -> Any:
+        """λ/(2m) Σ ‖W‖² in sample space."""
+        assert self.space is not None
+        if not self.job.net.l2:
+            return 0.0
+        with one_blas_thread():
+            return self.space.penalty(self.shrinkage.c, self.params[0][0] @ self.space.G)
+
+    def validation_cost(self) -> Array:
+        assert self.job.validation is not None
+        net, work = self.job.net, self._validation_workspace
+        with one_blas_thread():  # the others would still be awake when the training goes on
+            if self.space is not None:
+                return self.space.validation_cost(self.shrinkage.c, work)
+            X, Y = self.job.validation
+            return loss_of(net, self.params, forward(net, self.params, X, work), Y)
+
+    def parameters(self) -> Parameters:
+        return self.params.copy() if self.space is None else self.space.parameters(self.shrinkage.c)
+
+    @functools.cached_property
+    def _validation_workspace(self) -> Workspace:
+        assert self.job.validation is not None
+        return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
+
+
+def in_sample_space(job: Job) -> Jitted:
+    """The compiled training of a job in sample space."""
+    return Jitted(job, SampleSpace.of(job))
+
+
+def unfit(job: Job) -> str | None:
+    """Why a training cannot be compiled, or None."""
+    if array_module(job.X) is not np:
+        return "compiled trainings run on the CPU: move the arrays there with accelnn.to_host"
+    return None
+
+
+def unfit_in_sample_space(job: Job) -> str | None:
+    """Why a training cannot run compiled in sample space, or None."""
+    return unfit(job) or gram.unfit(job)
+
+
+# ------------------------------------------------------------------------- the compiled state
+
+
+def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any, Array]:
+    """The arrays that the compiled steps work on, and the sizes of an epoch's batches."""
+    import numba
+
+    from accelnn.kernels import blas, training
+
+    codes = {"sgd": training.SGD, "momentum": training.MOMENTUM, "adam": training.ADAM}
+    dtype, layers = params.dtype, params.layers
+    whole = job.batch_size is None
+    sizes = np.array([job.examples] if whole else batches.sizes(job.examples, job.batch_size))
+    most, units, outputs = int(sizes.max()), sum(layers[1:]), layers[-1]
+    threads = numba.get_num_threads()
+
+    def empty(*shape: int) -> Array:
+        return np.empty(shape, dtype)
+
+    examples_first = space is None and layers[0] >= EXAMPLES_FIRST_FROM
+    if space is not None:
+        X_batch = _flat(space.G)
+    elif whole:
+        X_batch = _flat(job.X.T if examples_first else job.X)
+    else:
+        X_batch = empty(most * layers[0])
+    adam = isinstance(job.optimizer, Adam)
+    betas = [0.0, 0.0]
+    if adam:
+        betas = [job.optimizer.beta1, job.optimizer.beta2]
+    elif isinstance(job.optimizer, Momentum):
+        betas = [job.optimizer.beta, 0.0]
+    state = training.State(
+        gemm=blas.address(dtype),
+        settings=np.array(
+            [
+                codes[job.optimizer.name],
+                space is not None,
+                examples_first,
+                job.dropout,
+                threads,
+                0,
+                1,
+            ]
+        ),
+        phases=_phases(layers, gathered=not whole, sample_space=space is not None, adam=adam),
+        layers=_layer_table(job.net, layers),
+        keep_prob=np.array([*job.net.keep_prob, 1.0]),
+        betas=np.array(betas),
+        theta=params.flat,
+        step=empty(params.flat.size if adam else 0),
+        moments=np.zeros((job.optimizer.moments, params.flat.size), dtype),
+        X=empty(0) if whole else _flat(job.X.T),
+        Y=empty(0) if whole else _flat(job.Y.T),
+        X_batch=X_batch,
+        Y_batch=_flat(job.Y) if whole else empty(most * outputs),
+        P0=empty(0) if space is None else _flat(space.P0),
+        A=empty(units * most),
+        dA=empty(units * most),
+        D=empty(0),
+        db=empty(units, threads),
+        work=empty(2, most),
+        losses=np.zeros(threads),
+    )
+    return state, sizes
+
+
+def _flat(array: Array) -> Array:
+    """The elements in C order, contiguous and writable: compiled code knows no other arrays."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat if flat.flags.writeable else flat.copy()
+
+
+def _layer_table(net: Network, layers: tuple[int, ...]) -> Array:
+    """`State.layers`"""
+    rows, place, unit = [], 0, 0
+    for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):
+        rows.append((n, before, place, place + n * before, unit, loops.KINDS[kind]))
+        place += n * (before + 1)
+        unit += n
+    return np.array(rows)
+
+
+def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: bool) -> Array:
+    """`State.phases`: what a step does, and how much work it is."""
+    from accelnn.kernels import training as t
+
+    products = [n * before for before, n in pairwise(layers)]
+    last = len(products) - 1
+    rows = [(t.GATHER, 0, layers[0], 0)] if gathered else []
+    rows += [(t.FORWARD, l, product, 0) for l, product in enumerate(products)]
+    rows += [(t.OUTPUT, last, 20 * layers[-1], 0)]  # an exponential costs some 20 multiply-adds
+    rows += [(t.BACKWARD, l, products[l], 0) for l in range(last, 0, -1)]
+    if sample_space:
+        products[0] = layers[1]
+    elements = sum(n * (before + 1) for before, n in pairwise(layers))
+    rows += [(t.UPDATE, last, sum(products), 10 * elements if adam else 0)]
+    return np.array(rows)
+
+
+def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
+    """Whether one of a step's products is large enough for BLAS."""
+    from accelnn.kernels.training import THIN, WORTH_BLAS
+
+    return any(
+        min(before, n, m) >= THIN and before * n * m >= WORTH_BLAS for before, n in pairwise(layers)
+    )
+
+
+def _multiply_adds(layers: tuple[int, ...], m: int) -> int:
+    """Multiply-adds of a step on m examples, about."""
+    return 3 * m * sum(n * (before + 1) for before, n in pairwise(layers))
+
+
+# -------------------------------------------------------------------------------- compilation
+
+
+def is_compiled(dtype: Any) -> bool:
+    """Whether compiled steps for this dtype are in memory or on disk."""
+    from accelnn.kernels import jit
+
+    return jit.kept(jit.train(), _smallest_arguments(np.dtype(dtype)))
+
+
+def _smallest_arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Arguments of the compiled steps: any training's of this dtype have the same types."""
+    params = Parameters(np.zeros(2, dtype), (1, 1))
+    one = np.zeros((1, 1), dtype)
+    state, sizes = _state(Job(Network([1, 1]), params, one, one, SGD()), params, None)
+    return state, np.zeros((1, 5)), sizes, np.zeros(0, np.int64), 0.0, 0
+
+
+@functools.cache
+def _blas() -> Any:
+    """The BLAS libraries of this process, SciPy's among them, which compiled code calls."""
+    import scipy.linalg.cython_blas  # noqa: F401
+
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One thread a product: the threads that share a product are Numba's."""
+    with _blas().limit(limits=1):
+        yield
