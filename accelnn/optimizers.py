@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from accelnn.backend import Array, array_module
 from accelnn.operations import Operations
 
@@ -28,6 +30,10 @@ class Optimizer(Protocol):
     name: ClassVar[str]
     moments: ClassVar[int]
     linear: ClassVar[bool]
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """β of the first and the second moment, 0 where there is none."""
 
     def scale(self, learning_rate: float) -> float:
         """What the gradient is to be multiplied by where it arises, in the smallest array."""
@@ -54,6 +60,7 @@ class SGD:
     name: ClassVar[str] = "sgd"
     moments: ClassVar[int] = 0
     linear: ClassVar[bool] = True
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
     def scale(self, learning_rate: float) -> float:
         return learning_rate
@@ -85,6 +92,10 @@ class Momentum:
 
     def __post_init__(self) -> None:
         _check_share("beta", self.beta)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta, 0.0
 
     def scale(self, learning_rate: float) -> float:  # noqa: ARG002
         return 1 - self.beta
@@ -121,6 +132,10 @@ class Adam:
         _check_share("beta2", self.beta2)
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ValueError(f"expected epsilon > 0, got {self.epsilon}")
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta1, self.beta2
 
     def scale(self, learning_rate: float) -> float:  # noqa: ARG002
         return 1 - self.beta1

@@ -37,6 +37,7 @@ DASHES = ("-", "--", ":")
 
 GRID = 300  # points along each side of a decision boundary's picture
 PANELS_A_ROW = 4
+MOST_UNITS = 100  # in the picture of a hidden layer: each takes 40 ms to draw
 
 
 # --------------------------------------------------------------------------------------------
@@ -269,7 +270,8 @@ def misclassified(
 def hidden_layer(params: Parameters, image_shape: Sequence[int]) -> Figure:
     """Each first-layer unit's incoming weights as a picture: red above 0, blue below.
 
-    Weights of several channels are averaged. All units share one scale.
+    Weights of several channels are averaged. All units share one scale. Of many units the first
+    MOST_UNITS are drawn.
 
     Parameters
     ----------
@@ -278,13 +280,15 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int]) -> Figure:
     Raises ValueError where it does not fit the first layer's weights.
     """
     images = _images(to_host(params[0][0]).T, image_shape)
+    units, images = len(images), images[:MOST_UNITS]
     if images.ndim == 4:
         images = images.mean(axis=3)
     largest = float(np.abs(images).max()) or 1.0
     figure, drawn = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
     figure.colorbar(drawn, ax=figure.axes, label="weight", shrink=0.9)
     figure.set_figwidth(figure.get_figwidth() + 0.9)  # the scale's
-    figure.suptitle("first layer: the weights into each unit")
+    which = "each unit" if units <= MOST_UNITS else f"{MOST_UNITS} of {units} units"
+    figure.suptitle(f"first layer: the weights into {which}")
     return figure
 
 

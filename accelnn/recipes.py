@@ -1,24 +1,26 @@
-"""The notes' experiments by name, as data: which net, on what, trained how."""
+"""The experiments by name, the notes' and one more, as data: which net, on what, trained how."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from accelnn import datasets
+from accelnn.backend import Array
 from accelnn.network import Network, Parameters
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment of the notes: a training, or several that differ in a few points.
+    """One experiment: a training, or several that differ in a few points.
 
     title : what it shows, in a line
     data : a function of accelnn.datasets
     net : the architecture
     init, scale, seed : of the first weights, as in `Network.init`
-    epochs, learning_rate : of full-batch gradient descent; for solver "minimize" `epochs` is the
-        number of evaluations
-    solver, method : as in `accelnn.fit`
+    epochs, learning_rate : of gradient descent; for solver "minimize" `epochs` is the number of
+        evaluations
+    decay : of the learning rate, α / (1 + decay · epoch)
+    solver, method, optimizer, batch_size, validation, patience : as in `accelnn.fit`
     compare : trainings to be set side by side, by label: what each changes, fields of the recipe
         or of its net
     """
@@ -33,6 +35,11 @@ class Recipe:
     seed: int = 1
     solver: str = "auto"
     method: str = "TNC"
+    optimizer: str = "sgd"
+    batch_size: int | None = None
+    decay: float = 0.0
+    validation: float | tuple[Array, Array] | None = None
+    patience: int | None = None
     compare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def first_weights(self, dtype: str | None = None) -> Parameters:
@@ -136,5 +143,15 @@ RECIPES = {
         epochs=400,
         learning_rate=2.0,  # of gradient descent; the notes' own solver needs none
         solver="minimize",
+    ),
+    "digits-minibatch": Recipe(
+        title="two hidden layers tell digits, by Adam on mini-batches of 128",
+        data=_digits,
+        net=Network([784, 256, 128, 10], output="softmax"),
+        init="he",
+        epochs=10,
+        learning_rate=1e-3,
+        optimizer="adam",
+        batch_size=128,
     ),
 }

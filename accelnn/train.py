@@ -8,9 +8,9 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,37 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import accelnn
-from accelnn import backend, datasets, models
-from accelnn.backend import BackendError, to_host
+from accelnn import backend, batches, datasets, models
+from accelnn.backend import Array, BackendError, to_host
 from accelnn.bench.records import finite, write_whole
 from accelnn.bench.report import console
 from accelnn.datasets import Dataset
 from accelnn.files import check_writable
 from accelnn.network import Network, Parameters
+from accelnn.optimizers import OPTIMIZERS, Schedule, inverse_decay
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.scores import accuracy, report
-from accelnn.solvers import SOLVERS, History
+from accelnn.solvers import SOLVERS, Callback, History
 from accelnn.solvers.minimize import METHODS
 from accelnn.tours import TOURS
 
-RECORD_EVERY = 100  # epochs, as the notes print their costs
+# Epochs between recorded costs, as the notes print them; on mini-batches every epoch is recorded.
+RECORD_EVERY = 100
+
+# What only gradient descent has: to name one of these is to ask for it.
+OF_DESCENT = ("learning_rate", "decay", "optimizer", "batch_size", "patience")
+
+# A step of Adam is about as long as its learning rate, whatever the gradient, so a recipe's rate
+# does not suit both it and the others: Kingma and Ba's, and one that many nets can bear.
+RATE_OF_ADAM, RATE_OF_OTHERS = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
 class Result:
-    """One training that has ended. `label` is empty where there is only one."""
+    """One training that has ended. `label` is empty where there is only one.
+
+    train_accuracy : of the examples it learned from
+    """
 
     label: str
     recipe: Recipe
@@ -87,14 +99,15 @@ def _run(options: argparse.Namespace, out: Console) -> int:
     data, recipe = _data_and_recipe(options)
     if options.show is not None:
         _check_picture(data, options.show)
-    _check_trainings(recipe, options)
+    _check_trainings(recipe, data, options)
     results, interrupted = train(recipe, data, options.dtype)
     written = True
     if results:
         show(results, data, out)
         written = _write(results, data, options, out)
     if interrupted:
-        print(f"Interrupted: {len(results)} trainings had ended.", file=sys.stderr)
+        ended = f"{len(results)} training{'' if len(results) == 1 else 's'}"
+        print(f"Interrupted: {ended} had ended.", file=sys.stderr)
         return 130
     return 0 if written else 1
 
@@ -112,13 +125,18 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None) -> tuple[list[Result
     ) as bar:
         try:
             for label, one in recipe.trainings():
-                task = bar.add_task(label or "training", total=one.epochs, cost="")
+                task = bar.add_task(label or _how(one), total=one.epochs, cost="")
 
                 def follow(now: accelnn.Checkpoint, task: Any = task) -> None:
-                    bar.update(task, completed=now.epoch, cost=f"cost {now.cost:.4f}")
+                    cost = f"cost {now.cost:.4f}"
+                    if now.validation_cost is not None:
+                        cost += f", validation {now.validation_cost:.4f}"
+                    bar.update(task, completed=now.epoch, cost=cost)
 
-                results.append(_train_one(label, one, data, dtype, follow))
-                bar.update(task, completed=one.epochs)
+                result = _train_one(label, one, data, dtype, [follow])
+                results.append(result)
+                cost = f"cost {result.history.final_cost:.4f}, {result.history.solver}"
+                bar.update(task, completed=one.epochs, cost=cost)
         except KeyboardInterrupt:
             return results, True
     return results, False
@@ -129,21 +147,31 @@ def _train_one(
     recipe: Recipe,
     data: Dataset,
     dtype: str | None,
-    follow: Callable[[accelnn.Checkpoint], object],
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     start = time.perf_counter()
+    X, Y, validation = _learned_and_watched(recipe, data)
+    rate: float | Schedule | None = recipe.learning_rate
+    if recipe.solver == "minimize":
+        rate = None
+    elif recipe.decay:
+        rate = inverse_decay(recipe.learning_rate, recipe.decay)
     params, history = accelnn.fit(
         recipe.net,
         recipe.first_weights(dtype),
-        data.X_train,
-        data.Y_train,
+        X,
+        Y,
         epochs=recipe.epochs,
-        learning_rate=None if recipe.solver == "minimize" else recipe.learning_rate,
+        learning_rate=rate,
+        optimizer=recipe.optimizer,
+        batch_size=recipe.batch_size,
         solver=recipe.solver,
         method=recipe.method,
-        record_every=RECORD_EVERY,
+        record_every=_record_every(recipe),
         seed=recipe.seed,
-        callbacks=[follow],
+        validation=validation,
+        patience=recipe.patience,
+        callbacks=callbacks,
     )
     seconds = time.perf_counter() - start
 
@@ -155,10 +183,26 @@ def _train_one(
         recipe,
         params,
         history,
-        score(data.X_train, data.Y_train),
+        score(X, Y),
         score(data.X_test, data.Y_test) if data.X_test.shape[1] else None,
         seconds,
     )
+
+
+def _record_every(recipe: Recipe) -> int:
+    return RECORD_EVERY if recipe.batch_size is None else 1
+
+
+def _learned_and_watched(
+    recipe: Recipe, data: Dataset
+) -> tuple[Array, Array, tuple[Array, Array] | None]:
+    """X and Y to learn from, and those to watch: a share is drawn here as `fit` would draw it,
+    so that the training accuracy is of what was learned from."""
+    X, Y = data.X_train, data.Y_train
+    if not isinstance(recipe.validation, float):
+        return X, Y, recipe.validation
+    X, Y, X_watched, Y_watched = batches.split(X, Y, recipe.validation, recipe.seed)
+    return X, Y, (X_watched, Y_watched)
 
 
 # --------------------------------------------------------------------------------------------
@@ -176,7 +220,7 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
         data, recipe = _own(options)
     changes = {
         name: value
-        for name in ("epochs", "seed", "solver", "method")
+        for name in ("epochs", "seed", "solver", "method", *OF_DESCENT[1:])
         if (value := getattr(options, name)) is not None
     }
     if options.hidden:
@@ -194,8 +238,14 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
         changes["learning_rate"] = rates[0]
     elif rates:
         changes["compare"] = {f"learning rate {rate}": {"learning_rate": rate} for rate in rates}
-    if rates and "solver" not in changes:
-        changes["solver"] = "auto"  # a learning rate asks for gradient descent
+    elif (changes.get("optimizer", recipe.optimizer) == "adam") != (recipe.optimizer == "adam"):
+        changes["learning_rate"] = (
+            RATE_OF_ADAM if changes["optimizer"] == "adam" else RATE_OF_OTHERS
+        )
+    if options.recipe and options.validation:
+        changes["validation"] = options.validation
+    if "solver" not in changes and (rates or changes.keys() & {*OF_DESCENT, "validation"}):
+        changes["solver"] = "auto"
     return data, recipe.changed(**changes)
 
 
@@ -209,6 +259,7 @@ def _own(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
         data = datasets.load_hdf5(options.hdf5, **split)
     else:
         data = datasets.load_csv(options.csv, options.target, **split)
+    watched = data.X_test.shape[1] and options.solver != "minimize"
     two = len(data.classes) == 2
     net = Network(
         [data.X_train.shape[0], *(options.layers or ()), 1 if two else len(data.classes)],
@@ -221,6 +272,7 @@ def _own(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
         init="he",
         epochs=1000,
         learning_rate=0.1 if options.csv else 0.0075,
+        validation=(data.X_test, data.Y_test) if watched else None,
     )
 
 
@@ -233,15 +285,20 @@ def show(results: Sequence[Result], data: Dataset, to: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2)
     if results[0].label:
         table.add_column("training")
-    for heading in ("epochs", "first cost", "final cost", "train", "test", "time"):
+    watched = any(result.history.final_validation_cost is not None for result in results)
+    headings = ["epochs", "first cost", "final cost", "train", "test", "time"]
+    if watched:  # in two lines, so that all goes into 80 columns
+        headings[1:3] = ["first\ncost", "final\ncost", "validation\ncost"]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         costs = result.history.costs
         table.add_row(
             *([result.label] if result.label else []),
-            f"{result.recipe.epochs:,}",
+            f"{_epochs(result):,}",
             _cost(costs[0]) if costs else "",
             _cost(result.history.final_cost),
+            *([_cost(result.history.final_validation_cost)] if watched else []),
             f"{result.train_accuracy:.2%}",
             "" if result.test_accuracy is None else f"{result.test_accuracy:.2%}",
             f"{result.seconds:.2f} s",
@@ -250,15 +307,57 @@ def show(results: Sequence[Result], data: Dataset, to: Console) -> None:
     if len(data.classes) > 2:
         for result in results:
             _show_classes(result, data, to)
-    history = results[0].history
-    to.print(
-        f"backend {history.backend} on {history.device}, {history.dtype}, "
-        f"solver {history.solver} ({history.reason})"
-    )
+    _show_how(results, to)
     to.print(f"data: {data.source}")
 
 
-def _cost(cost: float) -> str:
+def _show_how(results: Sequence[Result], to: Console) -> None:
+    """Print what ran and why it stopped, once for all trainings of which it is the same."""
+    history = results[0].history
+    to.print(f"backend {history.backend} on {history.device}, {history.dtype}")
+    labels_of: dict[str, list[str]] = {}
+    for result in results:
+        for line in _ran(result):
+            labels_of.setdefault(line, []).append(result.label)
+    for line, labels in labels_of.items():
+        to.print(line if len(labels) == len(results) else f"{'; '.join(labels)}: {line}")
+
+
+def _ran(result: Result) -> Iterator[str]:
+    history = result.history
+    solver = f"solver {history.solver} ({history.reason})"
+    if history.optimizer is None:
+        yield solver
+        return
+    yield f"{solver}; {_how(result.recipe)}"
+    if history.compile_seconds >= 1:
+        yield f"{history.compile_seconds:.1f} s of the time went into compiling, this once"
+    if history.stopped:
+        yield f"stopped after {_epochs(result):,} epochs ({history.stopped})"
+
+
+def _how(recipe: Recipe) -> str:
+    """The way of training that the recipe asks for, in few words."""
+    if recipe.solver == "minimize":
+        return f"minimize, {recipe.method}"
+    how = f"{recipe.optimizer} at {recipe.learning_rate:g}"
+    if recipe.batch_size is not None:
+        how += f" on batches of {recipe.batch_size}"
+    if recipe.decay:
+        how += f", decay {recipe.decay:g}"
+    return how
+
+
+def _epochs(result: Result) -> int:
+    """How many it trained: patience stops it before a record."""
+    if result.history.stopped is None:
+        return result.recipe.epochs
+    return len(result.history.epochs) * _record_every(result.recipe)
+
+
+def _cost(cost: float | None) -> str:
+    if cost is None:
+        return ""
     return f"{cost:.6f}" if abs(cost) < 1e6 else f"{cost:.3g}"
 
 
@@ -330,7 +429,13 @@ def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapp
     if X.shape[0] == 2:
         trained = {name: (r.recipe.net, r.params, r.history) for name, r in named.items()}
         return {"": plots.comparison(trained, X, Y)}
-    figures = {"": plots.costs({name: r.history for name, r in named.items()})}
+    curves: dict[str, plots.Curve] = {}
+    for name, result in named.items():
+        history = curves[name] = result.history
+        if history.validation_costs:
+            name = f"{result.label}, validation" if result.label else "validation"
+            curves[name] = history.epochs, history.validation_costs
+    figures = {"": plots.costs(curves)}
     shape, last = data.preprocessing.image_shape, results[-1]
     if shape is None:
         return figures
@@ -358,15 +463,32 @@ def _say_picture(results: Sequence[Result], data: Dataset, index: int, to: Conso
         )
 
 
-def _check_trainings(recipe: Recipe, options: argparse.Namespace) -> None:
-    """Raise ValueError where one of several trainings would fail after others had run."""
-    for label, one in recipe.trainings():
+def _check_trainings(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
+    """Raise ValueError where a training would fail, so that none fails after others have run."""
+    trainings = list(recipe.trainings())
+    for _, one in trainings:
         if one.solver != "minimize":
             continue
-        if options.learning_rate:
-            raise ValueError("--learning-rate is for gradient descent: --solver minimize has none")
-        if min(one.net.keep_prob, default=1) < 1:
-            raise ValueError(f"--solver minimize cannot follow the dropout of {label!r}")
+        asked = [name for name in OF_DESCENT if getattr(options, name)]
+        if options.recipe and options.validation:
+            asked.append("validation")
+        if asked:
+            option = "--" + asked[0].replace("_", "-")
+            raise ValueError(f"{option} is for gradient descent: --solver minimize has none")
+        if one.batch_size or one.optimizer != "sgd":
+            raise ValueError(
+                f"--solver minimize takes all examples at once, and {options.recipe} is trained "
+                f"by {_how(replace(one, solver='auto'))}"
+            )
+    if len(trainings) < 2:
+        return  # `fit` refuses it by itself, before it trains
+    for label, one in trainings:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _train_one(label, replace(one, epochs=0), data, options.dtype)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
 
 
 def _check_picture(data: Dataset, index: int) -> None:
@@ -399,6 +521,7 @@ def _as_json(
                 "learning_rate": (
                     None if result.recipe.solver == "minimize" else result.recipe.learning_rate
                 ),
+                "decay": result.recipe.decay,
                 "seed": result.recipe.seed,
                 "seconds": result.seconds,
                 "train_accuracy": result.train_accuracy,
@@ -434,9 +557,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several are compared"
     )
-    parser.add_argument("--seed", type=_natural, help="of weights, dropout and split")
+    parser.add_argument("--seed", type=_natural, help="of weights, dropout, mini-batches and split")
     parser.add_argument("--solver", choices=("auto", *SOLVERS, "minimize"))
     parser.add_argument("--method", choices=tuple(METHODS), help="of --solver minimize")
+    parser.add_argument(
+        "--optimizer",
+        choices=tuple(OPTIMIZERS),
+        help=f"adam's learning rate is {RATE_OF_ADAM:g} where none is given",
+    )
+    parser.add_argument("--batch-size", type=_natural, metavar="N", help="examples a step")
+    parser.add_argument(
+        "--decay", type=_rate, metavar="RATE", help="learning rate / (1 + RATE * epoch)"
+    )
+    parser.add_argument(
+        "--validation",
+        type=_share,
+        metavar="SHARE",
+        help="of the training examples, to be watched (your own data: held out, 0.2)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=_natural,
+        metavar="N",
+        help="stop where the validation cost fell in none of N records: every "
+        f"{RECORD_EVERY} epochs, with --batch-size each",
+    )
     parser.add_argument("--hidden", type=_sizes, metavar="N,N", help="hidden sizes to compare")
     parser.add_argument("--data", metavar="FOLDER", help="where the recipe's real data is")
     parser.add_argument("--show", type=int, metavar="INDEX", help="a training picture, predicted")
@@ -449,7 +594,6 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--csv", metavar="FILE", help="a table with a header; see --target")
     own.add_argument("--target", metavar="COLUMN", help="the column with the classes")
     own.add_argument("--layers", type=_sizes, metavar="N,N", help="hidden layers")
-    own.add_argument("--validation", type=_share, metavar="SHARE", help="held out (0.2)")
     return parser
 
 
@@ -463,7 +607,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         if options.recipe not in (*RECIPES, *TOURS):
             names = ", ".join((*RECIPES, *TOURS))
             parser.error(f"unknown recipe {options.recipe}: expected one of {names}")
-        useless = given & {"target", "layers", "validation"}
+        useless = given & {"target", "layers"}
         if options.recipe in TOURS:
             useless = given - {"recipe", "backend"}
         elif "folder" not in inspect.signature(RECIPES[options.recipe].data).parameters:

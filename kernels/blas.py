@@ -105,9 +105,9 @@ def call_gemm(
 def gemm(
     routine: int,
     A: Matrix,
-    A_transposed: bool,
+    A_transposed: int,
     B: Matrix,
-    B_transposed: bool,
+    B_transposed: int,
     C: Matrix,
     alpha: float,
     beta: float,

@@ -71,7 +71,7 @@ def bias_activation(
 def multiply_by_slope(da: Vector, a: Vector, keep_prob: float, kind: int) -> float:
     """da ← da ∘ g'(z), from a = g(z) / keep_prob; Σ da"""
     zero, one, leak = a.dtype.type(0), a.dtype.type(1), a.dtype.type(LEAK)
-    total = zero
+    total: float = zero
     if kind == SIGMOID:
         for j in range(len(a)):
             x = keep_prob * a[j]
@@ -134,7 +134,7 @@ def sigmoid_loss(z: Vector, bias: float, y: Vector) -> float:
 
 def sigmoid_gradient(z: Vector, bias: float, y: Vector, scale: float) -> float:
     """z ← (σ(z + bias) - y) · scale; Σ z"""
-    total = z.dtype.type(0)
+    total: float = z.dtype.type(0)
     for j in range(len(z)):
         z[j] = (sigmoid(z[j] + bias) - y[j]) * scale
         total += z[j]
@@ -152,7 +152,7 @@ def linear_loss(z: Vector, bias: float, y: Vector) -> float:
 
 def linear_gradient(z: Vector, bias: float, y: Vector, scale: float) -> float:
     """z ← (z + bias - y) · scale; Σ z"""
-    total = z.dtype.type(0)
+    total: float = z.dtype.type(0)
     for j in range(len(z)):
         z[j] = (z[j] + bias - y[j]) * scale
         total += z[j]

@@ -141,13 +141,11 @@ def train() -> Any:
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether a compiled function for arguments of these types is in memory or on disk.
+    """Whether a compiled function for arguments of these types is on disk.
 
     Numba has no public way to ask; where its private one changes, the answer is no.
     """
     signature = tuple(map(numba.typeof, arguments))
-    if signature in function.overloads:
-        return True
     try:
         cache, codegen = function._cache, function.targetctx.codegen()
         return cache._index_key(signature, codegen) in cache._cache_file._load_index()
@@ -156,12 +154,9 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
-    """Compile a function for arguments of these types, or load it; the seconds that took."""
+    """Load a function compiled for arguments of these types, or compile it; the seconds taken."""
     start = time.perf_counter()
-    signature = tuple(map(numba.typeof, arguments))
-    if signature in function.overloads:
-        return 0.0
-    function.compile(signature)
+    function.compile(tuple(map(numba.typeof, arguments)))
     return time.perf_counter() - start
 
 

@@ -45,9 +45,12 @@ GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
 # start the threads and to wait for them takes 1.5 us once each has a core of its own, which after
 # a rest they get only in some 10 ms: phases of 20 us gained nothing.
 WORTH_SHARING = 1_000_000
-# BLAS packs its matrices first: a product smaller than this, or as thin, is done sooner by loops.
-# 7 x 209 x 209 in float64: BLAS 43 us, loops 26.
-WORTH_BLAS, THIN = 100_000, 8
+# BLAS packs its matrices first: what is smaller than this, or as thin, loops do sooner. Long inner
+# products of few rows too, however large; adding up rows not, from a size on.
+# In float64, loops and BLAS: 7 x 209 x 209 28 and 43 us, 20 x 209 x 209 66 and 55;
+# 7 x 12288 x 209 by inner products 2.9 and 3.5 ms, 7 x 2000 x 2000 by rows 7.8 and 5.5.
+WORTH_BLAS, THIN = 100_000, 9
+WORTH_BLAS_BY_ROWS, THIN_BY_ROWS = 1_500_000, 5
 # Columns from which a matrix with fewer rows is cut across its columns
 MANY = 512
 # Bytes of a core's second-level cache, of which there is this much at least.
@@ -145,11 +148,14 @@ def product(
     beta: float,
     area: Area,
 ) -> None:
-    """C ← α A B + β C within `area`, for A or its transpose, B or its transpose."""
+    """C ← α A B + β C within `area`, for A or its transpose, or for B's, not for both."""
     first, last, start, stop = area
     rows, columns = last - first, stop - start
     depth = A.shape[0] if A_transposed else A.shape[1]
-    if min(rows, columns, depth) >= THIN and rows * columns * depth >= WORTH_BLAS:
+    least, volume = min(rows, columns, depth), rows * columns * depth
+    if (least >= THIN and volume >= WORTH_BLAS) or (
+        least >= THIN_BY_ROWS and volume >= WORTH_BLAS_BY_ROWS and not B_transposed
+    ):
         gemm(routine, A, A_transposed, B, B_transposed, C, alpha, beta, first, last, start, stop)
     elif B_transposed:
         inner_products(A, B, C, alpha, beta, area)
@@ -190,11 +196,16 @@ def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, a
             right = min(p + 1, stop - 1)
             x, y = B[p], B[right]
             ax = ay = bx = by = a.dtype.type(0)
-            for j in range(len(a)):
-                ax += a[j] * x[j]
-                ay += a[j] * y[j]
-                bx += b[j] * x[j]
-                by += b[j] * y[j]
+            if up > i:
+                for j in range(len(a)):
+                    ax += a[j] * x[j]
+                    ay += a[j] * y[j]
+                    bx += b[j] * x[j]
+                    by += b[j] * y[j]
+            else:
+                for j in range(len(a)):
+                    ax += a[j] * x[j]
+                    ay += a[j] * y[j]
             set_entry(C, i, p, alpha, ax, beta)
             if right > p:
                 set_entry(C, i, right, alpha, ay, beta)
@@ -211,7 +222,8 @@ def set_entry(C: Matrix, i: int, p: int, alpha: float, value: float, beta: float
 
 def entry(A: Matrix, transposed: int, i: int, p: int) -> float:
     """A[i, p] of A or of its transpose"""
-    return A[p, i] if transposed else A[i, p]
+    value: float = A[p, i] if transposed else A[i, p]
+    return value
 
 
 def add_row(
@@ -465,14 +477,35 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
                 w[j] -= rate * v[j]
     else:
         dW, M, V = weights(s, s.step, l), weights(s, s.moments[0], l), weights(s, s.moments[1], l)
-        add_gradient(s, now, l, dW, one, kind(0), area)
-        for i in range(first, last):
-            w, dw = W[i, start:stop], dW[i, start:stop]
-            if shrink != 0:
-                for j in range(len(w)):
-                    dw[j] += shrink * w[j]
-            adam_update(w, dw, M[i, start:stop], V[i, start:stop], beta1, beta2, rate, epsilon)
+        # A few rows at a time: the gradient is then still in the cache when Adam comes for it
+        rows = max(32, SECOND_CACHE // 4 // ((stop - start) * W.itemsize))
+        for i in range(first, last, rows):
+            end = min(i + rows, last)
+            add_gradient(s, now, l, dW, one, kind(0), (i, end, start, stop))
+            adam_rows(W, dW, M, V, shrink, beta1, beta2, rate, epsilon, (i, end, start, stop))
     update_biases(s, now, l, part * n // parts, (part + 1) * n // parts)
+
+
+def adam_rows(
+    W: Matrix,
+    dW: Matrix,
+    M: Matrix,
+    V: Matrix,
+    shrink: float,
+    beta1: float,
+    beta2: float,
+    rate: float,
+    epsilon: float,
+    area: Area,
+) -> None:
+    """Adam's update of W within `area`, L2 included."""
+    first, last, start, stop = area
+    for i in range(first, last):
+        w, dw = W[i, start:stop], dW[i, start:stop]
+        if shrink != 0:
+            for j in range(len(w)):
+                dw[j] += shrink * w[j]
+        adam_update(w, dw, M[i, start:stop], V[i, start:stop], beta1, beta2, rate, epsilon)
 
 
 def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:
@@ -506,7 +539,7 @@ def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:
 # -------------------------------------------------------------------------------------- steps
 
 
-def share(phase: int, s: State, now: Now, l: int, part: int, parts: int) -> None:
+def share(phase: int, s: State, now: Now, l: int, part: Any, parts: int) -> None:
     """One thread's part of a phase."""
     if phase == GATHER:
         gather(s, now, part, parts)

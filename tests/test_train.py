@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import accelnn
-from accelnn import models, predict, train
+from accelnn import batches, datasets, models, predict, train
 from accelnn.recipes import RECIPES
+from accelnn.solvers import SOLVERS
 from accelnn.tours import TOURS
 
 
@@ -126,9 +127,148 @@ def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(c
     [tnc] = run("digits", "--epochs", 20)
     [lbfgs] = run("digits", "--epochs", 20, "--method", "L-BFGS-B")
     [descent] = run("digits", "--epochs", 20, "--learning-rate", 2)
-    assert [r["solver"] for r in (tnc, lbfgs, descent)] == ["minimize", "minimize", "direct"]
+    assert [r["solver"] for r in (tnc, lbfgs)] == ["minimize", "minimize"]
+    assert descent["solver"] in SOLVERS
     assert "L-BFGS-B" in lbfgs["reason"]
     assert "macro average" in capsys.readouterr().out
+
+
+def test_digits_are_told_by_adam_on_mini_batches(capsys):
+    [result] = run("digits-minibatch", "--dtype", "float32", "--seed", 3)
+    assert (result["optimizer"], result["batch_size"]) == ("adam", 128)
+    assert result["epochs"] == list(range(10))  # every epoch is recorded
+    assert result["test_accuracy"] > 0.9
+    assert "; adam at 0.001 on batches of 128 " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_can_be_asked_for_and_trains_alike(solver, capsys):
+    [result] = run("planar", "--epochs", 150, "--solver", solver)
+    assert (result["solver"], result["reason"]) == (solver, "asked for")
+    assert f"solver {solver} (asked for); sgd at 0.5 " in " ".join(capsys.readouterr().out.split())
+    [direct] = run("planar", "--epochs", 150, "--solver", "direct")
+    assert result["final_cost"] == pytest.approx(direct["final_cost"], rel=1e-9)
+
+
+def test_compiled_mini_batches_of_adam_are_those_of_numpy():
+    options = ("digits-minibatch", "--epochs", 2, "--batch-size", 500, "--validation", 0.1)
+    [compiled, direct] = [run(*options, "--solver", name)[0] for name in ("jitted", "direct")]
+    assert (compiled["solver"], direct["solver"]) == ("jitted", "direct")
+    for costs in ("costs", "validation_costs"):
+        np.testing.assert_allclose(compiled[costs], direct[costs], rtol=1e-7)
+
+
+def test_the_optimizer_is_the_one_asked_for():
+    first_step = {}
+    for name in ("sgd", "momentum", "adam"):
+        [result] = run("planar", "--epochs", 1, "--optimizer", name, "--learning-rate", 1e-4)
+        assert result["optimizer"] == name
+        first_step[name] = result["costs"][0] - result["final_cost"]
+    # momentum's first average has a tenth of the gradient in it
+    assert first_step["momentum"] == pytest.approx(0.1 * first_step["sgd"], rel=0.02)
+    assert first_step["adam"] > first_step["sgd"]
+
+
+def test_another_kind_of_optimizer_brings_a_learning_rate_that_suits_it():
+    [adam] = run("digits", "--epochs", 2, "--optimizer", "adam")
+    assert adam["learning_rate"] == 0.001
+    [momentum] = run("planar", "--epochs", 2, "--optimizer", "momentum")
+    assert momentum["learning_rate"] == RECIPES["planar"].learning_rate
+    [sgd] = run("digits-minibatch", "--epochs", 1, "--optimizer", "sgd")
+    assert sgd["learning_rate"] == 0.1
+    [given] = run("planar", "--epochs", 2, "--optimizer", "adam", "--learning-rate", 0.3)
+    assert given["learning_rate"] == 0.3
+
+
+def test_the_learning_rate_decays_as_in_the_notes():
+    options = ("--epochs", 2, "--learning-rate", 0.5, "--batch-size", 400, "--seed", 4)
+    [result] = run("planar", *options, "--decay", 3)
+    assert result["decay"] == 3
+    recipe, data = RECIPES["planar"].changed(seed=4), datasets.flower()
+    _, expected = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(),
+        data.X_train,
+        data.Y_train,
+        epochs=2,
+        learning_rate=lambda epoch: [0.5, 0.125][epoch],
+    )
+    assert result["final_cost"] == pytest.approx(expected.final_cost, rel=1e-12)
+
+
+def test_a_share_of_a_recipes_examples_is_watched_and_not_learned_from(capsys):
+    [result] = run("circles", "--validation", 0.2, "--epochs", 250)[2:3]
+    assert len(result["validation_costs"]) == len(result["costs"]) == 3
+    assert result["final_validation_cost"] > 0
+    recipe, data = RECIPES["circles"], datasets.circles()
+    X, Y, *_ = batches.split(data.X_train, data.Y_train, 0.2, recipe.seed)
+    _, expected = accelnn.fit(
+        recipe.net, recipe.first_weights(), X, Y, epochs=250, learning_rate=0.01
+    )
+    assert result["final_cost"] == pytest.approx(expected.final_cost, rel=1e-9)
+    assert round(result["train_accuracy"] * X.shape[1], 6) % 1 == 0
+    assert "validation" in capsys.readouterr().out
+
+
+def test_patience_ends_each_training_of_a_comparison_by_itself(capsys):
+    results = run(
+        *("circles", "--epochs", 300, "--batch-size", 32, "--optimizer", "momentum"),
+        *("--validation", 0.2, "--patience", 2),
+    )
+    zeros = results[0]
+    assert zeros["stopped"].startswith("patience")
+    assert len(zeros["epochs"]) < 300
+    for result in results:
+        lowest = min(result["validation_costs"])
+        assert result["final_validation_cost"] <= lowest * (1 + 1e-9)
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"zeros: stopped after {len(zeros['epochs'])} epochs (patience" in output
+    assert re.search(rf"zeros \W+{len(zeros['epochs'])} ", output)
+
+
+def test_what_ran_is_told_of_each_training_where_it_differs(capsys):
+    run("football", "--epochs", 2, "--solver", "direct")
+    assert capsys.readouterr().out.count("solver direct") == 1  # of all four at once
+    [plain, l2, *_] = run("football", "--epochs", 2)
+    output = " ".join(capsys.readouterr().out.split())
+    if plain["reason"] != l2["reason"]:
+        assert f"no regularisation: solver {plain['solver']} ({plain['reason']})" in output
+    else:
+        assert f"solver {plain['solver']} ({plain['reason']})" in output
+
+
+def test_the_progress_bar_shows_what_runs_and_both_costs(monkeypatch):
+    shown, bars = [], []
+
+    class Bar(train.Progress):
+        def __init__(self, *columns, **options):
+            super().__init__(*columns, **{**options, "disable": True})
+            bars.append(self)
+
+        def update(self, task, **fields):
+            shown.append(fields)
+            super().update(task, **fields)
+
+    monkeypatch.setattr(train, "Progress", Bar)
+    run("digits-minibatch", "--epochs", 2, "--batch-size", 512, "--validation", 0.1)
+    [task] = bars[0].tasks
+    assert task.description == "adam at 0.001 on batches of 512"
+    assert [fields["completed"] for fields in shown] == [0, 1, 2]
+    assert re.fullmatch(r"cost \d\.\d{4}, validation \d\.\d{4}", shown[0]["cost"])
+    assert re.fullmatch(r"cost \d\.\d{4}, [a-z-]+", shown[-1]["cost"])
+
+
+def test_the_validation_costs_are_drawn_beside_the_costs(monkeypatch):
+    plots = pytest.importorskip("accelnn.plots")
+    pytest.importorskip("matplotlib")
+    drawn, real = [], plots.costs
+    monkeypatch.setattr(plots, "costs", lambda curves: drawn.append(curves) or real(curves))
+    options = ("--epochs", 2, "--validation", 0.1, "--plot", "x.png")
+    [result] = run("cat-logistic", *options)
+    assert list(drawn[0]) == ["training", "validation"]
+    assert drawn[0]["validation"] == (result["epochs"], result["validation_costs"])
+    run("cat-logistic", *options, "--learning-rate", 0.01, 0.001)
+    assert list(drawn[1])[:2] == ["learning rate 0.01", "learning rate 0.01, validation"]
 
 
 def test_a_picture_is_told_by_its_index(capsys):
@@ -180,7 +320,17 @@ def test_a_table_is_trained(tmp_path):
     for species, centre in (("a", 0), ("b", 5), ("c", 10)):
         rows += [f"{x},{1000 * x},{species}" for x in random.normal(centre, 0.5, 20)]
     (tmp_path / "flowers.csv").write_text("\n".join(rows))
-    [result] = run("--csv", "flowers.csv", "--target", "species", "--layers", "8")
+    own = ("--csv", "flowers.csv", "--target", "species", "--layers", "8")
+    [result] = run(*own)
+    assert len(result["validation_costs"]) == len(result["costs"])  # of the part held out
+    [unwatched] = run(*own, "--validation", 0, "--epochs", 10)
+    assert (unwatched["validation_costs"], unwatched["test_accuracy"]) == ([], None)
+    [minimised] = run(*own, "--solver", "minimize", "--epochs", 10)
+    assert (minimised["validation_costs"], minimised["learning_rate"]) == ([], None)
+    [patient] = run(
+        *(*own, "--patience", 1, "--learning-rate", 10, "--batch-size", 4, "--epochs", 500)
+    )
+    assert patient["stopped"].startswith("patience")
     assert result["net"]["layers"] == [2, 8, 3]
     assert result["net"]["output"] == "softmax"
     assert result["train_accuracy"] > 0.95
@@ -212,7 +362,16 @@ def test_an_hdf5_file_is_trained(tmp_path):
         (["nope"], "unknown recipe nope: expected one of cat-logistic"),
         (["numpy-basics", "--epochs", "3"], "--epochs does nothing for numpy-basics"),
         (["gradient-check", "--seed", "0"], "--seed does nothing for gradient-check"),
-        (["planar", "--validation", "0"], "--validation does nothing for planar"),
+        (["numpy-basics", "--patience", "3"], "--patience does nothing for numpy-basics"),
+        (["planar", "--optimizer", "rmsprop"], "argument --optimizer"),
+        (["planar", "--solver", "magic"], "argument --solver"),
+        (["planar", "--batch-size", "1.5"], "expected an integer from 0"),
+        (["planar", "--batch-size", "-1"], "argument --batch-size"),
+        (["planar", "--patience", "-1"], "argument --patience"),
+        (["planar", "--decay", "0"], "argument --decay"),
+        (["planar", "--decay", "inf"], "argument --decay"),
+        (["planar", "--validation", "1"], "argument --validation"),
+        (["planar", "--validation", "nan"], "argument --validation"),
         (["planar", "--seed", "4294967296"], "expected an integer from 0 to 2**32 - 1"),
         (["planar", "--data", "."], "--data does nothing for planar"),
         (["planar", "--layers", "3"], "--layers does nothing for planar"),
@@ -242,6 +401,19 @@ def test_options_that_make_no_sense_end_at_once(arguments, message, capsys):
         (["cat-2layer", "--show", "999"], "expected a training picture in 0..208"),
         (["planar", "--method", "L-BFGS-B"], "method"),
         (["football", "--solver", "minimize"], "dropout"),
+        (["planar", "--batch-size", "0"], "expected batch_size as an integer >= 1"),
+        (["planar", "--patience", "3"], "patience watches the validation cost"),
+        (["planar", "--patience", "3", "--validation", "0"], "patience watches"),
+        (["planar", "--patience", "0", "--validation", "0.1"], "expected patience"),
+        (["planar", "--solver", "gram", "--optimizer", "adam"], "adam is not linear"),
+        (["planar", "--solver", "gram", "--batch-size", "8"], "for full batches"),
+        (["digits-minibatch", "--solver", "gram"], "for full batches"),
+        (["digits-minibatch", "--solver", "minimize"], "adam at 0.001 on batches of 128"),
+        (["digits", "--solver", "minimize", "--batch-size", "8"], "--batch-size is for gradient"),
+        (["digits", "--solver", "minimize", "--optimizer", "adam"], "--optimizer is for gradient"),
+        (["digits", "--solver", "minimize", "--decay", "1"], "--decay is for gradient"),
+        (["digits", "--solver", "minimize", "--patience", "1"], "--patience is for gradient"),
+        (["digits", "--solver", "minimize", "--validation", "0.1"], "--validation is for"),
         (["--images", "nowhere"], "nowhere"),
         (["--csv", "nowhere.csv", "--target", "y"], "nowhere.csv"),
         (["planar", "--backend", "cupy"], "CuPy"),
@@ -301,12 +473,26 @@ def test_a_model_that_cannot_be_saved_takes_no_other_result_with_it(tmp_path, ca
     assert not (tmp_path / "m.h5").exists()
 
 
-def test_what_cannot_be_minimised_is_refused_before_the_first_training(monkeypatch, capsys):
-    monkeypatch.setattr(accelnn, "fit", lambda *_, **__: pytest.fail("trained"))
-    assert train.main(["football", "--solver", "minimize"]) == 1
-    assert "dropout" in capsys.readouterr().err
-    assert train.main(["digits", "--solver", "minimize", "--learning-rate", "3"]) == 1
-    assert "--learning-rate is for gradient descent" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["football", "--solver", "minimize"], "dropout, keep 0.86: expected keep_prob=1"),
+        (["circles", "--solver", "gram", "--optimizer", "adam"], "zeros: solver='gram' cannot"),
+        (["circles", "--solver", "gram", "--batch-size", "8"], "for full batches"),
+        (["circles", "--patience", "3"], "zeros: patience watches the validation cost"),
+        (["digits", "--solver", "minimize", "--learning-rate", "3"], "--learning-rate is for"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_the_first_epoch(arguments, message, monkeypatch, capsys):
+    real = accelnn.fit
+
+    def fit(*args, epochs, **options):
+        assert epochs == 0
+        return real(*args, epochs=epochs, **options)
+
+    monkeypatch.setattr(accelnn, "fit", fit)
+    assert train.main(arguments) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_minimised_training_has_no_learning_rate_in_its_results():
@@ -337,8 +523,8 @@ def test_ctrl_c_keeps_the_trainings_that_had_ended(monkeypatch, capsys):
     real, calls = accelnn.fit, []
 
     def interrupted(*args, **options):
-        calls.append(args)
-        if len(calls) == 3:
+        calls.append(options["epochs"])
+        if calls.count(2) == 3:
             raise KeyboardInterrupt
         return real(*args, **options)
 

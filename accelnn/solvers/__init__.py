@@ -148,13 +148,6 @@ def fit(
     if record_every is None:
         record_every = 100 if batch_size is None else 1
     check_count("record_every", record_every, least=1)
-    if validation is not None:
-        X, Y, validation = set_apart(net, params, X, Y, validation, seed)
-    if patience is not None:
-        check_count("patience", patience, least=1)
-        if validation is None:
-            raise ValueError("patience watches the validation cost: give validation as well")
-
     if solver == "minimize":
         check_minimize(
             net,
@@ -164,6 +157,13 @@ def fit(
             validation=validation,
             patience=patience,
         )
+    if validation is not None:
+        X, Y, validation = set_apart(net, params, X, Y, validation, seed)
+    if patience is not None:
+        check_count("patience", patience, least=1)
+        if validation is None:
+            raise ValueError("patience watches the validation cost: give validation as well")
+
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
         if solver == "minimize":
             run = _minimise(net, params.copy(), X, Y, epochs, method, record_every, callbacks)
@@ -230,7 +230,7 @@ def _descend(
     starts = range(0, epochs, record_every)
     costs = array_module(job.X).empty(len(starts), job.params.dtype)
     validation_costs = costs.copy() if job.validation is not None else costs[:0]
-    lowest, best, since, stopped = math.inf, job.params, 0, None
+    lowest, best, since, stopped = math.inf, job.params.copy(), 0, None
     records = 0
     for record, start in enumerate(starts):
         if job.validation is not None:
@@ -255,10 +255,11 @@ def _descend(
             learning_rate=alphas[0],
             parameters=trainer.parameters,
         )
-        if any([callback(checkpoint) for callback in callbacks]):  # a list: each is to be told
+        if _tell(callbacks, checkpoint):
             stopped = f"a callback ended it after epoch {start}"
             break
-        trainer.advance(alphas[1:], None)
+        if alphas[1:]:
+            trainer.advance(alphas[1:], None)
     params = trainer.parameters()
     if patience is not None and not float(trainer.validation_cost()) < lowest and epochs:
         params = best
@@ -287,7 +288,7 @@ def _minimise(
 
     def on_record(evaluation: int, cost: float) -> bool:
         checkpoint = Checkpoint(evaluation, cost, None, None, params.copy)
-        return any([callback(checkpoint) for callback in callbacks])
+        return _tell(callbacks, checkpoint)
 
     costs, reason = minimize.train(
         net,
@@ -300,6 +301,12 @@ def _minimise(
         on_record=on_record,
     )
     return _Run(params, costs, "minimize", reason)
+
+
+def _tell(callbacks: Sequence[Callback], checkpoint: Checkpoint) -> bool:
+    """Call each of them, and say whether one wants the training to end."""
+    answers = [bool(callback(checkpoint)) for callback in callbacks]
+    return True in answers
 
 
 def _warn_of_divergence(history: History, learning_rate: Any) -> None:

@@ -57,7 +57,8 @@ def check_minimize(net: Network, optimizer: Any, **not_taken: Any) -> None:
     """Raise ValueError for what only gradient descent takes, and for dropout."""
     for name, value in not_taken.items():
         if value is not None:
-            raise ValueError(f"solver='minimize' takes no {name}, got {value!r}: omit it")
+            got = "(X, Y)" if isinstance(value, tuple) else repr(value)  # not all of their numbers
+            raise ValueError(f"solver='minimize' takes no {name}, got {got}: omit it")
     if optimizer_of(optimizer).name != "sgd":
         raise ValueError(f"solver='minimize' takes no optimizer, got {optimizer!r}: omit it")
     if any(keep < 1 for keep in net.keep_prob):
@@ -84,7 +85,8 @@ def set_apart(
         X_validation, Y_validation = validation
     except (TypeError, ValueError):
         raise ValueError(
-            f"expected validation as a share in (0, 1) or as (X, Y), got {type(validation).__name__}"
+            "expected validation as a share in (0, 1) or as (X, Y), "
+            f"got {type(validation).__name__}"
         ) from None
     try:
         X_validation, Y_validation = net.check(params, X_validation, Y_validation)

@@ -1,7 +1,16 @@
-"""Which solver: those there are, what each cannot do, and the one expected to be fastest."""
+"""Which solver: those there are, what each cannot do, and the one expected to be fastest.
 
+What a training takes is estimated from its shapes, by the rates below. They were measured on one
+machine (2 cores of an AMD EPYC, float64), and only ratios matter: what one solver does more of
+than another. `python -m accelnn.bench growth` sets the choice against the best of all solvers.
+"""
+
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from accelnn.solvers import gram, jitted
 from accelnn.solvers.direct import Direct
@@ -9,24 +18,54 @@ from accelnn.solvers.gram import Gram
 from accelnn.solvers.jitted import Jitted
 from accelnn.solvers.job import Job, Trainer
 
+# Seconds
+MULTIPLY_ADD = 1 / 40e9  # in a large product, in float64; half of it in float32
+THIN = 12  # a product whose smallest side is this long takes twice as long for each
+CALL = 15e-6  # what Python and NumPy take for each layer of a step
+COMPILED_CALL = 0.6e-6  # what compiled steps take for it
+GATHERED = 0.3e-9  # for each number of a mini-batch
+
+
+class Elementwise(NamedTuple):
+    """Seconds for each element, of arrays in cache: for an activation and its derivative, and
+    for an update of the parameters."""
+
+    cheap: float  # relu and leaky relu
+    exponential: float  # sigmoid, tanh and the output
+    update: dict[str, float]
+
+
+VECTORISED = Elementwise(3e-9, 20e-9, {"sgd": 0.7e-9, "momentum": 2e-9, "adam": 5e-9})
+COMPILED = Elementwise(1e-9, 2.5e-9, {"sgd": 0.0, "momentum": 0.7e-9, "adam": 0.9e-9})
+
 
 class Solver(NamedTuple):
     """One way of gradient descent.
 
     start : begins the training of a job
     unfit : why it cannot do a job, or None
+    compiled, sample_space : what it is, for the estimate
     """
 
     start: Callable[[Job], Trainer]
-    unfit: Callable[[Job], str | None] = lambda _job: None
+    unfit: Callable[[Job], str | None]
+    compiled: bool = False
+    sample_space: bool = False
 
 
 SOLVERS: dict[str, Solver] = {
-    "direct": Solver(Direct),
-    "jitted": Solver(Jitted, jitted.unfit),
-    "gram": Solver(Gram, gram.unfit),
-    "gram-jitted": Solver(jitted.in_sample_space, jitted.unfit_in_sample_space),
+    "direct": Solver(Direct, lambda _job: None),
+    "jitted": Solver(Jitted, jitted.unfit, compiled=True),
+    "gram": Solver(Gram, gram.unfit, sample_space=True),
+    "gram-jitted": Solver(
+        jitted.in_sample_space, jitted.unfit_in_sample_space, compiled=True, sample_space=True
+    ),
 }
+
+# What compiled code would have saved so far, had it been loaded or compiled: once that is more
+# than its price, it is bought. Whoever trains one small network never waits for a compiler, and
+# whoever trains hundreds does so once.
+_missed = {np.dtype(np.float32): 0.0, np.dtype(np.float64): 0.0}
 
 
 def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
@@ -34,9 +73,71 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
 
     Raises ValueError where the solver asked for cannot do the job.
     """
-    if solver == "auto":
-        return "direct", "the only gradient descent there is"
-    reason = SOLVERS[solver].unfit(job)
-    if reason is not None:
-        raise ValueError(f"solver={solver!r} cannot do this: {reason}")
-    return solver, "asked for"
+    if solver != "auto":
+        reason = SOLVERS[solver].unfit(job)
+        if reason is not None:
+            raise ValueError(f"solver={solver!r} cannot do this: {reason}")
+        return solver, "asked for"
+    seconds = {
+        name: estimate(candidate, job, epochs)
+        for name, candidate in SOLVERS.items()
+        if candidate.unfit(job) is None
+    }
+    best = min(seconds, key=seconds.__getitem__)
+    reason = "expected: " + ", ".join(f"{name} {_text(s)}" for name, s in seconds.items())
+    if not SOLVERS[best].compiled:
+        return best, reason
+    vectorised = {name: s for name, s in seconds.items() if not SOLVERS[name].compiled}
+    plain = min(vectorised, key=vectorised.__getitem__)
+    price = _price(job, saved=_missed[job.params.dtype] + seconds[plain] - seconds[best])
+    if price is None:
+        return best, reason
+    _missed[job.params.dtype] += seconds[plain] - seconds[best]
+    return plain, f"{reason}; {price}"
+
+
+def estimate(solver: Solver, job: Job, epochs: int) -> float:
+    """The seconds that a training is expected to take, its set-up included."""
+    layers, m = job.net.layers, job.examples
+    batch = min(job.batch_size or m, m)
+    inputs, units = layers[0], layers[1]
+    size = job.params.dtype.itemsize / 8  # of the elements, where memory sets the pace
+    rates = COMPILED if solver.compiled else VECTORISED
+
+    setup = 0.0
+    products = [_product(n, before, batch, size) for before, n in pairwise(layers)]
+    step = 3 * sum(products) - products[0]
+    parameters = job.params.flat.size
+    if solver.sample_space:
+        step += _product(units, m, m, size) - 2 * products[0]
+        parameters += units * (m - inputs)
+        setup = _product(m, m, inputs, size) / 2 + 3 * products[0]
+    step += (COMPILED_CALL if solver.compiled else CALL) * len(products)
+    for n, activation in zip(layers[1:], (*job.net.hidden, "output"), strict=True):
+        cheap = activation in ("relu", "leaky_relu")
+        step += n * batch * size * (rates.cheap if cheap else rates.exponential)
+    step += parameters * size * rates.update[job.optimizer.name]
+    if job.batch_size is not None:
+        step += inputs * batch * size * GATHERED
+    steps = epochs * -(-m // batch)
+    return float(setup + steps * step)
+
+
+def _product(n: int, k: int, m: int, size: float) -> float:
+    """Seconds for the product of an (n, k) and a (k, m) matrix."""
+    return n * k * m * MULTIPLY_ADD * size * (1 + THIN / min(n, k, m))
+
+
+def _price(job: Job, saved: float) -> str | None:
+    """Why compiled code that would save so many seconds is not worth its price, or None."""
+    waiting = "the compiled solvers would first have to be"
+    if saved < jitted.LOADING and "numba" not in sys.modules:
+        return f"{waiting} loaded or compiled"
+    price = jitted.price(job.params.dtype)
+    if saved >= price:
+        return None
+    return f"{waiting} {'loaded' if price == jitted.LOADING else 'compiled'}, for {price:g} s"
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"

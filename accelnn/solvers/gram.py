@@ -25,7 +25,7 @@ from accelnn.network import (
     penalty,
     propagate,
 )
-from accelnn.optimizers import Momentum, new_moments
+from accelnn.optimizers import new_moments
 from accelnn.solvers.job import Job, draw_masks, dropout_generator
 
 
@@ -100,7 +100,7 @@ class Shrinkage:
 
     def __init__(self, job: Job) -> None:
         self.decay = job.net.l2 / job.examples
-        self.beta = job.optimizer.beta if isinstance(job.optimizer, Momentum) else 0.0
+        self.beta = job.optimizer.betas[0]
         self.c, self.velocity = 1.0, 0.0
 
     def step(self, rate: float) -> float:

@@ -18,7 +18,7 @@ from accelnn import batches
 from accelnn.backend import Array, array_module
 from accelnn.kernels import loops
 from accelnn.network import Network, Parameters, Workspace, forward, loss_of
-from accelnn.optimizers import SGD, Adam, Momentum
+from accelnn.optimizers import SGD, Adam
 from accelnn.solvers import gram
 from accelnn.solvers.gram import SampleSpace, Shrinkage
 from accelnn.solvers.job import Job, dropout_generator
@@ -31,6 +31,10 @@ EXAMPLES_FIRST_FROM = 32
 # the masks of dropout, all drawn before.
 LONGEST_CALL = 2e10
 LARGEST_MASKS = 2**20  # elements
+
+# Seconds, where nothing else runs: to import Numba and load the compiled steps, and to compile
+# them. A process pays the first once, and a user the second.
+LOADING, COMPILING = 1.0, 30.0
 
 
 class Jitted:
@@ -89,8 +93,7 @@ class Jitted:
             state = state._replace(D=self._masks(sizes))
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         arguments = state, plan, sizes, order, l2, wanted
-        if not self.steps:
-            self.compile_seconds = jit.prepare(jit.train(), arguments)
+        self.compile_seconds += load(self.params.dtype)
         self.steps += len(sizes)
         with one_blas_thread() if self.uses_blas else nullcontext():
             return float(jit.train()(*arguments))
@@ -180,7 +183,7 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
     codes = {"sgd": training.SGD, "momentum": training.MOMENTUM, "adam": training.ADAM}
     dtype, layers = params.dtype, params.layers
     whole = job.batch_size is None
-    sizes = np.array([job.examples] if whole else batches.sizes(job.examples, job.batch_size))
+    sizes = np.array(batches.sizes(job.examples, job.batch_size or job.examples))
     most, units, outputs = int(sizes.max()), sum(layers[1:]), layers[-1]
     threads = numba.get_num_threads()
 
@@ -195,11 +198,6 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
     else:
         X_batch = empty(most * layers[0])
     adam = isinstance(job.optimizer, Adam)
-    betas = [0.0, 0.0]
-    if adam:
-        betas = [job.optimizer.beta1, job.optimizer.beta2]
-    elif isinstance(job.optimizer, Momentum):
-        betas = [job.optimizer.beta, 0.0]
     state = training.State(
         gemm=blas.address(dtype),
         settings=np.array(
@@ -216,7 +214,7 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
         phases=_phases(layers, gathered=not whole, sample_space=space is not None, adam=adam),
         layers=_layer_table(job.net, layers),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
-        betas=np.array(betas),
+        betas=np.array(job.optimizer.betas),
         theta=params.flat,
         step=empty(params.flat.size if adam else 0),
         moments=np.zeros((job.optimizer.moments, params.flat.size), dtype),
@@ -269,11 +267,12 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
 
 
 def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
-    """Whether one of a step's products is large enough for BLAS."""
-    from accelnn.kernels.training import THIN, WORTH_BLAS
+    """Whether one of a step's products may be large enough for BLAS."""
+    from accelnn.kernels.training import THIN_BY_ROWS, WORTH_BLAS
 
     return any(
-        min(before, n, m) >= THIN and before * n * m >= WORTH_BLAS for before, n in pairwise(layers)
+        min(before, n, m) >= THIN_BY_ROWS and before * n * m >= WORTH_BLAS
+        for before, n in pairwise(layers)
     )
 
 
@@ -285,11 +284,31 @@ def _multiply_adds(layers: tuple[int, ...], m: int) -> int:
 # -------------------------------------------------------------------------------- compilation
 
 
-def is_compiled(dtype: Any) -> bool:
-    """Whether compiled steps for this dtype are in memory or on disk."""
+_loaded: set[np.dtype[Any]] = set()  # the dtypes for which the compiled steps are in memory
+
+
+def load(dtype: Any) -> float:
+    """Load the compiled steps for this dtype, or compile them; the seconds that took.
+
+    For whoever times trainings: none of them then waits, and "auto" knows that none will.
+    """
     from accelnn.kernels import jit
 
-    return jit.kept(jit.train(), _smallest_arguments(np.dtype(dtype)))
+    dtype = np.dtype(dtype)
+    if dtype in _loaded:
+        return 0.0
+    seconds = jit.prepare(jit.train(), _smallest_arguments(dtype))
+    _loaded.add(dtype)
+    return seconds
+
+
+def price(dtype: Any) -> float:
+    """The seconds until compiled steps for this dtype could begin: measured, on one machine."""
+    from accelnn.kernels import jit
+
+    if np.dtype(dtype) in _loaded:
+        return 0.0
+    return LOADING if jit.kept(jit.train(), _smallest_arguments(np.dtype(dtype))) else COMPILING
 
 
 def _smallest_arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
