@@ -476,36 +476,15 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
                 v[j] += shrink * w[j]
                 w[j] -= rate * v[j]
     else:
-        dW, M, V = weights(s, s.step, l), weights(s, s.moments[0], l), weights(s, s.moments[1], l)
-        # A few rows at a time: the gradient is then still in the cache when Adam comes for it
-        rows = max(32, SECOND_CACHE // 4 // ((stop - start) * W.itemsize))
-        for i in range(first, last, rows):
-            end = min(i + rows, last)
-            add_gradient(s, now, l, dW, one, kind(0), (i, end, start, stop))
-            adam_rows(W, dW, M, V, shrink, beta1, beta2, rate, epsilon, (i, end, start, stop))
+        M, V, dW = weights(s, s.moments[0], l), weights(s, s.moments[1], l), weights(s, s.step, l)
+        add_gradient(s, now, l, dW, one, kind(0), area)
+        for i in range(first, last):
+            w, dw = W[i, start:stop], dW[i, start:stop]
+            if shrink != 0:
+                for j in range(len(w)):
+                    dw[j] += shrink * w[j]
+            adam_update(w, dw, M[i, start:stop], V[i, start:stop], beta1, beta2, rate, epsilon)
     update_biases(s, now, l, part * n // parts, (part + 1) * n // parts)
-
-
-def adam_rows(
-    W: Matrix,
-    dW: Matrix,
-    M: Matrix,
-    V: Matrix,
-    shrink: float,
-    beta1: float,
-    beta2: float,
-    rate: float,
-    epsilon: float,
-    area: Area,
-) -> None:
-    """Adam's update of W within `area`, L2 included."""
-    first, last, start, stop = area
-    for i in range(first, last):
-        w, dw = W[i, start:stop], dW[i, start:stop]
-        if shrink != 0:
-            for j in range(len(w)):
-                dw[j] += shrink * w[j]
-        adam_update(w, dw, M[i, start:stop], V[i, start:stop], beta1, beta2, rate, epsilon)
 
 
 def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:

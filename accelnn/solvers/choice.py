@@ -21,6 +21,11 @@ from accelnn.solvers.job import Job, Trainer
 # Seconds
 MULTIPLY_ADD = 1 / 40e9  # in a large product, in float64; half of it in float32
 THIN = 12  # a product whose smallest side is this long takes twice as long for each
+THIN_AND_SHARED = 20  # the same of a compiled product that is shared among our threads
+# In sample space our threads begin where BLAS's, which formed G, are still awake: steps whose
+# products are shared then took 1.2 to 1.9 times as long as by themselves.
+DISTURBED = 1.5
+SHARED = 1_000_000  # multiply-adds from which it is: WORTH_SHARING of accelnn.kernels.training
 CALL = 15e-6  # what Python and NumPy take for each layer of a step
 COMPILED_CALL = 0.6e-6  # what compiled steps take for it
 GATHERED = 0.3e-9  # for each number of a mini-batch
@@ -105,11 +110,14 @@ def estimate(solver: Solver, job: Job, epochs: int) -> float:
     rates = COMPILED if solver.compiled else VECTORISED
 
     setup = 0.0
-    products = [_product(n, before, batch, size) for before, n in pairwise(layers)]
+    products = [_product(n, before, batch, size, solver.compiled) for before, n in pairwise(layers)]
     step = 3 * sum(products) - products[0]
     parameters = job.params.flat.size
     if solver.sample_space:
-        step += _product(units, m, m, size) - 2 * products[0]
+        in_samples = _product(units, m, m, size, solver.compiled)
+        if solver.compiled and units * m * m >= SHARED:
+            in_samples *= DISTURBED
+        step += in_samples - 2 * products[0]
         parameters += units * (m - inputs)
         setup = _product(m, m, inputs, size) / 2 + 3 * products[0]
     step += (COMPILED_CALL if solver.compiled else CALL) * len(products)
@@ -123,9 +131,10 @@ def estimate(solver: Solver, job: Job, epochs: int) -> float:
     return float(setup + steps * step)
 
 
-def _product(n: int, k: int, m: int, size: float) -> float:
+def _product(n: int, k: int, m: int, size: float, compiled: bool = False) -> float:
     """Seconds for the product of an (n, k) and a (k, m) matrix."""
-    return n * k * m * MULTIPLY_ADD * size * (1 + THIN / min(n, k, m))
+    thin = THIN_AND_SHARED if compiled and n * k * m >= SHARED else THIN
+    return n * k * m * MULTIPLY_ADD * size * (1 + thin / min(n, k, m))
 
 
 def _price(job: Job, saved: float) -> str | None:
