@@ -8,9 +8,8 @@ its update in `operations.py`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Protocol
-
-import numpy as np
 
 from accelnn.backend import Array, array_module
 from accelnn.operations import Operations
@@ -214,18 +213,16 @@ def rates(learning_rate: Any, epochs: range) -> list[float]:
 
     Raises ValueError where one is not a finite number above 0.
     """
-    values = [
-        learning_rate(epoch) if callable(learning_rate) else learning_rate for epoch in epochs
-    ]
-    for epoch, value in zip(epochs, values, strict=True):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            at = f" at epoch {epoch}" if callable(learning_rate) else ""
-            raise ValueError(f"gradient descent needs learning_rate > 0, got {value!r}{at}")
-    return [float(value) for value in values]
+    if not callable(learning_rate):
+        return [_checked_rate(learning_rate, "")] * len(epochs)
+    return [_checked_rate(learning_rate(epoch), f" at epoch {epoch}") for epoch in epochs]
+
+
+def _checked_rate(rate: Any, at: str) -> float:
+    number = isinstance(rate, Real) and not isinstance(rate, bool)
+    if not (number and 0 < rate < math.inf):
+        raise ValueError(f"gradient descent needs learning_rate > 0, got {rate!r}{at}")
+    return float(rate)
 
 
 def _check_share(name: str, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The choice of a solver: what is estimated, when compiled code is worth its price, what is told."""
+"""The choice of a solver: what is estimated, when compiled code is worth its price, and why."""
 
 import json
 from pathlib import Path
@@ -25,6 +25,7 @@ def job(layers, m, batch_size=None, optimizer=None, dtype="float64"):
 @pytest.fixture
 def price(monkeypatch):
     """Sets what compiled code costs, and forgets what it would have saved."""
+    pytest.importorskip("numba")  # before Numba is imported, "auto" does not even ask the price
     monkeypatch.setattr(choice, "_missed", {np.dtype(kind): 0.0 for kind in ("f4", "f8")})
 
     def set_to(seconds):
@@ -41,8 +42,7 @@ def price(monkeypatch):
         ([12288, 7, 1], 209, None, "gram-jitted"),
         ([12288, 20, 7, 5, 1], 209, None, "gram-jitted"),
         ([2, 4, 1], 400, None, "jitted"),
-        ([784, 25, 10], 5000, None, "jitted"),  # more examples than features
-        ([12288, 7, 1], 209, 32, "jitted"),
+        ([20, 10, 1], 2000, None, "jitted"),  # more examples than features
         ([784, 256, 128, 10], 4000, 128, "jitted"),
     ],
 )
@@ -55,13 +55,14 @@ def test_compiled_code_at_hand_is_used_and_sample_space_where_examples_are_few(
 
 def test_a_few_epochs_do_not_pay_for_sample_space(price):
     price(0.0)
-    assert pick("auto", job([2000, 20, 1], 1000), epochs=1)[0] == "jitted"
+    assert not pick("auto", job([2000, 20, 1], 1000), epochs=1)[0].startswith("gram")
     assert pick("auto", job([2000, 20, 1], 1000), epochs=1000)[0].startswith("gram")
 
 
 def test_adam_never_runs_in_sample_space(price):
     price(0.0)
-    assert pick("auto", job([12288, 7, 1], 209, optimizer=Adam()), epochs=3000)[0] == "jitted"
+    name, _ = pick("auto", job([12288, 7, 1], 209, optimizer=Adam()), epochs=3000)
+    assert not name.startswith("gram")
 
 
 def test_what_must_be_compiled_first_is_not_used_for_a_short_training(price):
@@ -113,12 +114,25 @@ def test_a_larger_job_is_expected_to_take_longer(smaller):
     assert all(small[name] < large[name] for name in SOLVERS)
 
 
-def growth_rows():
-    """The trainings of each measured growth table: (file, case, size, seconds by solver)."""
+def growth_tables():
+    """The measured growth tables: {(file, table, value): {solver: seconds}, with their jobs}."""
+    rows = {}
     for path in sorted(RESULTS.glob("*.json")):
-        rows = {}
         for record in json.loads(path.read_text())["records"]:
             if record["case"].startswith("growth") and record["seconds"]:
-                key = (path.stem, record["case"], json.dumps(record["size"]))
-                rows.setdefault(key, {})[record["implementation"]] = record
-        yield from rows.items()
+                key = (path.stem, record["case"], record["size"]["value"])
+                rows.setdefault(key, (record, {}))[1][record["implementation"]] = record["seconds"]
+    return rows
+
+
+@pytest.mark.usefixtures("price")
+@pytest.mark.parametrize("key", growth_tables(), ids=str)
+def test_the_choice_is_close_to_the_best_of_each_measured_growth_table(key):
+    record, seconds = growth_tables()[key]
+    examples = key[2] if record["size"]["along"] == "examples" else 209
+    batch_size = record["batch_size"]
+    one = job(record["size"]["layers"], 4000 if batch_size else examples, batch_size)
+    one.params.flat = one.params.flat.astype(record["dtype"])
+    picked, _ = pick("auto", one, record["epochs"])
+    measured = {name: s for name, s in seconds.items() if name in SOLVERS}
+    assert measured[picked] <= 1.25 * min(measured.values())  # of one noisy run

@@ -32,15 +32,6 @@ from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
 from accelnn.solvers import jitted
 
-LOOP_KINDS = {
-    "sigmoid": loops.SIGMOID,
-    "tanh": loops.TANH,
-    "relu": loops.RELU,
-    "leaky_relu": loops.LEAKY_RELU,
-    "softmax": loops.SOFTMAX,
-    "linear": loops.LINEAR,
-}
-
 
 @dataclass(frozen=True)
 class Training:
@@ -292,7 +283,7 @@ class Loops(Notes):
     ) -> None:
         super().__init__(training, first, np.ascontiguousarray(X), Y)
         net, m = training.net, X.shape[1]
-        self.kinds = tuple(LOOP_KINDS[name] for name in (*net.hidden, net.output))
+        self.kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
         self.A = (self.X, *(np.empty((n, m), X.dtype) for n in net.layers[1:]))
         self.dA = tuple(np.empty_like(array) for array in self.A)
         self.run_epoch = LOOPS[implementation].network_epoch
