@@ -102,6 +102,12 @@ def test_fit_says_in_its_history_what_was_picked_and_why(random):
     assert history.reason.startswith("expected: direct ")
 
 
+def test_what_counts_as_shared_is_what_the_compiled_steps_share():
+    from accelnn.kernels import training
+
+    assert choice.SHARED == training.WORTH_SHARING
+
+
 @pytest.mark.parametrize("smaller", ["m", "n_0", "epochs", "units"])
 def test_a_larger_job_is_expected_to_take_longer(smaller):
     sizes = {"m": 300, "n_0": 500, "epochs": 100, "units": 20}

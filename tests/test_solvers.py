@@ -9,15 +9,13 @@ import numba
 import numpy as np
 import pytest
 import threadpoolctl
-from test_fit import PUBLISHED
+from test_fit import PUBLISHED, check_published_figures
 
 import accelnn
-from accelnn import Adam, Momentum, Network, Parameters, batches, datasets
+from accelnn import Adam, Momentum, Network, Parameters, batches
 from accelnn.backend import to_device, to_host
 from accelnn.kernels import jit
 from accelnn.optimizers import inverse_decay
-from accelnn.recipes import RECIPES
-from accelnn.scores import accuracy
 from accelnn.solvers import SOLVERS, jitted
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.job import Job
@@ -248,26 +246,7 @@ def one_blas_thread():
 @pytest.mark.parametrize("solver", ["gram", "gram-jitted"])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sample_space_gives_the_published_figures_of_the_real_cats(real_data, solver, name):
-    recipe = RECIPES[name]
-    cats = datasets.load_cats(real_data)
-    params, history = accelnn.fit(
-        recipe.net,
-        recipe.first_weights(),
-        cats.X_train,
-        cats.Y_train,
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        record_every=recipe.epochs - 1,
-        solver=solver,
-    )
-    before_last, final, train, test = PUBLISHED[name]
-    assert history.costs[-1] == pytest.approx(before_last, abs=1e-9)
-    assert history.final_cost == pytest.approx(final, abs=1e-9)
-    for X, Y, expected in (
-        (cats.X_train, cats.Y_train, train),
-        (cats.X_test, cats.Y_test, test),
-    ):
-        assert accuracy(recipe.net.predict(params, X), Y) == pytest.approx(expected, abs=5e-5)
+    check_published_figures(name, real_data, solver)
 
 
 # --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from accelnn.network import Network, Parameters, Workspace, forward, loss_of
 from accelnn.optimizers import SGD, Adam
 from accelnn.solvers import gram
 from accelnn.solvers.gram import SampleSpace, Shrinkage
-from accelnn.solvers.job import Job, dropout_generator
+from accelnn.solvers.job import Job, draw_mask, dropout_generator
 
 # Inputs from which examples lie better as rows: then BLAS does the first product, and a row is
 # gathered in one go. Below, loops run along the examples.
@@ -61,7 +61,7 @@ class Jitted:
         if self.job.batch_size is not None:
             order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
         l2_cost = self._l2_cost() if cost is not None and self.space is not None else 0.0
-        plan = self._plan(np.repeat(rates, per_epoch))
+        plan = self._plan(np.repeat(rates, per_epoch), sizes)
         total = 0.0
         for start, stop in self._calls(len(sizes)):
             wanted = min(stop, per_epoch) - start if cost is not None else 0
@@ -98,10 +98,9 @@ class Jitted:
         with one_blas_thread() if self.uses_blas else nullcontext():
             return float(jit.train()(*arguments))
 
-    def _plan(self, rates: Array) -> Array:
+    def _plan(self, rates: Array, sizes: Array) -> Array:
         """For each step its `Now.plan`: α, scale, shrinkage, ε and c."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
-        sizes = np.resize(self.sizes, len(rates))
         plan = np.zeros((len(rates), 5))
         plan[:, 0] = rates
         plan[:, 1] = [optimizer.scale(rate) for rate in rates] / sizes
@@ -110,7 +109,8 @@ class Jitted:
             steps = range(self.steps + 1, self.steps + 1 + len(rates))
             corrected = [optimizer.corrected(*item) for item in zip(rates, steps, strict=True)]
             plan[:, [0, 3]] = corrected
-        plan[:, 4] = [self.shrinkage.step(rate) for rate in rates] if l2 else 1.0
+        if self.space is not None:
+            plan[:, 4] = [self.shrinkage.step(rate) for rate in rates] if l2 else 1.0
         return plan
 
     def _masks(self, sizes: Array) -> Array:
@@ -122,9 +122,7 @@ class Jitted:
             for n, keep in itertools.zip_longest(net.layers[1:], net.keep_prob, fillvalue=1.0):
                 layer = D[start : start + n * m]
                 if keep < 1:
-                    self.random.random(layer.shape, dtype=layer.dtype, out=layer)
-                    np.less(layer, keep, out=layer)
-                    layer /= keep
+                    draw_mask(layer, keep, self.random)
                 start += n * m
         return D
 

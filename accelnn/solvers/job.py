@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from accelnn.backend import Array
+from accelnn.backend import Array, array_module
 from accelnn.network import Network, Parameters, Workspace
 from accelnn.optimizers import Optimizer
 
@@ -63,12 +63,17 @@ def dropout_generator(job: Job, xp: Any) -> Any:
 
 
 def draw_masks(net: Network, work: Workspace, random: Any) -> None:
-    """Fill D of each layer that drops units: 1 / keep_prob with probability keep_prob, else 0.
+    """Fill D of each layer that drops units."""
+    for D, keep in zip(work.D, net.keep_prob, strict=True):
+        if D is not None:
+            draw_mask(D, keep, random)
+
+
+def draw_mask(D: Array, keep: float, random: Any) -> None:
+    """D ← 1 / keep with probability keep, else 0.
 
     Inverted dropout: what is kept is scaled up, so that means stay.
     """
-    for D, keep in zip(work.D, net.keep_prob, strict=True):
-        if D is not None:
-            random.random(D.shape, dtype=D.dtype, out=D)  # CuPy needs the size too
-            work.xp.less(D, keep, out=D)
-            D /= keep
+    random.random(D.shape, dtype=D.dtype, out=D)  # CuPy needs the size too
+    array_module(D).less(D, keep, out=D)
+    D /= keep
