@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -172,15 +172,11 @@ def fit(
                 net, params.copy(), X, Y, optimizer_of(optimizer), batch_size, seed, validation
             )
             run = _descend(job, solver, epochs, learning_rate, record_every, patience, callbacks)
-        final_cost = net.cost(run.params, X, Y)
-        final_validation_cost = None
-        if validation is not None:
-            final_validation_cost = replace(net, l2=0.0).cost(run.params, *validation)
     there = backend_of(X)
     history = History(
         costs=run.costs,
         epochs=[record * record_every for record in range(len(run.costs))],
-        final_cost=final_cost,
+        final_cost=run.final_cost,
         solver=run.solver,
         reason=run.reason,
         backend=there.name,
@@ -189,7 +185,7 @@ def fit(
         optimizer=None if solver == "minimize" else job.optimizer.name,
         batch_size=batch_size,
         validation_costs=run.validation_costs,
-        final_validation_cost=final_validation_cost,
+        final_validation_cost=run.final_validation_cost,
         stopped=run.stopped,
         compile_seconds=run.compile_seconds,
     )
@@ -204,9 +200,11 @@ class _Run:
 
     params: Parameters
     costs: list[float]
+    final_cost: float
     solver: str
     reason: str
     validation_costs: list[float] = field(default_factory=list)
+    final_validation_cost: float | None = None
     stopped: str | None = None
     compile_seconds: float = 0.0
 
@@ -260,15 +258,19 @@ def _descend(
             break
         if alphas[1:]:
             trainer.advance(alphas[1:], None)
-    params = trainer.parameters()
-    if patience is not None and not float(trainer.validation_cost()) < lowest and epochs:
-        params = best
+    params, final_validation_cost = trainer.parameters(), None
+    if job.validation is not None:
+        final_validation_cost = float(trainer.validation_cost())
+        if not final_validation_cost < lowest and math.isfinite(lowest):
+            params, final_validation_cost = best, lowest
     return _Run(
         params=params,
         costs=to_host(costs[:records]).tolist(),
+        final_cost=trainer.cost(params),
         solver=name,
         reason=reason,
         validation_costs=to_host(validation_costs[:records]).tolist(),
+        final_validation_cost=final_validation_cost,
         stopped=stopped,
         compile_seconds=trainer.compile_seconds,
     )
@@ -300,7 +302,7 @@ def _minimise(
         record_every=record_every,
         on_record=on_record,
     )
-    return _Run(params, costs, "minimize", reason)
+    return _Run(params, costs, net.cost(params, X, Y), "minimize", reason)
 
 
 def _tell(callbacks: Sequence[Callback], checkpoint: Checkpoint) -> bool:

@@ -97,6 +97,9 @@ class Direct:
     def parameters(self) -> Parameters:
         return self.params.copy()
 
+    def cost(self, params: Parameters) -> float:
+        return self.job.net.cost(params, self.job.X, self.job.Y)
+
     @functools.cached_property
     def _validation_workspace(self) -> Workspace:
         assert self.job.validation is not None

@@ -85,14 +85,21 @@ class SampleSpace:
         upper = list(self.inner)[1:]
         return net.l2 / (2 * m) * squares + penalty(net, upper, m)
 
-    def validation_cost(self, c: float, work: Workspace) -> Array:
+    def validation_cost(self, c: float) -> Array:
         """W[1] X_v = c W⁰ X_v + S Xᵀ X_v, and on from there."""
         assert self.job.validation is not None
         assert self.P0_validation is not None
+        work = self.validation_workspace
         work.xp.matmul(self.inner[0][0], self.G_validation, out=work.A[0])
         work.A[0] += c * self.P0_validation
         Z = propagate(self.job.net, self.inner, work)
         return loss_of(self.job.net, self.inner, Z, self.job.validation[1])
+
+    @functools.cached_property
+    def validation_workspace(self) -> Workspace:
+        """For the validation set."""
+        assert self.job.validation is not None
+        return Workspace(self.job.net, self.inner, self.job.validation[0].shape[1])
 
 
 class Shrinkage:
@@ -155,15 +162,13 @@ class Gram:
         )
 
     def validation_cost(self) -> Array:
-        return self.space.validation_cost(self.shrinkage.c, self._validation_workspace)
+        return self.space.validation_cost(self.shrinkage.c)
 
     def parameters(self) -> Parameters:
         return self.space.parameters(self.shrinkage.c)
 
-    @functools.cached_property
-    def _validation_workspace(self) -> Workspace:
-        assert self.job.validation is not None
-        return Workspace(self.job.net, self.inner, self.job.validation[0].shape[1])
+    def cost(self, params: Parameters) -> float:
+        return self.job.net.cost(params, self.job.X, self.job.Y)
 
 
 def unfit(job: Job) -> str | None:

@@ -8,6 +8,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ import threadpoolctl
 from accelnn import batches
 from accelnn.backend import Array, array_module
 from accelnn.kernels import loops
-from accelnn.network import Network, Parameters, Workspace, forward, loss_of
+from accelnn.network import Network, Parameters, penalty
 from accelnn.optimizers import SGD, Adam
 from accelnn.solvers import gram
 from accelnn.solvers.gram import SampleSpace, Shrinkage
@@ -66,12 +67,18 @@ class Jitted:
         for start, stop in self._calls(len(sizes)):
             wanted = min(stop, per_epoch) - start if cost is not None else 0
             first = sizes[:start].sum()
+            state = self.state
+            if self.job.dropout:
+                state = state._replace(D=self._masks(sizes[start:stop]))
             mean = self._call(
+                state,
                 plan[start:stop],
                 sizes[start:stop],
                 order[first : first + sizes[start:stop].sum()],
+                float(self.job.net.l2) if self.space is None else 0.0,
                 max(wanted, 0),
             )
+            self.steps += stop - start
             if wanted > 0:
                 total += mean * sizes[start : start + wanted].sum()
         if cost is not None:
@@ -85,16 +92,11 @@ class Jitted:
         for start in range(0, steps, most):
             yield start, min(start + most, steps)
 
-    def _call(self, plan: Array, sizes: Array, order: Array, wanted: int) -> float:
+    def _call(self, *arguments: Any) -> float:
+        """`accelnn.kernels.training.train` of these."""
         from accelnn.kernels import jit
 
-        state = self.state
-        if self.job.dropout:
-            state = state._replace(D=self._masks(sizes))
-        l2 = float(self.job.net.l2) if self.space is None else 0.0
-        arguments = state, plan, sizes, order, l2, wanted
         self.compile_seconds += load(self.params.dtype)
-        self.steps += len(sizes)
         with one_blas_thread() if self.uses_blas else nullcontext():
             return float(jit.train()(*arguments))
 
@@ -135,21 +137,45 @@ class Jitted:
             return self.space.penalty(self.shrinkage.c, self.params[0][0] @ self.space.G)
 
     def validation_cost(self) -> Array:
-        assert self.job.validation is not None
-        net, work = self.job.net, self._validation_workspace
-        with one_blas_thread():  # the others would still be awake when the training goes on
-            if self.space is not None:
-                return self.space.validation_cost(self.shrinkage.c, work)
-            X, Y = self.job.validation
-            return loss_of(net, self.params, forward(net, self.params, X, work), Y)
+        if self.space is not None:
+            with one_blas_thread():  # the others would still be awake when the training goes on
+                return self.space.validation_cost(self.shrinkage.c)
+        return self._loss(self._validation_state, self.params)
 
     def parameters(self) -> Parameters:
         return self.params.copy() if self.space is None else self.space.parameters(self.shrinkage.c)
 
+    def cost(self, params: Parameters) -> float:
+        job = self.job
+        if self.space is not None:
+            return job.net.cost(params, job.X, job.Y)
+        return float(
+            self._loss((self.state, self.sizes), params) + penalty(job.net, params, job.examples)
+        )
+
+    def _loss(self, passes: tuple[Any, Array], params: Parameters) -> float:
+        """The cost without L2 and dropout, by the forward phases of these steps."""
+        from accelnn.kernels import training
+
+        state, sizes = passes
+        settings = state.settings.copy()
+        settings[training.DROPOUT] = 0
+        phases = state.phases[state.phases[:, training.PHASE] <= training.OUTPUT]
+        state = state._replace(settings=settings, phases=phases, theta=params.flat)
+        plan, ends = np.zeros((len(sizes), 5)), sizes.cumsum()
+        order = np.arange(ends[-1] if self.job.batch_size is not None else 0)
+        total = 0.0
+        for start, stop in self._calls(len(sizes)):
+            first, last = ends[start] - sizes[start], ends[stop - 1]
+            steps = plan[start:stop], sizes[start:stop], order[first:last], 0.0, stop - start
+            total += self._call(state, *steps) * (last - first)
+        return total / int(ends[-1])
+
     @functools.cached_property
-    def _validation_workspace(self) -> Workspace:
+    def _validation_state(self) -> tuple[Any, Array]:
         assert self.job.validation is not None
-        return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
+        X, Y = self.job.validation
+        return _state(replace(self.job, X=X, Y=Y), self.params, None)
 
 
 def in_sample_space(job: Job) -> Jitted:

@@ -39,7 +39,7 @@ class Job:
 
 
 class Trainer(Protocol):
-    """A training under way. None of its methods waits for the device.
+    """A training under way. Only `cost` waits for the device.
 
     compile_seconds : spent on compiling so far
     """
@@ -55,6 +55,10 @@ class Trainer(Protocol):
 
     def parameters(self) -> Parameters:
         """What the training has come to: a copy."""
+
+    def cost(self, params: Parameters) -> float:
+        """The cost of the training set with these, L2 included and dropout not; waits for the
+        device."""
 
 
 def dropout_generator(job: Job, xp: Any) -> Any:
