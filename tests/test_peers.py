@@ -356,3 +356,9 @@ def test_gains_of_algorithm_and_implementation_are_told_apart(capsys):
     output = capsys.readouterr().out
     assert re.search(r"cat-2layer: 80 times .* = 16 by the algorithm .* × 5 by its impl", output)
     assert "× torch" in output
+
+
+def test_a_report_tells_the_versions_of_the_packages_that_took_part():
+    sklearn = pytest.importorskip("sklearn")
+    found = peers.versions(["numpy", "sklearn", "sklearn-float32"])
+    assert found == {"scikit-learn": sklearn.__version__}

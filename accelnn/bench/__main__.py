@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from accelnn import backend
-from accelnn.bench import machine, report
+from accelnn.bench import machine, peers, report
 from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
 from accelnn.bench.growth import GROWTHS, GrowthCase
 from accelnn.bench.peers import PEERS
@@ -48,16 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             parser.error(f"--json {error}")
 
-    result = Report(machine=machine.describe(), versions=machine.versions(), limits=limits)
+    names = [name for _, implementations in plan for name in implementations]
+    versions = machine.versions() | peers.versions(names)
+    result = Report(machine=machine.describe(), versions=versions, limits=limits)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     interrupted = False
     to = Console(stderr=True)
     with Progress(
         *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
     ) as progress:
-        bar = progress.add_task(
-            "measuring the machine's limits", total=sum(len(w) for _, w in plan)
-        )
+        bar = progress.add_task("measuring the machine's limits", total=len(names))
         try:
             for place in _places(plan):
                 limits[place.name] = machine.limits(place, options.dtype, repeat)
@@ -166,8 +166,8 @@ def _plan(
         if options.case and name not in options.case:
             continue
         if name in TRAININGS:
-            peers = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
-            cases.append(TrainingCase(name, options.dtype, limits, peers))
+            others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
+            cases.append(TrainingCase(name, options.dtype, limits, others))
         elif name in GROWTHS:
             cases += GROWTHS[name]
         else:

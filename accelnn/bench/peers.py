@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from itertools import pairwise
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -30,6 +31,9 @@ import numpy as np
 from accelnn.backend import Array
 
 INSTALL = "pip install 'accelnn[peers]'"
+
+# Ends the name of a peer that trains in float32 where the others train in float64.
+FLOAT32 = "-float32"
 
 # Seconds until a peer that does not answer is ended: compiling takes the longest of all.
 TIMEOUT = 600.0
@@ -120,6 +124,18 @@ PEERS = {
     "jax": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True),
     "sklearn": PeerKind("accelnn.bench.peer_sklearn", "sklearn", compiles=False),
 }
+
+
+def versions(implementations: Iterable[str]) -> dict[str, str]:
+    """Of the packages behind those of these that are peers, where they are installed."""
+    found = {}
+    for name in implementations:
+        kind = PEERS.get(name.removesuffix(FLOAT32))
+        if kind is not None:
+            distribution = {"sklearn": "scikit-learn"}.get(kind.package, kind.package)
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[distribution] = metadata.version(distribution)
+    return found
 
 
 def layers_of(flat: Array, layers: Sequence[int]) -> Iterator[tuple[Array, Array]]:

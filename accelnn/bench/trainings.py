@@ -23,7 +23,7 @@ from accelnn import backend, datasets
 from accelnn.backend import Array, Backend, to_host
 from accelnn.bench import machine, notes
 from accelnn.bench.cases import LOOPS, TURN, Skip, place_of
-from accelnn.bench.peers import PEERS, Job, Peer, Unfit
+from accelnn.bench.peers import FLOAT32, PEERS, Job, Peer, Unfit
 from accelnn.bench.products import Products
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.kernels import loops
@@ -130,8 +130,6 @@ ADAM_TOLERANCE = 0.05
 # orders the final costs of these trainings differed by up to 0.74, relative to the least. So its
 # final cost says little; that it saw every example in every epoch is counted by its process.
 BAND_OF_ORDER = 1.0
-
-_FLOAT32 = "-float32"
 
 
 # --------------------------------------------------------------------------------------------
@@ -376,12 +374,12 @@ class TrainingCase:
         full_batch = self.training.batch_size is None
         others = [name for name in PEERS if full_batch or name != "torch-gram"]
         if self.dtype == "float64":
-            others += [name + _FLOAT32 for name in self.training.float32_peers]
+            others += [name + FLOAT32 for name in self.training.float32_peers]
         return (*self.training.implementations, *others)
 
     def dtype_of(self, implementation: str) -> str:
         """What an implementation trains in."""
-        if implementation.endswith(_FLOAT32):
+        if implementation.endswith(FLOAT32):
             return "float32"
         return self.training.dtype or self.dtype
 
@@ -428,7 +426,7 @@ class TrainingCase:
                 weights = self.first_weights(dtype, seed)
                 return Parameters(place.to_device(weights.flat), weights.layers)
 
-        name = implementation.removesuffix(_FLOAT32)
+        name = implementation.removesuffix(FLOAT32)
         trainee: Trainee
         if name in PEERS:
             trainee = Other(name, training, first, X, Y, _blas_threads())
