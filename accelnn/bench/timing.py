@@ -14,7 +14,9 @@ SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the c
 # Seconds after a measurement of several threads. Those of BLAS and of OpenMP spin for up to 27 ms
 # after their work and take the cores from whoever comes next: measured one straight after the
 # other, an epoch in parallel loops took 22 ms instead of 10.6, a matrix product 20 instead of 11.4.
-REST = 0.03
+# And after a long one the scheduler goes on to give its cores away: with 30 ms between them,
+# trainings of half a second took 370 to 554 ms, with 100 ms 335 to 391.
+REST, LONG_REST = 0.03, 0.1
 
 
 def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float]:
@@ -72,6 +74,7 @@ def alternate(
             if spent[name] < seconds:
                 start = time.perf_counter()
                 times[name].append(measures[name]())
-                spent[name] += time.perf_counter() - start
+                elapsed = time.perf_counter() - start
+                spent[name] += elapsed
                 if name in threaded:
-                    time.sleep(REST)
+                    time.sleep(LONG_REST if elapsed > LONG_REST else REST)
