@@ -7,8 +7,9 @@ All four work in place. Shapes: Z, A, dA (n_l, m); b, db (n_l, 1); Y (n_outputs,
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,7 +122,43 @@ def register(backend: str, **forms: Callable[..., None]) -> None:
 
 def operations_for(*arrays: Array) -> Operations:
     """The form of each operation to use on these arrays."""
-    return _chosen[array_module(*arrays).__name__]
+    xp = array_module(*arrays)
+    if xp is not np:
+        fused_on_gpu(xp)
+    return _chosen[xp.__name__]
+
+
+# --------------------------------------------------------------------------------------------
+# on a GPU: one launch each
+
+
+@functools.cache
+def fused_on_gpu(cupy: Any) -> bool:
+    """Whether `accelnn.kernels.cuda` serves CuPy's arrays; the first time its forms are registered.
+
+    Where they do not compile, for want of NVRTC for instance, a warning tells why and the
+    vectorised forms stay. So do forms that somebody registered before.
+    """
+    if not hasattr(cupy, "RawModule"):
+        return False
+    from accelnn.kernels import cuda
+
+    try:
+        cuda.compile_operations()
+    except Exception as error:  # CuPy's, the compiler's, the driver's
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"the GPU's fused operations do not compile, and the vectorised ones run ({reason})",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return False
+    present = _chosen["cupy"]._asdict()
+    forms = cuda.operations()._asdict().items()
+    register(
+        "cupy", **{name: form for name, form in forms if present[name] is getattr(VECTORISED, name)}
+    )
+    return True
 
 
 # --------------------------------------------------------------------------------------------

@@ -4,11 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+import cublaslt_double
 import device_double
+import host_cuda
 import numpy as np
 import pytest
 
-from accelnn import backend
+from accelnn import backend, operations
+from accelnn.kernels import cublaslt
+from accelnn.solvers import captured
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -23,24 +27,61 @@ def fresh_backend(monkeypatch):
     backend.cupy_unusable.cache_clear()
 
 
-@pytest.fixture
-def double(monkeypatch):
+def in_place_of_cupy(module, monkeypatch):
     """The device double in CuPy's place, chosen as the backend; gives the module."""
-    module = device_double.Module()
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setitem(operations._chosen, "cupy", operations.VECTORISED)
     backend.use("cupy")
-    monkeypatch.setattr(device_double.Log, "synchronizations", 0)
-    monkeypatch.setattr(device_double.Log, "uploads", 0)
+    for count in ("synchronizations", "uploads", "launches"):
+        monkeypatch.setattr(device_double.Log, count, 0)
     return module
 
 
+@pytest.fixture
+def double(monkeypatch):
+    """The device double without kernels: all that runs on it is vectorised."""
+    return in_place_of_cupy(device_double.Module(), monkeypatch)
+
+
+@pytest.fixture
+def double_with_kernels(monkeypatch):
+    """The device double that runs kernels/*.cu on the host."""
+    if host_cuda.compiler() is None:
+        pytest.skip("there is no C++ compiler to build the kernels with")
+    return in_place_of_cupy(device_double.Module(kernels=True), monkeypatch)
+
+
+@pytest.fixture
+def double_with_cublaslt(double_with_kernels, monkeypatch):
+    """The device double with kernels, and with cuBLASLt as its `lt`."""
+    double_with_kernels.lt = cublaslt_double.install(monkeypatch, device_double.enqueue)
+    yield double_with_kernels
+    cublaslt._handle.cache_clear()
+
+
+@pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
+def captures(request):
+    """Each device on which steps can be captured, chosen: the double, and a GPU."""
+    if request.param == "double":
+        request.getfixturevalue("double_with_cublaslt")
+    else:
+        backend.use("cupy")
+        reason = captured.uncapturable()
+        if reason is not None:
+            pytest.skip(reason)
+    return backend.current()
+
+
+DEVICES = {"double": "double", "kernels": "double_with_kernels"}
+
+
 @pytest.fixture(
-    params=["numpy", "double", pytest.param("cupy", marks=pytest.mark.gpu)],
+    params=["numpy", *DEVICES, pytest.param("cupy", marks=pytest.mark.gpu)],
 )
 def there(request):
-    """Each backend in turn, chosen: NumPy, the device double, and a real GPU."""
-    if request.param == "double":
-        request.getfixturevalue("double")
+    """Each backend in turn, chosen: NumPy, the device double without and with kernels, a GPU."""
+    if request.param in DEVICES:
+        request.getfixturevalue(DEVICES[request.param])
     elif request.param == "cupy":
         backend.use("cupy")
     return backend.current()

@@ -4,15 +4,22 @@ Its arrays *wrap* NumPy's, so nothing can slip past by treating them as such. Th
 with host arrays and to become one implicitly, and count every time the host waits for the
 device. The module exposes only names that CuPy has (tests/cupy_names.txt). It does what CuPy
 does where that differs from NumPy: a reduction gives a 0-d array, and Generator.random without
-a size draws one number for all of `out`.
+a size draws one number for all of `out`. What `empty` gives is NaN. Copies on a stream of their own
+come late (streams_double.py).
+
+Its RawModule runs CUDA kernels on the host (host_cuda.py), within the limits of a small GPU. Where
+there is no C++ compiler, or none is wanted, it has none.
 """
 
+import math
 import operator
-import time
 import types
 from pathlib import Path
 
+import graphs_double
+import host_cuda
 import numpy as np
+import streams_double
 
 CUPY_NAMES = frozenset(Path(__file__).with_name("cupy_names.txt").read_text().split())
 
@@ -26,16 +33,81 @@ METHODS = (
 )
 
 
+# As cupy.cuda.Device().attributes names them; the limits of a block are those of an H200.
+ATTRIBUTES = {
+    "MultiProcessorCount": 4,
+    "WarpSize": 32,
+    "MaxThreadsPerBlock": 1024,
+    "MaxThreadsPerMultiProcessor": 1024,
+    "MaxBlocksPerMultiprocessor": 32,
+    "MaxSharedMemoryPerBlock": 48 * 1024,
+    "MaxSharedMemoryPerBlockOptin": 227 * 1024,
+    "MaxSharedMemoryPerMultiprocessor": 228 * 1024,
+    "ReservedSharedMemoryPerBlock": 1024,
+    "CooperativeLaunch": 1,
+    "L2CacheSize": 2**20,
+    "MaxGridDimX": 2**31 - 1,
+    "MaxGridDimY": 2**16 - 1,
+    "MaxGridDimZ": 2**16 - 1,
+}
+
+
+class Devices:
+    """How many are visible, and which is the current one."""
+
+    count = 1
+    current = 0
+
+
+class Device:
+    """One of them, as cupy.cuda.Device."""
+
+    def __init__(self, index=None):
+        self.id = Devices.current if index is None else int(index)
+        self.before = []
+
+    @property
+    def attributes(self):
+        return dict(ATTRIBUTES)
+
+    @property
+    def compute_capability(self):
+        return "90"
+
+    def use(self):
+        if not 0 <= self.id < Devices.count:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        Devices.current = self.id
+
+    def __enter__(self):
+        self.before.append(Devices.current)
+        self.use()
+        return self
+
+    def __exit__(self, *_):
+        Devices.current = self.before.pop()
+
+    def synchronize(self):
+        _synchronize()
+
+
 class Log:
-    """How often the host waited for the device, and how often data crossed over."""
+    """How often the host waited for the device, data crossed over, and a kernel was launched."""
 
     synchronizations = 0
     uploads = 0
+    launches = 0
 
 
 def on_host(value):
     """What NumPy works on in place of `value`; host arrays are refused, as CuPy refuses them."""
     if isinstance(value, DeviceArray):
+        if value.device.id != Devices.current:
+            raise ValueError(
+                f"The device where the array resides ({value.device.id}) is different from the "
+                f"current device ({Devices.current}). Peer access is unavailable."
+            )
+        streams_double.use(value.wrapped)
         return value.wrapped
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}: a host array meets a device array")
@@ -52,6 +124,7 @@ def lifted(function):
     """`function` of NumPy, for device arrays."""
 
     def call(*args, **kwargs):
+        graphs_double.refuse(streams_double.current(), function.__name__)
         if any(isinstance(arg, list) and function is not np.concatenate for arg in args):
             raise TypeError(f"Unsupported type <class 'list'> in {function.__name__}")
         args = [
@@ -69,8 +142,9 @@ class DeviceArray:
     __array_ufunc__ = None  # NumPy's own functions and operators refuse it
     __hash__ = None
 
-    def __init__(self, wrapped):
+    def __init__(self, wrapped, device=None):
         self.wrapped = wrapped
+        self.device = device or Device()
 
     def __array__(self, *_args, **_kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")
@@ -82,14 +156,22 @@ class DeviceArray:
         return len(self.wrapped)
 
     def __getitem__(self, index):
-        return DeviceArray(np.asarray(self.wrapped[on_host(index)]))
+        return DeviceArray(np.asarray(self.wrapped[on_host(index)]), self.device)
 
     def __setitem__(self, index, value):
-        self.wrapped[on_host(index)] = on_host(value)
+        graphs_double.refuse(streams_double.current(), "an assignment")
+        on_host(self)[on_host(index)] = on_host(value)
 
-    def get(self):
+    def get(self, out=None):
         Log.synchronizations += 1
-        return self.wrapped.copy()
+        if out is None:
+            return self.wrapped.copy()
+        out[...] = self.wrapped
+        return out
+
+    def set(self, array, stream=None):
+        Log.uploads += 1
+        streams_double.copy_in(self.wrapped, array, stream)
 
     def item(self):
         Log.synchronizations += 1
@@ -116,9 +198,12 @@ class DeviceArray:
 
 
 def _lift_methods():
-    for name in ("shape", "dtype", "ndim", "size", "nbytes", "flags", "strides"):
+    for name in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes", "flags", "strides"):
         setattr(DeviceArray, name, property(operator.attrgetter(f"wrapped.{name}")))
-    DeviceArray.T = property(lambda self: DeviceArray(self.wrapped.T))
+    DeviceArray.data = property(
+        lambda self: types.SimpleNamespace(ptr=self.wrapped.__array_interface__["data"][0])
+    )
+    DeviceArray.T = property(lambda self: DeviceArray(self.wrapped.T, self.device))
     for name in METHODS:
         setattr(DeviceArray, name, lifted(getattr(np.ndarray, name)))
     for name in (*BINARY, *COMPARISONS, *UNARY):
@@ -128,7 +213,8 @@ def _lift_methods():
     for name in IN_PLACE:
 
         def in_place(self, other, name=f"__{name}__"):
-            getattr(self.wrapped, name)(on_host(other))
+            graphs_double.refuse(streams_double.current(), name)
+            getattr(on_host(self), name)(on_host(other))
             return self
 
         setattr(DeviceArray, f"__{name}__", in_place)
@@ -140,7 +226,8 @@ _lift_methods()
 def asarray(array, dtype=None):
     """The one way onto the device."""
     if isinstance(array, DeviceArray):
-        return DeviceArray(np.asarray(array.wrapped, dtype))
+        moved = array.device.id != Devices.current
+        return DeviceArray(np.array(array.wrapped, dtype, copy=True if moved else None))
     Log.uploads += isinstance(array, np.ndarray)
     return DeviceArray(np.array(array, dtype))
 
@@ -156,6 +243,19 @@ class Generator:
         return out
 
 
+def unwritten(function):
+    """`function`, which allocates, with NaN or the least integer wherever nobody wrote yet."""
+
+    def call(*args, **kwargs):
+        array = lifted(function)(*args, **kwargs)
+        kind = array.dtype.kind
+        if kind in "fiu":
+            array.wrapped.fill(np.nan if kind == "f" else np.iinfo(array.dtype).min)
+        return array
+
+    return call
+
+
 class OutOfMemoryError(MemoryError):
     pass
 
@@ -164,46 +264,208 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+class CUDADriverError(RuntimeError):
+    pass
+
+
+class CompileException(Exception):
+    pass
+
+
+# --------------------------------------------------------------------------------------------
+# kernels
+
+
+def blocks_per_multiprocessor(threads, shared):
+    """How many blocks fit on a multiprocessor, with so many threads and bytes of shared memory."""
+    warps = -(-threads // ATTRIBUTES["WarpSize"])
+    needed = shared + ATTRIBUTES["ReservedSharedMemoryPerBlock"]
+    return min(
+        ATTRIBUTES["MaxBlocksPerMultiprocessor"],
+        ATTRIBUTES["MaxThreadsPerMultiProcessor"] // (warps * ATTRIBUTES["WarpSize"]),
+        ATTRIBUTES["MaxSharedMemoryPerMultiprocessor"] // needed,
+    )
+
+
+class RawKernel:
+    """A kernel of a RawModule."""
+
+    def __init__(self, kernel, cooperative):
+        self._kernel = kernel
+        self._cooperative = cooperative
+        self._dynamic = ATTRIBUTES["MaxSharedMemoryPerBlock"]
+        self.name = kernel.name
+        # what CuPy's Function has: `ptr` is for driver.occupancyMaxActiveBlocksPerMultiprocessor
+        self.kernel = types.SimpleNamespace(ptr=self)
+        self.max_threads_per_block = kernel.max_threads
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self._dynamic
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size):
+        if not 0 <= size <= ATTRIBUTES["MaxSharedMemoryPerBlockOptin"]:
+            raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        self._dynamic = size
+
+    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):  # noqa: ARG002
+        if not (isinstance(grid, tuple) and isinstance(block, tuple)):
+            raise TypeError(f"expected grid and block as tuples, got {grid!r} and {block!r}")
+        grid, block = ([max(1, size) for size in (*sizes, 1, 1)[:3]] for sizes in (grid, block))
+        limits = [ATTRIBUTES[f"MaxGridDim{axis}"] for axis in "XYZ"]
+        threads = math.prod(block)
+        if threads > self.max_threads_per_block or block[2] > 64:
+            raise CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: invalid argument: block {block}")
+        if any(size > limit for size, limit in zip(grid, limits, strict=True)):
+            raise CUDADriverError(f"CUDA_ERROR_INVALID_VALUE: invalid argument: grid {grid}")
+        if shared_mem > self._dynamic:
+            raise CUDADriverError(
+                f"CUDA_ERROR_INVALID_VALUE: invalid argument: {shared_mem} bytes of shared memory, "
+                f"max_dynamic_shared_size_bytes is {self._dynamic}"
+            )
+        multiprocessors = ATTRIBUTES["MultiProcessorCount"]
+        resident = multiprocessors * blocks_per_multiprocessor(threads, shared_mem)
+        if self._cooperative and math.prod(grid) > resident:
+            raise CUDADriverError(
+                "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: too many blocks in cooperative launch: "
+                f"{math.prod(grid)}, {resident} fit"
+            )
+        Log.launches += 1
+        args = [kernel_argument(arg) for arg in args]
+        enqueue(lambda: host_cuda.launch(self._kernel, grid, block, args, shared_mem, resident))
+
+
+def enqueue(work):
+    """All work of kernels comes by here: it is done at once, or kept where it is captured."""
+    graphs_double.enqueue(streams_double.current(), work)
+
+
+def kernel_argument(arg):
+    """What host_cuda takes in its place: a host array is passed by value, if it has one element."""
+    if not isinstance(arg, np.ndarray):
+        return on_host(arg)
+    if arg.size != 1:
+        raise TypeError(f"You are trying to pass a numpy.ndarray of shape {arg.shape}")
+    return arg.reshape(-1)[0]
+
+
+class RawModule:
+    """Kernels from source, compiled for the host when the first of them is asked for."""
+
+    def __init__(
+        self,
+        code=None,
+        *,
+        options=(),
+        backend="nvrtc",
+        enable_cooperative_groups=False,
+        name_expressions=None,
+    ):
+        if not isinstance(code, str) or not isinstance(options, tuple):
+            raise TypeError("expected code as a str and options as a tuple of str")
+        if backend != "nvrtc" or name_expressions is not None:
+            raise NotImplementedError('the double takes kernels that are extern "C", by NVRTC')
+        self.code, self.options = code, options
+        self.enable_cooperative_groups = enable_cooperative_groups
+
+    def compile(self, log_stream=None):  # noqa: ARG002
+        self._kernels()
+
+    def get_function(self, name):
+        kernels = self._kernels()
+        if name not in kernels:
+            raise CUDADriverError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
+        return RawKernel(kernels[name], self.enable_cooperative_groups)
+
+    def _kernels(self):
+        try:
+            return host_cuda.build(self.code, self.options)
+        except host_cuda.CompileError as error:
+            raise CompileException(str(error)) from None
+
+
+# --------------------------------------------------------------------------------------------
+# the module
+
+
 def _synchronize():
     Log.synchronizations += 1
 
 
+class ComputeTypes:
+    """`cupy._core._routines_linalg`, as far as it chooses the precision of products."""
+
+    COMPUTE_TYPE_DEFAULT, COMPUTE_TYPE_TF32 = 1, 7
+
+    def __init__(self):
+        self.chosen = {np.dtype(dtype): self.COMPUTE_TYPE_DEFAULT for dtype in ("f", "d")}
+
+    def get_compute_type(self, dtype):
+        return self.chosen[np.dtype(dtype)]
+
+    def set_compute_type(self, dtype, compute_type):
+        self.chosen[np.dtype(dtype)] = compute_type
+
+
 def _cuda():
-    class Event:
-        def record(self):
-            self.seconds = time.perf_counter()
-
-        def synchronize(self):
-            _synchronize()
-
     namespace = types.SimpleNamespace
     return namespace(
-        Device=lambda: namespace(id=0),
-        Event=Event,
+        Device=Device,
+        Event=streams_double.Event,
+        Stream=streams_double.Stream,
+        alloc_pinned_memory=streams_double.PinnedMemory,
+        compiler=namespace(CompileException=CompileException),
+        driver=namespace(
+            CUDADriverError=CUDADriverError,
+            occupancyMaxActiveBlocksPerMultiprocessor=(
+                lambda _kernel, threads, shared: blocks_per_multiprocessor(threads, shared)
+            ),
+        ),
         get_elapsed_time=lambda start, end: (end.seconds - start.seconds) * 1e3,
-        get_current_stream=lambda: namespace(synchronize=_synchronize),
+        get_current_stream=streams_double.current,
         memory=namespace(OutOfMemoryError=OutOfMemoryError),
         runtime=namespace(
             CUDARuntimeError=CUDARuntimeError,
             driverGetVersion=lambda: 13000,
-            getDeviceCount=lambda: 1,
-            getDeviceProperties=lambda _id: {"name": b"device double"},
+            getDevice=lambda: Devices.current,
+            getDeviceCount=lambda: Devices.count,
+            getDeviceProperties=lambda _id: {
+                "name": b"device double",
+                "major": 9,
+                "minor": 0,
+                "multiProcessorCount": 4,
+                "l2CacheSize": 2**20,
+            },
+            deviceGetPCIBusId=lambda index: f"0000:{index + 1:02X}:00.0",
+            runtimeGetVersion=lambda: 13000,
             memGetInfo=lambda: (2**30, 2**31),
         ),
     )
 
 
 class Module(types.ModuleType):
-    """`cupy`, to be put in sys.modules."""
+    """`cupy`, to be put in sys.modules; so many devices are visible, the first is current.
 
-    def __init__(self):
+    With `kernels` it has RawModule, where there is a C++ compiler.
+    """
+
+    def __init__(self, devices=1, kernels=False):
         super().__init__("cupy")
+        Devices.count, Devices.current = devices, 0
+        streams_double.reset(on_wait=_synchronize)
+        graphs_double.reset()
         self.__version__ = "double"
         self.ndarray = DeviceArray
         self.asarray = self.array = asarray
+        self.empty, self.empty_like = unwritten(np.empty), unwritten(np.empty_like)
         self.random = types.SimpleNamespace(default_rng=Generator)
+        self.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
         self.cuda = _cuda()
+        self._core = types.SimpleNamespace(_routines_linalg=ComputeTypes())
         self.counts = Log
+        if kernels and host_cuda.compiler():
+            self.RawModule = RawModule
 
     def __getattr__(self, name):
         if name not in CUPY_NAMES:

@@ -1,10 +1,16 @@
 """What a solver of gradient descent is given, and what it has to be able to do."""
 
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from accelnn.backend import Array, array_module
+from accelnn.columns import HostColumns
+from accelnn.kernels.cuda import Philox
 from accelnn.network import Network, Parameters, Workspace
+from accelnn.operations import fused_on_gpu
 from accelnn.optimizers import Optimizer
 
 
@@ -13,9 +19,13 @@ class Job:
     """A training, checked and ready to begin.
 
     params : first weights, a copy for the solver to change
-    X, Y : (n_0, m) and (n_L, m), of the parameters' dtype and on their backend
+    X, Y : (n_0, m) and (n_L, m), of the parameters' dtype and on their backend; or HostColumns,
+        to be streamed in mini-batches to the device that the parameters are on
     batch_size : examples a step; None is all of them
     validation : X and Y of examples that are watched and not learned from, or None
+    precision : of the matrix products, as `fit` has it; None is the parameters' own
+    held : closed when the training ends, however it ends: whoever holds more than memory says so
+        here
     """
 
     net: Network
@@ -26,6 +36,14 @@ class Job:
     batch_size: int | None = None
     seed: int = 0
     validation: tuple[Array, Array] | None = None
+    precision: str | None = None
+    held: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether examples stay on the host while the parameters are on a device."""
+        arrays = (self.X, *(self.validation or ()))
+        return any(isinstance(array, HostColumns) for array in arrays)
 
     @property
     def examples(self) -> int:
@@ -62,14 +80,23 @@ class Trainer(Protocol):
 
 
 def dropout_generator(job: Job, xp: Any) -> Any:
-    """The random numbers of dropout, where there is any."""
-    return xp.random.default_rng(job.seed) if job.dropout else None
+    """The random numbers of dropout, where there is any: a generator's, one after the other; or on
+    a GPU whose kernels run, numbers each of which follows from the place it is for."""
+    if not job.dropout:
+        return None
+    if xp is not np and fused_on_gpu(xp):
+        return Philox(job.seed)
+    return xp.random.default_rng(job.seed)
 
 
-def draw_masks(net: Network, work: Workspace, random: Any) -> None:
-    """Fill D of each layer that drops units."""
-    for D, keep in zip(work.D, net.keep_prob, strict=True):
-        if D is not None:
+def draw_masks(net: Network, work: Workspace, random: Any, step: int) -> None:
+    """Fill D of each layer that drops units; step 0, 1, 2, ... is the number of updates so far."""
+    for layer, (D, keep) in enumerate(zip(work.D, net.keep_prob, strict=True)):
+        if D is None:
+            continue
+        if isinstance(random, Philox):
+            random.draw(D, keep, step, layer)
+        else:
             draw_mask(D, keep, random)
 
 
