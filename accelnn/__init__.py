@@ -5,7 +5,7 @@ Columns are examples: X is (n_features, m), Y is (n_outputs, m), W[l] is (n_l, n
 b[l] is (n_l, 1).
 """
 
-from accelnn.backend import BackendError, to_device, to_host, use
+from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
 from accelnn.functions import one_hot
 from accelnn.gradient_check import gradient_check
 from accelnn.network import Network, Parameters
@@ -19,6 +19,7 @@ __all__ = [
     "Adam",
     "BackendError",
     "Checkpoint",
+    "DeviceMemoryError",
     "History",
     "Momentum",
     "Network",

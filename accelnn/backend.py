@@ -4,32 +4,63 @@ The arrays decide where code runs: pure functions take arrays and find their mod
 `array_module`. Only the edges (loading data, drawing parameters, the command line) ask which
 backend was chosen, with `current`.
 
-`ACCELNN_BACKEND` = numpy (default) | cupy | auto chooses when the first edge asks; `use`
-chooses from Python. `auto` is CuPy where it works and NumPy elsewhere.
+`ACCELNN_BACKEND` = numpy (default) | cupy | cupy:N | auto chooses when the first edge asks; `use`
+chooses from Python. `auto` is CuPy where it works and NumPy elsewhere. cupy:N is the GPU with that
+index among the visible ones: CUDA numbers those of CUDA_VISIBLE_DEVICES anew, from 0 on.
 """
 
+import argparse
 import functools
 import os
 import platform
+import re
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 import psutil
 
+from accelnn.columns import HostColumns
+
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
-NAMES = ("numpy", "cupy", "auto")
-_INSTALL = "pip install 'accelnn[cuda13]' (CUDA 13 drivers) or 'accelnn[cuda12]'"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NAME = re.compile(r"numpy|auto|cupy(:(?P<index>[0-9]{1,4}))?")
+INSTALL = "pip install 'accelnn[cuda13]' (CUDA 13 drivers) or 'accelnn[cuda12]'"
+
+# How CUDA and its libraries say it, where it is not CuPy's pool that finds no room
+_NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class BackendError(RuntimeError):
     """The backend that was asked for cannot be used; the message says why."""
+
+
+class DeviceMemoryError(MemoryError):
+    """A GPU has no room for what was to be done.
+
+    doing : what that was, for instance "training"
+    needed : bytes of the allocation that failed, None where CUDA does not tell
+    free, total : bytes of the GPU's memory
+    """
+
+    def __init__(self, doing: str, device: str, needed: int | None, free: int, total: int) -> None:
+        self.doing, self.needed, self.free, self.total = doing, needed, free, total
+        more = "more memory was" if needed is None else f"{_size(needed)} more were"
+        super().__init__(
+            f"{doing}: {device} is out of memory: {more} needed, {_size(free)} of {_size(total)} "
+            "are free. What helps: a smaller batch_size; float32 in place of float64; X and Y left "
+            "on the host as NumPy arrays, from where mini-batches are streamed; or the CPU, "
+            'accelnn.use("numpy")'
+        )
 
 
 class Timing:
@@ -44,6 +75,10 @@ class NumpyBackend:
     name = "numpy"
     default_dtype: np.dtype[Any] = np.dtype(np.float64)
     xp: Any = np
+
+    def __str__(self) -> str:
+        """By what name `use` chooses it."""
+        return self.name
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
         """`array` on this backend, as `dtype` where one is given; a copy only where needed."""
@@ -62,19 +97,42 @@ class NumpyBackend:
         return memory.available, memory.total
 
     @contextmanager
-    def timer(self) -> Any:
+    def timer(self) -> Iterator[Timing]:
         """Time a block: `with backend.timer() as timing: ...`, then `timing.seconds`."""
         timing = Timing()
         start = time.perf_counter()
         yield timing
         timing.seconds = time.perf_counter() - start
 
+    @contextmanager
+    def at_work(self, doing: str) -> Iterator[None]:
+        """A block of work on this backend's arrays.
+
+        Of several GPUs theirs is the current one meanwhile, whichever was chosen. Raises
+        DeviceMemoryError, which names what was being done, where a GPU has no room for it.
+        """
+        del doing
+        yield
+
+    def enter(self) -> Callable[[], None]:
+        """Make its GPU the current one, if it has one; what is returned restores the last."""
+        return lambda: None
+
 
 class CupyBackend(NumpyBackend):
-    """Arrays on the current CUDA device, worked on by CuPy."""
+    """Arrays on one CUDA device, worked on by CuPy.
+
+    index : of the device among the visible ones; CuPy's current one where none is given
+    """
 
     name = "cupy"
     default_dtype = np.dtype(np.float32)
+
+    def __init__(self, index: int | None = None) -> None:
+        self.index: int = self.xp.cuda.Device().id if index is None else index
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.index}"
 
     @property
     def xp(self) -> Any:
@@ -82,36 +140,80 @@ class CupyBackend(NumpyBackend):
 
         return cupy
 
+    @property
+    def device(self) -> Any:
+        """CuPy's own object: with it in a `with`, the device is the current one."""
+        return self.xp.cuda.Device(self.index)
+
     def to_device(self, array: Array, dtype: Any = None) -> Array:
-        return self.xp.asarray(array, dtype)
+        size = getattr(array, "nbytes", 0)
+        with self.at_work(f"moving {_size(size)} to the device" if size else "moving data"):
+            return self.xp.asarray(array, dtype)
 
     def synchronize(self) -> None:
-        self.xp.cuda.get_current_stream().synchronize()
+        self.device.synchronize()
 
     def device_name(self) -> str:
-        device = self.xp.cuda.Device()
-        return str(self.xp.cuda.runtime.getDeviceProperties(device.id)["name"].decode())
+        """The GPU's name, and which of them it is where there are several."""
+        runtime = self.xp.cuda.runtime
+        name = str(runtime.getDeviceProperties(self.index)["name"].decode())
+        return name if runtime.getDeviceCount() == 1 else f"{name} ({self})"
 
     def memory(self) -> tuple[int, int]:
-        free, total = self.xp.cuda.runtime.memGetInfo()
+        """Free and total memory in bytes; what CuPy keeps for its next arrays is free."""
+        with self.device:
+            free, total = self.xp.cuda.runtime.memGetInfo()
+            free += self.xp.get_default_memory_pool().free_bytes()
         return free, total
 
     @contextmanager
-    def timer(self) -> Any:
+    def timer(self) -> Iterator[Timing]:
         """Time a block with CUDA events: what the device took, not what Python took."""
         cuda, timing = self.xp.cuda, Timing()
-        start, end = cuda.Event(), cuda.Event()
-        start.record()
-        yield timing
-        end.record()
-        end.synchronize()
+        with self.device:
+            start, end = cuda.Event(), cuda.Event()
+            start.record()
+            yield timing
+            end.record()
+            end.synchronize()
         timing.seconds = cuda.get_elapsed_time(start, end) / 1e3
+
+    @contextmanager
+    def at_work(self, doing: str) -> Iterator[None]:
+        with self.device:
+            try:
+                yield
+            except Exception as error:
+                if not self._is_out_of_memory(error):
+                    raise
+                asked = re.search(r"allocating ([\d,]+) bytes", str(error))
+                needed = int(asked[1].replace(",", "")) if asked else None
+                raise DeviceMemoryError(
+                    doing, self.device_name(), needed, *self.memory()
+                ) from error
+
+    def enter(self) -> Callable[[], None]:
+        cuda = self.xp.cuda
+        restore: Callable[[], None] = cuda.Device().use
+        self.device.use()
+        return restore
+
+    def _is_out_of_memory(self, error: Exception) -> bool:
+        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
+            return True
+        return any(words in str(error) for words in _NO_ROOM)
 
 
 Backend = NumpyBackend
 
-_NUMPY, _CUPY = NumpyBackend(), CupyBackend()
+_NUMPY = NumpyBackend()
 _current: Backend | None = None
+
+
+@functools.cache
+def _cupy(index: int) -> CupyBackend:
+    """The one backend of each device."""
+    return CupyBackend(index)
 
 
 def array_module(*arrays: Array) -> Any:
@@ -125,7 +227,7 @@ def array_module(*arrays: Array) -> Any:
     on_device = [isinstance(array, cupy.ndarray) for array in arrays]
     if not any(on_device):
         return np
-    if any(isinstance(array, np.ndarray) for array in arrays):
+    if any(isinstance(array, np.ndarray | HostColumns) for array in arrays):
         places = ", ".join("cupy" if there else "numpy" for there in on_device)
         raise TypeError(
             f"arrays on the host and on the device are mixed ({places}): move them to one "
@@ -135,13 +237,46 @@ def array_module(*arrays: Array) -> Any:
 
 
 def backend_of(*arrays: Array) -> Backend:
-    """The backend on which these arrays live."""
-    return _NUMPY if array_module(*arrays) is np else _CUPY
+    """The backend on which these arrays live, with the device that they are on.
+
+    Raises TypeError where they are not all in one place.
+    """
+    xp = array_module(*arrays)
+    if xp is np:
+        return _NUMPY
+    indices = {array.device.id for array in arrays if isinstance(array, xp.ndarray)}
+    if len(indices) > 1:
+        places = ", ".join(f"cupy:{index}" for index in sorted(indices))
+        raise TypeError(
+            f"arrays on several GPUs are mixed ({places}): move them to one with "
+            "accelnn.to_device, after accelnn.use"
+        )
+    return _cupy(indices.pop())
 
 
-def to_host(array: Array) -> Array:
-    """`array` as a numpy.ndarray; waits for the device if it lives there."""
-    return np.asarray(array) if array_module(array) is np else array.get()
+def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function of (net, params, ...): it runs on the device on which `params` are,
+    whichever is CuPy's current one, and raises DeviceMemoryError, which names what it was doing,
+    where that has no room."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def on_device(*args: P.args, **kwargs: P.kwargs) -> T:
+            params = kwargs.get("params", args[1] if len(args) > 1 else None)
+            with backend_of(getattr(params, "flat", None)).at_work(doing):
+                return function(*args, **kwargs)
+
+        return on_device
+
+    return decorate
+
+
+def to_host(array: Array, out: Array | None = None) -> Array:
+    """`array` as a numpy.ndarray; waits for the device if it lives there.
+
+    out : a C-contiguous one of its shape and dtype, to receive what comes from a device
+    """
+    return np.asarray(array) if array_module(array) is np else array.get(out=out)
 
 
 def to_device(array: Array, dtype: Any = None) -> Array:
@@ -159,16 +294,19 @@ def current() -> Backend:
     if _current is None:
         name = os.environ.get("ACCELNN_BACKEND", "numpy")
         try:
+            _check_name(name)
+        except BackendError as error:
+            raise BackendError(f"ACCELNN_BACKEND: {error}") from None
+        try:
             _current = _find(name)
         except BackendError as error:
-            if name != "cupy":
-                raise BackendError(f"ACCELNN_BACKEND: {error}") from None
             _current = _NUMPY
             warnings.warn(
-                f"ACCELNN_BACKEND=cupy, but {error}; running on the CPU with NumPy",
+                f"ACCELNN_BACKEND={name}, but {error}; running on the CPU with NumPy",
                 RuntimeWarning,
                 stacklevel=2,
             )
+        _current.enter()
     return _current
 
 
@@ -177,15 +315,19 @@ class use:
 
     Parameters
     ----------
-    name : "numpy", "cupy" or "auto" (CuPy where it works, else NumPy)
+    name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy where it
+        works, else NumPy). "cupy" is the GPU that is CuPy's current one: the first, unless
+        another was chosen before. It stays CuPy's current one, in this thread
 
-    Raises BackendError where the name is none of these, or CuPy cannot be used.
+    Raises BackendError where the name is none of these, there is no such GPU, or CuPy cannot be
+    used.
     """
 
     def __init__(self, name: str) -> None:
         global _current
         chosen = _find(name)
-        self._previous, _current = _current, chosen
+        self._previous, self._leave = _current, chosen.enter()
+        _current = chosen
 
     def __enter__(self) -> Self:
         return self
@@ -198,60 +340,99 @@ class use:
     ) -> None:
         global _current
         _current = self._previous
+        self._leave()
+
+
+def argument(text: str) -> str:
+    """`text` where it names a backend: the `type` of a command line's --backend."""
+    try:
+        _check_name(text)
+    except BackendError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 @functools.cache
-def cupy_unusable() -> str | None:
-    """Why CuPy cannot be used here, or None where a small real product on a GPU succeeded."""
+def cupy_unusable(index: int | None = None) -> str | None:
+    """Why CuPy cannot be used here, or None where a small real product on a GPU succeeded.
+
+    index : of the GPU among the visible ones; CuPy's current one where none is given
+    """
     try:
         import cupy
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             return f"CuPy is installed but lacks a module it needs ({error})"
-        return f"CuPy is not installed: {_INSTALL}"
+        return f"CuPy is not installed: {INSTALL}"
     except Exception as error:  # a broken install can raise anything
         return f"CuPy is installed but does not import ({_first_line(error)})"
     try:
         if cupy.cuda.runtime.driverGetVersion() == 0:
             return "there is no NVIDIA driver on this machine"
-        if cupy.cuda.runtime.getDeviceCount() == 0:
+        count = cupy.cuda.runtime.getDeviceCount()
+        if count == 0:
             return _no_device()
+        if index is not None and index >= count:
+            there = "one CUDA device is" if count == 1 else f"{count} CUDA devices are"
+            names = "cupy:0" if count == 1 else f"cupy:0 to cupy:{count - 1}"
+            return f"there is no cupy:{index}: {there} visible, {names}{_visible()}"
     except Exception as error:
         if "cudaErrorNoDevice" in str(error):
             return _no_device()
         return f"the NVIDIA driver does not answer ({_first_line(error)})"
     try:
-        ones = cupy.ones((16, 16), cupy.float32)
-        total = float((ones @ ones).sum())
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((16, 16), cupy.float32)
+            total = float((ones @ ones).sum())
     except Exception as error:
         if isinstance(error, MemoryError) or "MemoryAllocation" in str(error):
             return f"the GPU is out of memory on first touch ({_first_line(error)})"
         return (
             f"a small product on the GPU failed ({_first_line(error)}); "
-            f"if CUDA's libraries are missing: {_INSTALL}"
+            f"if CUDA's libraries are missing: {INSTALL}"
         )
     if total != 16**3:
         return f"a small product on the GPU is wrong ({total:g}, expected {16**3})"
     return None
 
 
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BackendError(
+            f"unknown backend {name!r}: expected numpy, cupy or auto, or cupy:N for the visible "
+            "GPU with index N, from 0"
+        )
+
+
 def _find(name: str) -> Backend:
-    if name not in NAMES:
-        raise BackendError(f"unknown backend {name!r}: expected numpy, cupy or auto")
+    _check_name(name)
     if name == "numpy":
         return _NUMPY
-    reason = cupy_unusable()
+    _, _, digits = name.partition(":")
+    index = int(digits) if digits else None
+    reason = cupy_unusable(index)
     if reason is None:
-        return _CUPY
+        return _cupy(CupyBackend(index).index)
     if name == "auto":
         return _NUMPY
     raise BackendError(reason)
 
 
 def _no_device() -> str:
+    return f"no CUDA device is visible{_visible()}"
+
+
+def _visible() -> str:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    shown = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
-    return f"no CUDA device is visible{shown}"
+    return "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
+
+
+def _size(size: int) -> str:
+    """Bytes, for people: "1.50 GiB"."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size >= 2**power:
+            return f"{size / 2**power:.3g} {unit}"
+    return f"{size} bytes"
 
 
 def _first_line(error: Exception) -> str:

@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 import accelnn
-from accelnn import backend, datasets
+from accelnn import backend, datasets, gpus
 
-PACKAGES = ("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn")
+PACKAGES = (
+    *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
+    *("nvmath-python", "nvidia-ml-py"),
+)
 
 
 def main() -> int:
@@ -29,7 +32,7 @@ def main() -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the reason of a fallback has a row of its own
             chosen = backend.current()
-        table.add_row("backend used", f"{chosen.name} on {chosen.device_name()}")
+        table.add_row("backend used", f"{chosen} on {chosen.device_name()}")
         free, total = chosen.memory()
         table.add_row("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB")
     except backend.BackendError as error:
@@ -38,9 +41,12 @@ def main() -> int:
     reason = backend.cupy_unusable()
     if reason is None:
         gpu = backend.CupyBackend()
-        table.add_row("CuPy", f"{gpu.xp.__version__} works on {gpu.device_name()}")
+        cuda = gpus.version(gpu.xp.cuda.runtime.runtimeGetVersion())
+        table.add_row("CuPy", f"{gpu.xp.__version__} works, with CUDA {cuda}")
     else:
         table.add_row("CuPy", f"cannot be used: {reason}")
+    for index in range(gpus.count()):
+        table.add_row(f"cupy:{index}", _gpu(index))
     for package in PACKAGES:
         table.add_row(package, _version(package))
     try:
@@ -51,6 +57,14 @@ def main() -> int:
     console = Console(markup=False, highlight=False)
     console.print(table)
     return status
+
+
+def _gpu(index: int) -> str:
+    """What the visible GPU with this index is; of one that does not answer, that it does not."""
+    try:
+        return str(gpus.describe(index))
+    except Exception as error:  # CUDA's, of many kinds
+        return f"does not answer ({type(error).__name__}: {error})"
 
 
 def _version(package: str) -> str:

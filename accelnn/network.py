@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array, array_module, at_work
 from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.operations import operations_for
 
@@ -192,6 +192,7 @@ class Network:
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
         return Parameters(there.to_device(flat, dtype), self.layers)
 
+    @at_work("predicting")
     def forward(self, params: Parameters, X: Array) -> Array:
         """The output activations (n_L, m): probabilities, or the values of a linear output."""
         X, _ = self.check(params, X)
@@ -200,6 +201,7 @@ class Network:
         Z += params[-1][1]
         return OUTPUTS[self.output].function(Z, out=Z)
 
+    @at_work("predicting")
     def predict(self, params: Parameters, X: Array) -> Array:
         """What the network says of each example.
 
@@ -211,6 +213,7 @@ class Network:
             return A
         return (A > 0.5).astype(np.int64) if self.layers[-1] == 1 else A.argmax(axis=0)
 
+    @at_work("computing a cost")
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
         """The cost, L2 included, dropout not; waits for the device."""
         X, Y = self.check(params, X, Y)
@@ -218,6 +221,7 @@ class Network:
         loss = loss_of(self, params, forward(self, params, X, work), Y)
         return float(loss + penalty(self, params, X.shape[1]))
 
+    @at_work("computing gradients")
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
         """dW and db of every layer, of the cost that `cost` gives."""
         X, Y = self.check(params, X, Y)
@@ -233,18 +237,23 @@ class Network:
         Raises ValueError where their shapes, or those of the parameters, do not fit the network,
         and TypeError where they are not all on the host or all on the device.
         """
+        xp = array_module(params.flat, X, Y)
+        X = xp.asarray(X, params.dtype)
+        Y = None if Y is None else xp.asarray(Y, params.dtype)
+        self.check_shapes(params, X, Y)
+        return X, Y
+
+    def check_shapes(self, params: Parameters, X: Array, Y: Array = None) -> None:
+        """Raise ValueError where shapes do not fit the network, as `check` does."""
         if params.layers != self.layers:
             raise ValueError(
                 f"expected parameters of layers {list(self.layers)}, got {list(params.layers)}"
             )
-        xp = array_module(params.flat, X, Y)
-        X = xp.asarray(X, params.dtype)
         if X.ndim != 2 or X.shape[0] != self.layers[0]:
             hint = ": pass X.T (columns are examples)" if X.shape[1:] == self.layers[:1] else ""
             raise ValueError(f"expected X of shape ({self.layers[0]}, m), got {X.shape}{hint}")
         if Y is None:
-            return X, Y
-        Y = xp.asarray(Y, params.dtype)
+            return
         expected = (self.layers[-1], X.shape[1])
         if Y.shape != expected:
             hint = ""
@@ -257,7 +266,6 @@ class Network:
                     else f": pass one_hot(Y, {expected[0]})"
                 )
             raise ValueError(f"expected Y of shape {expected}, got {Y.shape}{hint}")
-        return X, Y
 
 
 class Workspace:

@@ -135,7 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="a file that accelnn.train --save wrote")
     parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
     parser.add_argument(
-        "--backend", choices=backend.NAMES, help="where to run; else ACCELNN_BACKEND decides"
+        "--backend",
+        type=backend.argument,
+        metavar="NAME",
+        help="numpy, cupy, cupy:N or auto: where to run; else ACCELNN_BACKEND decides",
     )
     parser.add_argument("--json", metavar="FILE", help="write the labels; - is standard output")
     return parser
