@@ -19,6 +19,12 @@ def orders(m: int, seed: int) -> Iterator[Array]:
         yield random.permutation(m)
 
 
+def numbers(m: int, batch_size: int, seed: int) -> Iterator[Array]:
+    """The numbers of each batch's examples, epoch after epoch without end: `orders` in batches."""
+    for order in orders(m, seed):
+        yield from np.split(order, range(batch_size, m, batch_size))
+
+
 def sizes(m: int, batch_size: int) -> list[int]:
     """The sizes of an epoch's batches: the last one may be short."""
     full, rest = divmod(m, batch_size)

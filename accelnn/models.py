@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 import accelnn
-from accelnn.backend import Array, array_module, backend_of, to_device, to_host
+from accelnn.backend import Array, array_module, to_device, to_host
 from accelnn.datasets.dataset import Preprocessing
+from accelnn.datasets.dataset import apply as apply
 from accelnn.files import whole_file
 from accelnn.network import FLOATS, Network, Parameters
 
@@ -53,23 +53,6 @@ class Model:
     params: Parameters
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-
-
-def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
-    """What a network takes, X (n_features, m), of raw examples: (rows - shift) / scale.
-
-    Parameters
-    ----------
-    preprocessing : the shift and the scale
-    rows : (m, n_features) on either backend, where X will be too; not changed
-    dtype : of X. Bytes are scaled in this precision, anything else in its own, so that a small
-        difference of large numbers is not lost to float32 before it is taken.
-    """
-    there = backend_of(rows)
-    X = rows.astype(dtype if rows.dtype == np.uint8 else np.result_type(rows.dtype, dtype))
-    X -= there.to_device(preprocessing.shift, X.dtype)
-    X /= there.to_device(preprocessing.scale, X.dtype)
-    return X.astype(dtype, copy=False).T
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:

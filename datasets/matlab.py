@@ -92,14 +92,9 @@ def load_ex4(
     )
     labels = check_labels(path, "y", arrays["y"].ravel(), 1, 10, _EX4_REMEDY)
     X = _row_by_row(arrays["X"])
-    return on_backend(
-        (X, labels - 1),
-        (X[:0], labels[:0]),
-        classes=tuple("1234567890"),
-        source=str(path),
-        dtype=dtype,
-        preprocessing=Preprocessing((20, 20, 1), scale=255.0),
-    )
+    digits = on_backend((X, labels - 1), (X[:0], labels[:0]), tuple("1234567890"), str(path), dtype)
+    # what pictures of bytes would need; the file's have been scaled
+    return replace(digits, preprocessing=Preprocessing((20, 20, 1), scale=255.0))
 
 
 def load_ex4_weights(

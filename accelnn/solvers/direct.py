@@ -1,15 +1,18 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend.
 
-The whole of X makes a step, or mini-batches of it do. Every array that a step writes is allocated
-before the first.
+The whole of X makes a step, or mini-batches of it do, gathered where they are or streamed from the
+host. Every array that a step writes is allocated before the first.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
-from accelnn import batches
+from accelnn import batches, streaming
 from accelnn.backend import Array, array_module
-from accelnn.network import Parameters, Workspace, backward, forward, loss_of
+from accelnn.columns import HostColumns
+from accelnn.network import Parameters, Workspace, backward, forward, loss_of, penalty
 from accelnn.optimizers import new_moments
 from accelnn.solvers.job import Job, draw_masks, dropout_generator
 
@@ -35,16 +38,13 @@ class Direct:
         self.steps = 0
         self.xp = array_module(self.params.flat)
         self.random = dropout_generator(job, self.xp)
-        if job.batch_size is None:
-            self.whole = Batch(
-                job.X, job.Y, Workspace(job.net, self.params, job.examples, dropout=True)
-            )
-        else:
-            self.X_rows = batches.examples_first(job.X)
-            self.Y_rows = batches.examples_first(job.Y)
-            self.orders = batches.orders(job.examples, job.seed)
+        if job.batch_size is not None:
             self.sizes = batches.sizes(job.examples, job.batch_size)
-            self.batch_of = functools.cache(self._batch_of)
+            self.work_of = functools.cache(
+                lambda size: Workspace(job.net, self.params, size, dropout=True)
+            )
+            streamed = isinstance(job.X, HostColumns)
+            self.batches = self._streamed() if streamed else self._gathered()
             self.batch_cost = self.xp.empty((), self.params.dtype)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -57,24 +57,17 @@ class Direct:
 
     def _epoch(self, rate: float, cost: Array | None) -> None:
         """A step on each batch, in an order of the epoch's own; `cost` receives their mean."""
-        order = self.xp.asarray(next(self.orders))
         if cost is not None:
             cost[...] = 0
-        start = 0
-        for size in self.sizes:
-            batch = self.batch_of(size)
-            indices = order[start : start + size]
-            batches.gather(self.X_rows, indices, batch.X.T)
-            batches.gather(self.Y_rows, indices, batch.Y.T)
+        for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
             self._step(batch, rate, None if cost is None else self.batch_cost)
             if cost is not None:
                 self.batch_cost *= size / self.job.examples
                 cost += self.batch_cost
-            start += size
 
     def _step(self, batch: Batch, rate: float, cost: Array | None) -> None:
         job, (X, Y, work) = self.job, batch
-        draw_masks(job.net, work, self.random)
+        draw_masks(job.net, work, self.random, self.steps)
         forward(job.net, self.params, X, work)
         scale = job.optimizer.scale(rate) / work.m
         backward(job.net, self.params, X, Y, work, scale, self.gradients, cost)
@@ -91,6 +84,8 @@ class Direct:
     def validation_cost(self) -> Array:
         assert self.job.validation is not None
         X, Y = self.job.validation
+        if isinstance(X, HostColumns):
+            return streaming.loss(self.job.net, self.params, X, Y)
         Z = forward(self.job.net, self.params, X, self._validation_workspace)
         return loss_of(self.job.net, self.params, Z, Y)
 
@@ -98,16 +93,45 @@ class Direct:
         return self.params.copy()
 
     def cost(self, params: Parameters) -> float:
-        return self.job.net.cost(params, self.job.X, self.job.Y)
+        net, X, Y = self.job.net, self.job.X, self.job.Y
+        if isinstance(X, HostColumns):
+            loss = streaming.loss(net, params, X, Y)
+            return float(loss + penalty(net, params, self.job.examples))
+        return net.cost(params, X, Y)
+
+    @functools.cached_property
+    def whole(self) -> Batch:
+        """All examples, where they make a step."""
+        job = self.job
+        work = Workspace(job.net, self.params, job.examples, dropout=True)
+        return Batch(job.X, job.Y, work)
 
     @functools.cached_property
     def _validation_workspace(self) -> Workspace:
         assert self.job.validation is not None
         return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
 
-    def _batch_of(self, size: int) -> Batch:
-        """Arrays for a batch of this size, its examples contiguous."""
-        X, Y = (
-            self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in (self.X_rows, self.Y_rows)
-        )
-        return Batch(X.T, Y.T, Workspace(self.job.net, self.params, size, dropout=True))
+    def _gathered(self) -> Iterator[Batch]:
+        """Mini-batches of arrays that are where the parameters are, epoch after epoch."""
+        sources = [batches.examples_first(array) for array in (self.job.X, self.job.Y)]
+
+        @functools.cache
+        def arrays(size: int) -> list[Array]:
+            return [self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in sources]
+
+        for order in batches.orders(self.job.examples, self.job.seed):
+            order, start = self.xp.asarray(order), 0
+            for size in self.sizes:
+                for rows, batch in zip(sources, arrays(size), strict=True):
+                    batches.gather(rows, order[start : start + size], batch)
+                X, Y = arrays(size)
+                yield Batch(X.T, Y.T, self.work_of(size))
+                start += size
+
+    def _streamed(self) -> Iterator[Batch]:
+        """Mini-batches of data that stays on the host, in the same order."""
+        job = self.job
+        wanted = batches.numbers(job.examples, self.sizes[0], job.seed)
+        stream = streaming.stream((job.X, job.Y), wanted, self.sizes[0], self.xp)
+        for X, Y in job.held.enter_context(closing(stream)):
+            yield Batch(X, Y, self.work_of(X.shape[1]))
