@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import accelnn
+from accelnn.backend import to_device
 from accelnn.optimizers import SGD, Adam
-from accelnn.solvers import choice, jitted
+from accelnn.solvers import captured, choice, jitted, persistent
 from accelnn.solvers.choice import SOLVERS, estimate, pick
 from accelnn.solvers.job import Job
 
@@ -18,7 +19,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 def job(layers, m, batch_size=None, optimizer=None, dtype="float64"):
     net = accelnn.Network(layers, "relu", "sigmoid")
     params = net.init("he", dtype=dtype)
-    X, Y = np.zeros((layers[0], m), dtype), np.zeros((layers[-1], m), dtype)
+    X, Y = (to_device(np.zeros((n, m), dtype)) for n in (layers[0], layers[-1]))
     return Job(net, params, X, Y, optimizer or SGD(), batch_size)
 
 
@@ -118,6 +119,94 @@ def test_a_larger_job_is_expected_to_take_longer(smaller):
 
     large, small = seconds(sizes), seconds(sizes | {smaller: sizes[smaller] // 2})
     assert all(small[name] < large[name] for name in SOLVERS)
+
+
+# --------------------------------------------------------------------------------------------
+# on a GPU, where nothing was measured: the ways differ severalfold
+
+
+@pytest.fixture
+def capturable(double_with_kernels, monkeypatch):  # noqa: ARG001
+    """A GPU of an H200's size, on which steps can be captured, unless another reason is given."""
+    h200 = persistent.Limits(processors=132, shared=227 * 1024)
+    monkeypatch.setattr(persistent.Limits, "of_device", lambda: h200)
+
+    def says(reason):
+        monkeypatch.setattr(captured, "uncapturable", lambda: reason)
+
+    says(None)
+    return says
+
+
+ON_A_GPU = [
+    # layers, examples, batch size, optimizer; captured steps, without them
+    ([12288, 1], 209, None, SGD(), "gram-jitted", "gram-jitted"),
+    ([12288, 7, 1], 209, None, SGD(), "gram-jitted", "gram-jitted"),
+    ([12288, 20, 7, 5, 1], 209, None, SGD(), "gram-jitted", "gram-jitted"),
+    ([2, 4, 1], 400, None, SGD(), "gram-jitted", "gram-jitted"),
+    ([12288, 7, 1], 209, None, Adam(), "jitted", "direct"),
+    ([784, 256, 128, 10], 4000, 128, SGD(), "jitted", "direct"),
+    ([784, 256, 128, 10], 4000, 1024, Adam(), "jitted", "direct"),
+    ([20, 10, 1], 20_000, None, SGD(), "jitted", "direct"),  # more than a block has room for
+]
+
+
+@pytest.mark.parametrize(
+    ("layers", "m", "batch_size", "optimizer", "expected", "otherwise"), ON_A_GPU, ids=str
+)
+def test_a_gpu_keeps_a_training_of_few_examples_in_one_kernel_and_captures_steps_else(
+    capturable, layers, m, batch_size, optimizer, expected, otherwise
+):
+    of = job(layers, m, batch_size, optimizer, dtype="float32")
+    assert pick("auto", of, epochs=2000)[0] == expected
+    capturable("nvmath-python is not installed")
+    name, reason = pick("auto", of, epochs=2000)
+    assert name == otherwise
+    assert "jitted inf" not in reason
+
+
+def test_products_of_another_precision_are_left_to_the_solvers_that_have_them(capturable):
+    of = job([12288, 7, 1], 209, dtype="float32")
+    of.precision = "tf32"
+    assert pick("auto", of, epochs=2000)[0] == "jitted"
+    with pytest.raises(ValueError, match="'gram-jitted' cannot do this: .* not tf32"):
+        pick("gram-jitted", of, epochs=2000)
+    of.precision = "bfloat16"
+    capturable("nvmath-python is not installed")
+    assert pick("auto", of, epochs=2000)[0] == "jitted"  # which says what to install
+    for name in ("direct", "gram", "gram-jitted"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot do this: .*bfloat16"):
+            pick(name, of, epochs=2000)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_gpu_without_kernels_trains_vectorised():
+    assert pick("auto", job([12288, 20, 1], 3000, dtype="float32"), epochs=3000)[0] == "gram"
+    assert pick("auto", job([784, 20, 10], 500, 50), epochs=3)[0] == "direct"
+
+
+@pytest.mark.usefixtures("double_with_kernels")
+def test_a_gpu_does_not_wait_for_the_compiler_of_the_cpu(price):
+    price(jitted.COMPILING)
+    assert pick("auto", job([12288, 7, 1], 209, dtype="float32"), epochs=10)[0] == "gram-jitted"
+
+
+@pytest.mark.usefixtures("capturable")
+@pytest.mark.parametrize("smaller", ["m", "n_0", "epochs", "units"])
+def test_a_larger_job_is_expected_to_take_longer_on_a_gpu(smaller):
+    sizes = {"m": 3000, "n_0": 5000, "epochs": 100, "units": 20}
+
+    def seconds(sizes):
+        one = job([sizes["n_0"], sizes["units"], 1], sizes["m"], dtype="float32")
+        return {name: estimate(s, one, sizes["epochs"]) for name, s in SOLVERS.items()}
+
+    large, small = seconds(sizes), seconds(sizes | {smaller: sizes[smaller] // 2})
+    assert all(0 < small[name] <= large[name] for name in SOLVERS)
+    assert sum(small.values()) < sum(large.values())
+
+
+# --------------------------------------------------------------------------------------------
+# against what was measured
 
 
 def growth_tables():

@@ -879,14 +879,6 @@ def test_patience_and_callbacks_work_on_the_device():
     assert params.dtype == np.float32
 
 
-@pytest.mark.parametrize("solver", ["jitted", "gram-jitted"])
-@pytest.mark.usefixtures("double")
-def test_compiled_trainings_refuse_the_device(solver):
-    X, Y = map(to_device, data(DEVICE_NET, 20))
-    with pytest.raises(ValueError, match=f"'{solver}' cannot do this.*CPU.*accelnn.to_host"):
-        accelnn.fit(DEVICE_NET, DEVICE_NET.init(), X, Y, solver=solver, **FULL_BATCH)
-
-
 # --------------------------------------------------------------------------------------------
 # what is refused
 
@@ -962,7 +954,7 @@ def test_one_example_cannot_be_split():
 
 def test_the_validation_set_has_to_be_where_the_data_is(double):
     X, Y = map(to_device, data(DEVICE_NET, 20))
-    with pytest.raises(TypeError, match="mixed"):
+    with pytest.raises(TypeError, match="validation: .* on the host"):
         accelnn.fit(
             DEVICE_NET, DEVICE_NET.init(), X, Y, validation=data(DEVICE_NET, 4), **FULL_BATCH
         )

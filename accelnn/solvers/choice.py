@@ -1,10 +1,12 @@
 """Which solver: those there are, what each cannot do, and the one expected to be fastest.
 
-What a training takes is estimated from its shapes, by the rates below. They were measured on one
-machine (2 cores of an AMD EPYC, float64), and only ratios matter: what one solver does more of
-than another. `python -m accelnn.bench growth` sets the choice against the best of all solvers.
+What a training takes is estimated from its shapes, by the rates below. Those of the CPU were
+measured on one machine (2 cores of an AMD EPYC, float64), and only ratios matter: what one solver
+does more of than another. `python -m accelnn.bench growth` sets the choice against the best of all
+solvers. Those of a GPU are NOT measured, for none was at hand.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accelnn.solvers import gram, jitted
+from accelnn.backend import array_module
+from accelnn.solvers import gram, jitted, precisions
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
 from accelnn.solvers.jitted import Jitted
@@ -29,6 +32,16 @@ SHARED = 1_000_000  # multiply-adds from which it is: WORTH_SHARING of accelnn.k
 CALL = 15e-6  # what Python and NumPy take for each layer of a step
 COMPILED_CALL = 0.6e-6  # what compiled steps take for it
 GATHERED = 0.3e-9  # for each number of a mini-batch
+
+
+# Seconds on a GPU: from the data sheet of an H200 and from what is commonly told of launches. Where
+# they decide, the ways differ severalfold.
+LAUNCH = 6e-6  # what Python and CuPy take to launch a kernel
+KERNEL = 2.5e-6  # from a kernel to the next, in a captured step
+REPLAY = 10e-6  # what Python takes to launch a captured step
+CAPTURE = 0.05  # to capture one
+MULTIPLY_ADDS = {4: 1 / 2e13, 8: 1 / 1.5e13}  # each, by bytes of a number
+BYTE = 1 / 3e12  # of device memory, read or written
 
 
 class Elementwise(NamedTuple):
@@ -50,20 +63,84 @@ class Solver(NamedTuple):
     start : begins the training of a job
     unfit : why it cannot do a job, or None
     compiled, sample_space : what it is, for the estimate
+    streams : whether examples may stay on the host while the parameters are on a device
     """
 
     start: Callable[[Job], Trainer]
     unfit: Callable[[Job], str | None]
     compiled: bool = False
     sample_space: bool = False
+    streams: bool = False
+
+    def why_not(self, job: Job) -> str | None:
+        """Why it cannot do a job, or None."""
+        if job.streamed and not self.streams:
+            return (
+                "X and Y are on the host, and the parameters on the device: the solver 'direct' "
+                "streams them; or move them with accelnn.to_device"
+            )
+        return self.unfit(job)
+
+
+def _on_gpu(job: Job) -> bool:
+    return array_module(job.params.flat) is not np
+
+
+def _not_direct(job: Job) -> str | None:
+    """Why Direct cannot do a job, or None."""
+    return precisions.unfit(job.precision)
+
+
+def _not_gram(job: Job) -> str | None:
+    """Why Gram cannot do a job, or None."""
+    return gram.unfit(job) or precisions.unfit(job.precision)
+
+
+def _compiled(job: Job) -> Trainer:
+    """The compiled steps of the CPU, or the captured ones of a GPU."""
+    if not _on_gpu(job):
+        return Jitted(job)
+    from accelnn.solvers import captured
+
+    return captured.start(job)
+
+
+def _compiled_in_sample_space(job: Job) -> Trainer:
+    """The compiled steps of the CPU, or the kernel that stays on a GPU."""
+    if not _on_gpu(job):
+        return jitted.in_sample_space(job)
+    from accelnn.solvers.persistent import Persistent
+
+    return Persistent(job)
+
+
+def _not_compiled(job: Job) -> str | None:
+    """Why `_compiled` cannot do a job, or None."""
+    if not _on_gpu(job):
+        return None
+    from accelnn.solvers import captured
+
+    return captured.unfit(job)
+
+
+def _not_compiled_in_sample_space(job: Job) -> str | None:
+    """Why `_compiled_in_sample_space` cannot do a job, or None."""
+    if not _on_gpu(job):
+        return _not_gram(job)
+    from accelnn.solvers import persistent
+
+    return persistent.unfit(job)
 
 
 SOLVERS: dict[str, Solver] = {
-    "direct": Solver(Direct, lambda _job: None),
-    "jitted": Solver(Jitted, jitted.unfit, compiled=True),
-    "gram": Solver(Gram, gram.unfit, sample_space=True),
+    "direct": Solver(Direct, _not_direct, streams=True),
+    "jitted": Solver(_compiled, _not_compiled, compiled=True),
+    "gram": Solver(Gram, _not_gram, sample_space=True),
     "gram-jitted": Solver(
-        jitted.in_sample_space, jitted.unfit_in_sample_space, compiled=True, sample_space=True
+        _compiled_in_sample_space,
+        _not_compiled_in_sample_space,
+        compiled=True,
+        sample_space=True,
     ),
 }
 
@@ -79,18 +156,26 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
     Raises ValueError where the solver asked for cannot do the job.
     """
     if solver != "auto":
-        reason = SOLVERS[solver].unfit(job)
+        reason = SOLVERS[solver].why_not(job)
         if reason is not None:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
+    why_not = {name: candidate.why_not(job) for name, candidate in SOLVERS.items()}
     seconds = {
-        name: estimate(candidate, job, epochs)
-        for name, candidate in SOLVERS.items()
-        if candidate.unfit(job) is None
+        name: estimate(SOLVERS[name], job, epochs)
+        for name, reason in why_not.items()
+        if reason is None
     }
+    if not seconds:
+        raise ValueError(
+            "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in why_not.items())
+        )
     best = min(seconds, key=seconds.__getitem__)
-    reason = "expected: " + ", ".join(f"{name} {_text(s)}" for name, s in seconds.items())
-    if not SOLVERS[best].compiled:
+    expected = [f"{name} {_text(s)}" for name, s in seconds.items() if s < math.inf]
+    reason = f"expected: {', '.join(expected)}"
+    if job.streamed:
+        reason = "the examples are streamed from the host"
+    if not SOLVERS[best].compiled or _on_gpu(job):
         return best, reason
     vectorised = {name: s for name, s in seconds.items() if not SOLVERS[name].compiled}
     plain = min(vectorised, key=vectorised.__getitem__)
@@ -103,6 +188,8 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
 
 def estimate(solver: Solver, job: Job, epochs: int) -> float:
     """The seconds that a training is expected to take, its set-up included."""
+    if _on_gpu(job):
+        return _estimate_on_gpu(solver, job, epochs)
     layers, m = job.net.layers, job.examples
     batch = min(job.batch_size or m, m)
     inputs, units = layers[0], layers[1]
@@ -129,6 +216,46 @@ def estimate(solver: Solver, job: Job, epochs: int) -> float:
         step += inputs * batch * size * GATHERED
     steps = epochs * -(-m // batch)
     return float(setup + steps * step)
+
+
+def _estimate_on_gpu(solver: Solver, job: Job, epochs: int) -> float:
+    """The same; infinite where steps would be captured and cannot be."""
+    layers, m = job.net.layers, job.examples
+    batch = min(job.batch_size or m, m)
+    inputs, units, depth = layers[0], layers[1], len(layers) - 1
+    itemsize = job.params.dtype.itemsize
+    steps = epochs * -(-m // batch)
+
+    def product(n: int, k: int, columns: int) -> float:
+        moved = (n * k + k * columns + n * columns) * itemsize
+        return max(n * k * columns * MULTIPLY_ADDS[itemsize], moved * BYTE)
+
+    setup = 0.0
+    products = [product(n, before, batch) for before, n in pairwise(layers)]
+    work = 3 * sum(products) - products[0]
+    parameters = job.params.flat.size
+    if solver.sample_space:
+        work += product(units, m, m) - 2 * products[0]
+        parameters += units * (m - inputs)
+        setup = product(m, m, inputs) + 3 * products[0]
+    if solver.compiled:
+        from accelnn.solvers import captured, persistent
+
+        if solver.sample_space:
+            return setup + steps * persistent.seconds(job)
+        if captured.uncapturable() is not None:
+            return math.inf
+    # Forward a product and an activation, backward two products and a gradient; the update
+    kernels = 5 * depth + (depth - 1) * job.dropout + 2 * depth * bool(job.net.l2) + 1
+    passes = sum(layers[1:]) * batch * (4 if solver.compiled else 8)
+    passes += parameters * (3 + 2 * job.optimizer.moments)
+    if job.batch_size is not None:
+        kernels += 2
+        passes += 2 * inputs * batch
+    work += passes * itemsize * BYTE
+    if solver.compiled:
+        return float(CAPTURE + steps * max(REPLAY, kernels * KERNEL + work))
+    return float(setup + steps * max(kernels * LAUNCH, kernels * KERNEL + work))
 
 
 def _product(n: int, k: int, m: int, size: float, compiled: bool = False) -> float:

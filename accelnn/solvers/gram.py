@@ -143,7 +143,7 @@ class Gram:
         job, work, (S, _) = self.job, self.work, self.inner[0]
         net, space, xp = job.net, self.space, self.work.xp
         c = self.shrinkage.step(rate)
-        draw_masks(net, work, self.random)
+        draw_masks(net, work, self.random, self.steps)
         P = xp.matmul(S, space.G, out=work.A[0])
         l2_cost = space.penalty(c, P) if net.l2 and cost is not None else 0.0
         P += space.P0 if c == 1 else xp.multiply(space.P0, c, out=self.base)

@@ -16,11 +16,10 @@ import numpy as np
 import threadpoolctl
 
 from accelnn import batches
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array
 from accelnn.kernels import loops
 from accelnn.network import Network, Parameters, penalty
 from accelnn.optimizers import SGD, Adam
-from accelnn.solvers import gram
 from accelnn.solvers.gram import SampleSpace, Shrinkage
 from accelnn.solvers.job import Job, draw_mask, dropout_generator
 
@@ -183,18 +182,6 @@ def in_sample_space(job: Job) -> Jitted:
     return Jitted(job, SampleSpace.of(job))
 
 
-def unfit(job: Job) -> str | None:
-    """Why a training cannot be compiled, or None."""
-    if array_module(job.X) is not np:
-        return "compiled trainings run on the CPU: move the arrays there with accelnn.to_host"
-    return None
-
-
-def unfit_in_sample_space(job: Job) -> str | None:
-    """Why a training cannot run compiled in sample space, or None."""
-    return unfit(job) or gram.unfit(job)
-
-
 # ------------------------------------------------------------------------- the compiled state
 
 
@@ -291,13 +278,10 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
 
 
 def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
-    """Whether one of a step's products may be large enough for BLAS."""
-    from accelnn.kernels.training import THIN_BY_ROWS, WORTH_BLAS
+    """Whether one of a step's products may be so large that BLAS would share it."""
+    from accelnn.kernels.training import WORTH_BLAS
 
-    return any(
-        min(before, n, m) >= THIN_BY_ROWS and before * n * m >= WORTH_BLAS
-        for before, n in pairwise(layers)
-    )
+    return any(before * n * m >= WORTH_BLAS for before, n in pairwise(layers))
 
 
 def _multiply_adds(layers: tuple[int, ...], m: int) -> int:

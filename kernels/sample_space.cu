@@ -1,0 +1,615 @@
+// Full-batch gradient descent in sample space, many steps in one launch: what
+// accelnn/solvers/gram.py does with vectorised arrays, in its notation.
+//
+//     W[1] X = c P0 + S G        S <- (1 - decay) S - dZ[1]        (dZ scaled by alpha / m)
+//
+// Every block owns `width` columns, that is examples: for them it forms S G, goes forward and
+// backward through all layers, and updates its columns of S. Once a step the blocks exchange what
+// the others need, the new columns of S and the sums over their own examples that the gradients
+// of the upper parameters (b[1], W[2], b[2], ...) consist of. Each block then adds up all blocks'
+// sums in the same order and so updates its own copy of the upper parameters: the copies stay
+// identical, and a training gives the same bits each time. Where these sums are many, each block
+// adds up its share of them and the blocks exchange the results (`in_shares`).
+//
+// A step of [12288, 7, 1] on 209 examples is no more than 500,000 multiply-adds: it takes as long
+// as its chain of dependent accesses. A barrier of the grid costs four trips to the L2 cache, one
+// after the other: the data's stores completed, the arrival counted, the count read, the data read.
+// So there is none. A number travels in a 64-bit word together with the number of its step, and who
+// needs it reads the word until the step is the right one: one trip to write, one to read. (A word
+// is written and read as a whole and tells by itself whether it is valid: nothing has to be ordered
+// by fences.) There are two sets of words, for odd and for even steps: a block writes those of step
+// t + 2 after it has read all others' of t + 1, which they wrote after they had read those of t.
+// All blocks have to run at once: the launch is cooperative, which refuses a grid that cannot.
+//
+// Expected of an H200 in float32, from counted accesses (30 cycles to shared memory, 300 to L2), and
+// not measured: S and the sums written, read and added up 1000 cycles, S G with its reduction 320,
+// the rest of the way forward and back 600. That is 1.1 us.
+//
+// Expects a multiple of 64 threads in a block, at most 512.
+
+#include "common.cuh"
+
+typedef unsigned long long Word;
+
+constexpr int WORDS = sizeof(REAL) / 4;  // that a number travels in
+constexpr int BATCH = 8 / WORDS;         // numbers that a thread waits for at once
+constexpr int TILE = 4;                  // S G is formed in tiles of TILE x TILE, a warp each
+
+// A row of `table`: n_l and n_(l-1), where W and b begin among the upper parameters, how many units
+// the layers before have, the activation, whether units are dropped, and how many threads (2 to
+// that power) share an inner product on the way forward and on the way back.
+struct Layer {
+    int n, inputs, W, b, unit, kind, drops, forward, backward;
+};
+
+// ---------------------------------------------------------------------------- from block to block
+
+// The words of one step: word w of number i is at w * count + i.
+struct Exchange {
+    volatile Word* words;
+    long long count;
+    unsigned step;
+};
+
+DEVICE void put(const Exchange& to, long long number, REAL value)
+{
+    unsigned parts[WORDS];
+    memcpy(parts, &value, sizeof(REAL));
+    for (int w = 0; w < WORDS; ++w)
+        to.words[w * to.count + number] = (Word)to.step << 32 | parts[w];
+}
+
+// use(q, number), for q in 0 .. count - 1: the number at place(q), once it has arrived.
+template <typename Place, typename Use>
+DEVICE void take(const Exchange& from, int count, Place place, Use use)
+{
+    for (int first = 0; first < count; first += BATCH) {
+        Word words[BATCH][WORDS];
+        bool arrived;
+        do {
+            arrived = true;
+#pragma unroll
+            for (int q = 0; q < BATCH; ++q)  // all of them under way before the first is looked at
+                if (first + q < count)
+                    for (int w = 0; w < WORDS; ++w)
+                        words[q][w] = from.words[w * from.count + place(first + q)];
+#pragma unroll
+            for (int q = 0; q < BATCH; ++q)
+                if (first + q < count)
+                    for (int w = 0; w < WORDS; ++w)
+                        arrived = arrived && words[q][w] >> 32 == from.step;
+            if (!arrived)
+                PAUSE();
+        } while (!arrived);
+#pragma unroll
+        for (int q = 0; q < BATCH; ++q)
+            if (first + q < count) {
+                unsigned parts[WORDS];
+                REAL value;
+                for (int w = 0; w < WORDS; ++w)
+                    parts[w] = (unsigned)words[q][w];
+                memcpy(&value, parts, sizeof(REAL));
+                use(first + q, value);
+            }
+    }
+}
+
+// ------------------------------------------------------------------- products of a block's threads
+
+// Adds up over a warp 2 HALF sums of each lane: lanes 2q and 2q + 1 then lack only one another's
+// part of sum q. Two lanes share their sums out: each hands half of them to the other and adds what
+// it gets to those it keeps. That is 15 exchanges for 16 sums, instead of 4 for each of them.
+template <int HALF>
+DEVICE void halve(REAL* sums, int lane)
+{
+    const bool upper = lane & 2 * HALF;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+        const REAL kept = upper ? sums[i + HALF] : sums[i];
+        const REAL handed = upper ? sums[i] : sums[i + HALF];
+        sums[i] = kept + __shfl_xor_sync(ALL_LANES, handed, 2 * HALF);
+    }
+    if constexpr (HALF > 1)
+        halve<HALF / 2>(sums, lane);
+}
+
+// use(u, j, sum_k S[u, k] G[j, k]): rows of m numbers. Lanes go along k, so that accesses to either
+// are to neighbouring numbers, and each lane keeps a whole tile of partial sums.
+template <typename Use>
+DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m, Use use)
+{
+    const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    const int across = (columns + TILE - 1) / TILE;
+    const int tiles = across * ((rows + TILE - 1) / TILE);
+    for (int tile = threadIdx.x / WARP; tile < tiles; tile += warps) {
+        const int u0 = tile / across * TILE, j0 = tile % across * TILE;
+        const REAL *s[TILE], *g[TILE];
+        REAL sums[TILE * TILE];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i) {  // beyond the last row: that row again, and not used
+            s[i] = S + (u0 + i < rows ? u0 + i : rows - 1) * m;
+            g[i] = G + (long long)(j0 + i < columns ? j0 + i : columns - 1) * m;
+        }
+#pragma unroll
+        for (int i = 0; i < TILE * TILE; ++i)
+            sums[i] = 0;
+#pragma unroll 4
+        for (int k = lane; k < m; k += WARP) {
+            REAL a[TILE], b[TILE];
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) {
+                a[i] = s[i][k];
+                b[i] = g[i][k];
+            }
+#pragma unroll
+            for (int i = 0; i < TILE; ++i)
+#pragma unroll
+                for (int j = 0; j < TILE; ++j)
+                    sums[i * TILE + j] += a[i] * b[j];
+        }
+        halve<TILE * TILE / 2>(sums, lane);
+        const REAL sum = sums[0] + __shfl_xor_sync(ALL_LANES, sums[0], 1);
+        const int u = u0 + lane / 2 / TILE, j = j0 + lane / 2 % TILE;
+        if (lane % 2 == 0 && u < rows && j < columns)
+            use(u, j, sum);
+    }
+}
+
+// use(o, sum_k term(o, k)) for `count` sums of `inner` terms, each by 2^shift neighbouring threads.
+template <typename Term, typename Use>
+DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
+{
+    const int lanes = 1 << shift, lane = threadIdx.x & (lanes - 1), groups = blockDim.x >> shift;
+    for (int first = 0; first < count; first += groups) {
+        const int o = first + (threadIdx.x >> shift);
+        REAL sum = 0;
+        if (o < count)
+#pragma unroll 4
+            for (int k = lane; k < inner; k += lanes)
+                sum += term(o, k);
+        for (int offset = lanes / 2; offset > 0; offset /= 2)
+            sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+        if (o < count && lane == 0)
+            use(o, sum);
+    }
+}
+
+// --------------------------------------------------------------------------------------- training
+
+// A block at work; its first fields are what `train` is given.
+struct Block {
+    REAL *theta, *velocity;
+    const REAL *P0, *G, *Y, *first_squares, *plan;
+    const Layer* table;
+    const REAL* keep_prob;
+    Word* exchange;
+    REAL* cost;
+    int depth, m, width, rows, held, in_shares, sharing, momentum;
+    REAL beta, l2;
+    Word seed;
+    long long first_step;
+    int steps, recorded;
+
+    int thread, threads, blocks;
+    int last, n1, outputs, units, uppers;  // the last layer; n_1, n_L, all units, upper parameters
+    int J, columns;                        // the block's first column, and how many it has
+    int shift, stride, mask;               // of columns, see `begin`
+    int share, low, own;  // of the upper parameters: the most that a block updates, this one's
+    long long sums, results, count;  // where they begin among the words, and how many there are
+
+    // in shared memory
+    Layer* layers;  // `table`
+    REAL *keep, *upper, *upper_V;
+    REAL *S, *V, *base, *labels;  // the block's columns of S, V, P0 and Y, `width` to a row
+    REAL *A, *dZ;  // (units, stride): logits where a softmax needs them; on the way forward dZ is D
+    REAL *scratch;
+    REAL *S_rows, *G_columns;  // all columns of some rows; the block's columns of G, m to each
+
+    // the present step
+    int step;
+    bool more, costed;  // whether another follows, and whether its cost is wanted
+    REAL rate, scale, decay, c;
+    Exchange now;
+    REAL part_of_cost;  // this thread's
+
+    DEVICE void begin(REAL* shared)
+    {
+        thread = threadIdx.x, threads = blockDim.x, blocks = gridDim.x;
+        last = depth - 1, n1 = table[0].n, outputs = table[last].n;
+        units = table[last].unit + outputs, uppers = table[last].b + outputs;
+        J = blockIdx.x * width, columns = width < m - J ? width : m - J;
+
+        // Columns are counted in a power of two, so that an element's place takes no division; rows
+        // are longer by one, so that neighbouring rows lie in different banks.
+        shift = 0;
+        while (1 << shift < width)
+            ++shift;
+        stride = (1 << shift) + 1, mask = (1 << shift) - 1;
+
+        share = in_shares ? (uppers + blocks - 1) / blocks : uppers;
+        low = !in_shares ? 0 : blockIdx.x * share < uppers ? blockIdx.x * share : uppers;
+        own = share < uppers - low ? share : uppers - low;
+
+        // S, then for each upper parameter and the cost a sum of each block, in whole sectors of
+        // the cache, then the upper parameters. `Schedule.numbers` counts the same.
+        sums = (long long)n1 * m;
+        results = sums + (long long)(uppers + 1) * padded();
+        count = results + uppers;
+
+        // `Schedule.elements` counts the same.
+        REAL* next = shared;
+        auto room = [&](int elements) {
+            REAL* const begin = next;
+            next += elements;
+            return begin;
+        };
+        layers = (Layer*)room(depth * sizeof(Layer) / sizeof(int));
+        keep = room(depth);
+        upper = room(uppers);
+        upper_V = room(momentum ? share : 0);
+        S = room(n1 * width);
+        V = room(momentum ? n1 * width : 0);
+        base = room(n1 * width);
+        labels = room(outputs * width);
+        A = room(units * stride);
+        dZ = room(units * stride);
+        scratch = room(threads / WARP);
+        S_rows = room(rows * m);
+        G_columns = room(held ? width * m : 0);
+    }
+
+    DEVICE int padded() const { return (blocks + 3) / 4 * 4; }
+
+    DEVICE Exchange words_of(unsigned step) const
+    {
+        return {exchange + step % 2 * WORDS * count, count, step};
+    }
+
+    DEVICE void load()
+    {
+        for (int l = thread; l < depth; l += threads) {
+            layers[l] = table[l];
+            keep[l] = keep_prob[l];
+        }
+        for (int p = thread; p < uppers; p += threads)
+            upper[p] = theta[sums + p];
+        for (int p = thread; momentum && p < own; p += threads)
+            upper_V[p] = velocity[sums + low + p];
+        for (int o = thread; o < n1 << shift; o += threads) {
+            const int u = o >> shift, j = o & mask, i = u * width + j;
+            if (j >= columns)
+                continue;
+            S[i] = theta[u * m + J + j];
+            base[i] = P0[u * m + J + j];
+            if (momentum)
+                V[i] = velocity[u * m + J + j];
+        }
+        for (int o = thread; o < outputs << shift; o += threads)
+            if ((o & mask) < columns)
+                labels[(o >> shift) * width + (o & mask)] = Y[(o >> shift) * m + J + (o & mask)];
+        for (int i = thread; held && i < columns * m; i += threads)
+            G_columns[i] = G[(long long)J * m + i];  // G is symmetric: its rows are its columns
+        for (int i = thread; i < rows * m; i += threads)
+            S_rows[i] = theta[i];
+    }
+
+    DEVICE void store()
+    {
+        for (int o = thread; o < n1 << shift; o += threads) {
+            const int u = o >> shift, j = o & mask, i = u * width + j;
+            if (j >= columns)
+                continue;
+            theta[u * m + J + j] = S[i];
+            if (momentum)
+                velocity[u * m + J + j] = V[i];
+        }
+        if (!in_shares && blockIdx.x > 0)
+            return;  // all have the same
+        for (int p = thread; p < own; p += threads) {
+            theta[sums + low + p] = upper[low + p];
+            if (momentum)
+                velocity[sums + low + p] = upper_V[p];
+        }
+    }
+
+    DEVICE void train()
+    {
+        load();
+        __syncthreads();
+        for (step = 0; step < steps; ++step) {
+            const REAL* planned = plan + 4 * step;
+            rate = planned[0], scale = planned[1], decay = planned[2], c = planned[3];
+            more = step + 1 < steps, costed = recorded && step == 0;
+            now = words_of((unsigned)(first_step + step + 1));  // at first all words are of step 0
+            part_of_cost = costed && l2 > 0 && blockIdx.x == 0 ? penalty() : 0;
+            first_layer();
+            for (int l = 1; l < depth; ++l)
+                forward(l);
+            if (layers[last].kind == SOFTMAX)
+                softmax();
+            for (int l = last; l > 0; --l)
+                backward(l);
+            first_biases();
+            if (costed) {
+                const REAL sum = block_sum(part_of_cost, scratch);
+                if (thread == 0)
+                    put(now, sums + uppers * padded() + blockIdx.x, sum);
+            }
+            // Half of the threads wait for the sums and the others for S: two trips at once.
+            const int half = threads / 2;
+            if (thread < half)
+                update(thread, half);
+            else if (more)
+                fetch(0, thread - half, threads - half, now);
+            __syncthreads();
+        }
+        store();
+    }
+
+    // This thread's part of what L2 adds to the cost, but for <S, P0> and <S G, S>
+    DEVICE REAL penalty() const
+    {
+        REAL squares = thread == 0 ? c * c * first_squares[0] : 0;
+        for (int l = 1; l < depth; ++l)
+            for (int i = layers[l].W + thread; i < layers[l].b; i += threads)
+                squares += upper[i] * upper[i];
+        return l2 / (2 * m) * squares;
+    }
+
+    // All columns of the rows of S from `row` on, as many as find place: the share of thread t of n
+    DEVICE void fetch(int row, int t, int n, const Exchange& from)
+    {
+        const int most = n1 - row < rows ? n1 - row : rows;
+        take(
+            from, (most * m - t + n - 1) / n, [&](int q) { return row * m + t + q * n; },
+            [&](int q, REAL value) { S_rows[t + q * n] = value; });
+    }
+
+    // c P0 + S G, and the first layer's activations
+    DEVICE void first_layer()
+    {
+        const Layer layer = layers[0];
+        for (int row = 0; row < n1; row += rows) {
+            const int some = n1 - row < rows ? n1 - row : rows;
+            if (row > 0) {
+                __syncthreads();
+                if (step > 0)
+                    fetch(row, thread, threads, words_of(now.step - 1));
+                else
+                    for (int i = thread; i < some * m; i += threads)
+                        S_rows[i] = theta[row * m + i];
+                __syncthreads();
+            }
+            auto use = [&](int u, int j, REAL SG) {
+                const int i = (row + u) * width + j;
+                if (costed && l2 > 0)
+                    part_of_cost += l2 / (2 * m) * (SG + 2 * c * base[i]) * S[i];
+                activated(0, layer, row + u, j, SG + c * base[i] + upper[row + u]);
+            };
+            if (held)
+                multiply(S_rows, some, G_columns, columns, m, use);
+            else
+                multiply(S_rows, some, G + (long long)J * m, columns, m, use);
+        }
+        __syncthreads();
+    }
+
+    DEVICE void forward(int l)
+    {
+        const Layer layer = layers[l];
+        const REAL *W = upper + layer.W, *b = upper + layer.b;
+        const REAL* below = A + (layer.unit - layer.inputs) * stride;
+        inner_products(
+            layer.n << shift, layer.inputs, layer.forward,
+            [&](int o, int k) {
+                return W[(o >> shift) * layer.inputs + k] * below[k * stride + (o & mask)];
+            },
+            [&](int o, REAL sum) {
+                if ((o & mask) < columns)
+                    activated(l, layer, o >> shift, o & mask, sum + b[o >> shift]);
+            });
+        __syncthreads();
+    }
+
+    // What follows from the logit z of unit u in layer l: its activation, or at the output dZ
+    DEVICE void activated(int l, const Layer& layer, int u, int j, REAL z)
+    {
+        const int i = (layer.unit + u) * stride + j;
+        if (l == last && layer.kind == SOFTMAX) {
+            A[i] = z;
+        } else if (l == last) {
+            at_output(u, j, activate(z, layer.kind));
+            if (costed) {
+                const REAL y = labels[u * width + j];
+                part_of_cost += (layer.kind == LINEAR ? linear_loss(z, y) : sigmoid_loss(z, y)) / m;
+            }
+        } else {
+            REAL a = activate(z, layer.kind);
+            if (layer.drops) {
+                dZ[i] = dropout(seed, first_step + step, l, (long long)u * m + J + j, keep[l]);
+                a *= dZ[i];
+            }
+            A[i] = a;
+        }
+    }
+
+    // dZ of output u, whose value is a
+    DEVICE void at_output(int u, int j, REAL a)
+    {
+        const REAL gradient = (a - labels[u * width + j]) * scale;
+        dZ[(units - outputs + u) * stride + j] = gradient;
+        if (last == 0)
+            descend(u, j, gradient);
+    }
+
+    // From logits to dZ, a warp for each column
+    DEVICE void softmax()
+    {
+        const REAL* Z = A + (units - outputs) * stride;
+        const int lane = thread % WARP;
+        for (int j = thread / WARP; j < columns; j += threads / WARP) {
+            REAL largest = Z[j], total = 0;
+            for (int u = lane; u < outputs; u += WARP)
+                largest = Z[u * stride + j] > largest ? Z[u * stride + j] : largest;
+            for (int offset = WARP / 2; offset > 0; offset /= 2) {
+                const REAL other = __shfl_xor_sync(ALL_LANES, largest, offset);
+                largest = other > largest ? other : largest;
+            }
+            for (int u = lane; u < outputs; u += WARP)
+                total += exp(Z[u * stride + j] - largest);
+            total = warp_sum(total);
+            for (int u = lane; u < outputs; u += WARP) {
+                const REAL z = Z[u * stride + j] - largest;
+                at_output(u, j, exp(z) / total);
+                if (costed)
+                    part_of_cost -= labels[u * width + j] * (z - log(total)) / m;
+            }
+        }
+        __syncthreads();
+    }
+
+    // This block's part of dW and db of layer l, and dZ of the layer below
+    DEVICE void backward(int l)
+    {
+        const Layer layer = layers[l], lower = layers[l - 1];
+        const int inputs = layer.inputs;
+        const REAL *W = upper + layer.W, *above = dZ + layer.unit * stride;
+        const REAL* A_below = A + lower.unit * stride;
+        REAL* below = dZ + lower.unit * stride;
+        inner_products(
+            inputs << shift, layer.n, layer.backward,
+            [&](int o, int i) {
+                return W[i * inputs + (o >> shift)] * above[i * stride + (o & mask)];
+            },
+            [&](int o, REAL gradient) {
+                const int u = o >> shift, j = o & mask, i = u * stride + j;
+                if (j >= columns)
+                    return;
+                REAL a = A_below[i];
+                if (lower.drops) {
+                    gradient *= below[i];
+                    a *= keep[l - 1];
+                }
+                gradient *= slope(a, lower.kind);
+                below[i] = gradient;
+                if (l == 1)
+                    descend(u, j, gradient);
+            });
+        // The last threads first: the first have most of the above. A bias is a weight of 1.
+        for (int o = threads - 1 - thread; o < layer.n * (inputs + 1); o += threads) {
+            const int i = o / (inputs + 1), k = o % (inputs + 1);
+            const REAL *row = above + i * stride, *activations = A_below + k * stride;
+            REAL sum = 0;
+            if (k == inputs) {
+                for (int j = 0; j < columns; ++j)
+                    sum += row[j];
+                contribute(layer.b + i, sum);
+            } else {
+                for (int j = 0; j < columns; ++j)
+                    sum += row[j] * activations[j];
+                if (blockIdx.x == 0)
+                    sum += decay * W[i * inputs + k];
+                contribute(layer.W + i * inputs + k, sum);
+            }
+        }
+        __syncthreads();
+    }
+
+    // db of the first layer
+    DEVICE void first_biases()
+    {
+        for (int u = thread; u < n1; u += threads) {
+            REAL sum = 0;
+            for (int j = 0; j < columns; ++j)
+                sum += dZ[u * stride + j];
+            contribute(u, sum);
+        }
+    }
+
+    // A gradient of this block's examples alone, by upper parameter p
+    DEVICE void contribute(int p, REAL sum) const
+    {
+        put(now, sums + (long long)p * padded() + blockIdx.x, sum);
+    }
+
+    // S <- S - ... of one of the block's columns, and to the other blocks
+    DEVICE void descend(int u, int j, REAL gradient)
+    {
+        const int i = u * width + j;
+        S[i] -= change(gradient + decay * S[i], V + i);
+        if (more)
+            put(now, u * m + J + j, S[i]);
+    }
+
+    // What an update subtracts
+    DEVICE REAL change(REAL gradient, REAL* average) const
+    {
+        if (!momentum)
+            return gradient;
+        *average = beta * *average + gradient;
+        return rate * *average;
+    }
+
+    // The upper parameters that follow from all blocks' sums, and the cost: by `team` of the
+    // threads, of which this is number t
+    DEVICE void update(int t, int team)
+    {
+        const int lanes = 1 << sharing, lane = t & (lanes - 1), groups = team >> sharing;
+        const int due = own + (costed && blockIdx.x == 0);
+        for (int first = 0; first < due; first += groups) {
+            const int r = first + (t >> sharing), p = r < own ? low + r : uppers;
+            REAL sum = 0;
+            if (r < due)
+                take(
+                    now, (blocks - lane + lanes - 1) / lanes,
+                    [&](int q) { return sums + (long long)p * padded() + lane + q * lanes; },
+                    [&](int, REAL value) { sum += value; });
+            for (int offset = lanes / 2; offset > 0; offset /= 2)
+                sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+            if (r >= due || lane > 0)
+                continue;
+            if (p == uppers) {
+                *cost = sum;
+                continue;
+            }
+            upper[p] -= change(sum, upper_V + r);
+            if (in_shares && more)
+                put(now, results + p, upper[p]);
+        }
+        if (in_shares && more)
+            take(
+                now, (uppers - t + team - 1) / team, [&](int q) { return results + t + q * team; },
+                [&](int q, REAL value) { upper[t + q * team] = value; });
+    }
+};
+
+// theta, velocity : flat S (n_1, m), then the upper parameters; V of the same, where there is one
+// P0, G, Y        : (n_1, m), (m, m), (n_L, m)
+// first_squares   : the squares of the first W[1], summed; read where l2 > 0
+// plan            : (steps, 4) of alpha, the factor of dZ, that times l2, and c
+// table, keep_prob: a Layer and a number for each layer
+// exchange        : 2 sets of words, of a count that Schedule.numbers gives; at first all 0
+// cost            : receives the cost before the first step, where `recorded`
+// depth, m        : layers, and examples
+// width           : columns of a block; the grid has a block for each `width` columns
+// rows            : of S, how many find place in shared memory at once
+// held            : whether the block's columns of G do
+// in_shares       : whether each block adds up a share of the sums, or all of them
+// sharing         : how many threads (2 to that power) add up a sum
+// momentum        : whether V is there, and not only theta
+// first_step      : how many steps there were before this launch
+extern "C" __global__ void __launch_bounds__(512) train(
+    REAL* theta, REAL* velocity, const REAL* P0, const REAL* G, const REAL* Y,
+    const REAL* first_squares, const REAL* plan, const int* table, const REAL* keep_prob,
+    unsigned long long* exchange, REAL* cost, int depth, int m, int width, int rows, int held,
+    int in_shares, int sharing, int momentum, REAL beta, REAL l2, unsigned long long seed,
+    long long first_step, int steps, int recorded)
+{
+    SHARED(REAL, shared);
+    Block block{
+        theta, velocity, P0, G, Y, first_squares, plan, (const Layer*)table, keep_prob, exchange,
+        cost, depth, m, width, rows, held, in_shares, sharing, momentum, beta, l2, seed,
+        first_step, steps, recorded};
+    block.begin(shared);
+    block.train();
+}
