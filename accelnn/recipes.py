@@ -20,7 +20,7 @@ class Recipe:
     epochs, learning_rate : of gradient descent; for solver "minimize" `epochs` is the number of
         evaluations
     decay : of the learning rate, α / (1 + decay · epoch)
-    solver, method, optimizer, batch_size, validation, patience : as in `accelnn.fit`
+    solver, method, precision, optimizer, batch_size, validation, patience : as in `accelnn.fit`
     compare : trainings to be set side by side, by label: what each changes, fields of the recipe
         or of its net
     """
@@ -35,6 +35,7 @@ class Recipe:
     seed: int = 1
     solver: str = "auto"
     method: str = "TNC"
+    precision: str | None = None
     optimizer: str = "sgd"
     batch_size: int | None = None
     decay: float = 0.0

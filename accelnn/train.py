@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import accelnn
-from accelnn import backend, batches, datasets, models
-from accelnn.backend import Array, BackendError, to_host
+from accelnn import backend, batches, datasets, models, streaming
+from accelnn.backend import Array, BackendError, array_module
 from accelnn.bench.records import finite, write_whole
 from accelnn.bench.report import console
 from accelnn.datasets import Dataset
@@ -34,6 +34,7 @@ from accelnn.recipes import RECIPES, Recipe
 from accelnn.scores import accuracy, report
 from accelnn.solvers import SOLVERS, Callback, History
 from accelnn.solvers.minimize import METHODS
+from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import TOURS
 
 # Epochs between recorded costs, as the notes print them; on mini-batches every epoch is recorded.
@@ -167,6 +168,7 @@ def _train_one(
         batch_size=recipe.batch_size,
         solver=recipe.solver,
         method=recipe.method,
+        precision=recipe.precision,
         record_every=_record_every(recipe),
         seed=recipe.seed,
         validation=validation,
@@ -176,7 +178,7 @@ def _train_one(
     seconds = time.perf_counter() - start
 
     def score(X: Any, Y: Any) -> float:
-        return accuracy(recipe.net.predict(params, X), Y)
+        return accuracy(streaming.predict(recipe.net, params, X), Y)
 
     return Result(
         label,
@@ -220,7 +222,7 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
         data, recipe = _own(options)
     changes = {
         name: value
-        for name in ("epochs", "seed", "solver", "method", *OF_DESCENT[1:])
+        for name in ("epochs", "seed", "solver", "method", "precision", *OF_DESCENT[1:])
         if (value := getattr(options, name)) is not None
     }
     if options.hidden:
@@ -314,7 +316,9 @@ def show(results: Sequence[Result], data: Dataset, to: Console) -> None:
 def _show_how(results: Sequence[Result], to: Console) -> None:
     """Print what ran and why it stopped, once for all trainings of which it is the same."""
     history = results[0].history
-    to.print(f"backend {history.backend} on {history.device}, {history.dtype}")
+    own = history.precision == history.dtype
+    products = "" if own else f", products in {history.precision}"
+    to.print(f"backend {history.backend} on {history.device}, {history.dtype}{products}")
     labels_of: dict[str, list[str]] = {}
     for result in results:
         for line in _ran(result):
@@ -371,7 +375,7 @@ def _show_classes(result: Result, data: Dataset, to: Console) -> None:
     )
     for heading in ("class", "precision", "recall", "F1", "support"):
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    predictions = result.recipe.net.predict(result.params, X)
+    predictions = streaming.predict(result.recipe.net, result.params, X)
     for row in report(predictions, Y, data.classes):
         scores = (row.precision, row.recall, row.f1)
         table.add_row(row.name, *(f"{score:.3f}" for score in scores), f"{row.support:,}")
@@ -442,11 +446,12 @@ def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapp
     net, params = last.recipe.net, last.params
     judged_X, judged_Y = (data.X_test, data.Y_test) if data.X_test.shape[1] else (X, Y)
     figures["misclassified"] = plots.misclassified(
-        judged_X, judged_Y, net.predict(params, judged_X), data.classes, shape
+        judged_X, judged_Y, streaming.predict(net, params, judged_X), data.classes, shape
     )
     if len(data.classes) > 2:
         drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]
-        figures["examples"] = plots.pictures(to_host(X)[:, drawn], None, shape, columns=10)
+        examples = X[:, array_module(X).asarray(drawn)]
+        figures["examples"] = plots.pictures(examples, None, shape, columns=10)
     if net.hidden and shape[2] == 1:
         figures["hidden"] = plots.hidden_layer(params, shape)
     if show is not None:
@@ -466,6 +471,9 @@ def _say_picture(results: Sequence[Result], data: Dataset, index: int, to: Conso
 def _check_trainings(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
     """Raise ValueError where a training would fail, so that none fails after others have run."""
     trainings = list(recipe.trainings())
+    if data.too_large and any(one.batch_size is None for _, one in trainings):
+        smaller = ", or --dtype float32" if data.X_train.dtype == np.float64 else ""
+        raise ValueError(f"{data.too_large}: stream it in mini-batches, --batch-size N{smaller}")
     for _, one in trainings:
         if one.solver != "minimize":
             continue
@@ -503,7 +511,7 @@ def _describe_picture(result: Result, data: Dataset, index: int) -> str:
     from accelnn.scores import labels
 
     X, Y = data.X_train[:, index : index + 1], data.Y_train[:, index : index + 1]
-    predicted = labels(result.recipe.net.predict(result.params, X))[0]
+    predicted = labels(streaming.predict(result.recipe.net, result.params, X))[0]
     return f"{data.classes[labels(Y)[0]]}, predicted {data.classes[predicted]}"
 
 
@@ -551,8 +559,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="see --list")
     parser.add_argument("--list", action="store_true", help="name the recipes")
-    parser.add_argument("--backend", choices=backend.NAMES)
+    parser.add_argument(
+        "--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto"
+    )
     parser.add_argument("--dtype", choices=("float64", "float32"))
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of matrix products; tf32 and bfloat16 on a GPU"
+    )
     parser.add_argument("--epochs", type=_natural, metavar="N")
     parser.add_argument(
         "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several are compared"
@@ -614,6 +627,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             useless |= given & {"data"}  # the data is drawn, not read
         for name in sorted(useless):
             parser.error(f"--{name.replace('_', '-')} does nothing for {options.recipe}")
+    if options.precision and not options.dtype:
+        options.dtype = "float32" if options.precision in ROUNDED else options.precision
     if ("csv" in given) != ("target" in given):
         parser.error("--csv and --target go together")
     if "hidden" in given and len(options.learning_rate or ()) > 1:

@@ -45,7 +45,7 @@ def rendered(figure):
 
 def history(costs):
     epochs = list(range(0, 10 * len(costs), 10))
-    return History(costs, epochs, costs[-1], "direct", "", "numpy", "", "float64")
+    return History(costs, epochs, costs[-1], "direct", "", "numpy", "", "float64", "float64")
 
 
 # --------------------------------------------------------------------------------------------

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from accelnn.backend import Array, array_module, backend_of, to_host
+from accelnn.backend import Array, array_module, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
-from accelnn.solvers import choice, minimize
+from accelnn.solvers import choice, minimize, precisions
+from accelnn.solvers.captured import Uncaptured
 from accelnn.solvers.checks import (
     check_count,
     check_method,
     check_minimize,
-    check_values,
+    checked,
     set_apart,
 )
 from accelnn.solvers.choice import SOLVERS
@@ -35,6 +36,7 @@ class History:
     final_cost : of the parameters returned
     solver, reason : which one ran, and why that one
     backend, device, dtype : where and in what precision it ran
+    precision : of the matrix products
     optimizer, batch_size : as `fit` was given them; None where the solver has none
     validation_costs : of the validation set before those same epochs, without L2 and dropout;
         empty where there is none
@@ -51,6 +53,7 @@ class History:
     backend: str
     device: str
     dtype: str
+    precision: str
     optimizer: str | None = None
     batch_size: int | None = None
     validation_costs: list[float] = field(default_factory=list)
@@ -79,6 +82,7 @@ class Checkpoint:
 Callback = Callable[[Checkpoint], object]
 
 
+@at_work("training")
 def fit(
     net: Network,
     params: Parameters,
@@ -91,6 +95,7 @@ def fit(
     batch_size: int | None = None,
     solver: str = "auto",
     method: str = "TNC",
+    precision: str | None = None,
     record_every: int | None = None,
     seed: int = 0,
     validation: float | tuple[Array, Array] | None = None,
@@ -99,7 +104,11 @@ def fit(
 ) -> tuple[Parameters, History]:
     """Train by gradient descent, on all examples at once or on mini-batches, or by SciPy.
 
-    Runs where the arrays are and in the parameters' precision; changes none of them.
+    Runs where the arrays are and in the parameters' precision; changes none of them. Where the
+    parameters are on a device, X and Y may stay on the host, memory-mapped for instance: with a
+    batch_size they are streamed, each mini-batch on its way while the one before is worked on.
+    That is fastest where examples are contiguous (X is the .T of an (m, n_0) array), and bytes
+    travel as bytes.
 
     Parameters
     ----------
@@ -118,6 +127,11 @@ def fit(
     solver : "auto", or one of SOLVERS, all of which do the same gradient descent; "minimize":
         scipy.optimize.minimize on the flat parameters, which returns the best that it evaluated
     method : of "minimize": "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
+    precision : of the matrix products. None: the parameters' own, "float64" | "float32". On a GPU
+        float32 parameters can have faster ones, whose factors are rounded and whose sums are
+        float32: "tf32" to 11 significant bits, and "bfloat16" to 8, by captured steps (solver
+        "jitted"). These keep activations, copies of the weights and of the data, and the biases
+        that relu is applied with, as bfloat16; all the rest stays float32
     record_every : epochs between recorded costs; 100, with mini-batches 1, where none is given
     seed : of dropout's random numbers, of the batches' order and of the validation split
     validation : examples to watch and not to learn from: a share of X in (0, 1), drawn at
@@ -133,11 +147,11 @@ def fit(
 
     Raises ValueError for shapes that do not fit, NaN or infinity in the data, labels out of
     range, values that make no sense and what a solver cannot do; TypeError where host and device
-    arrays are mixed. Warns with a RuntimeWarning where the cost of gradient descent did not stay
-    finite.
+    arrays are mixed otherwise. Warns with a RuntimeWarning where the cost of gradient descent did
+    not stay finite.
     """
-    X, Y = net.check(params, X, Y)
-    check_values(net, params, X, Y)
+    precision = precisions.checked(precision, params)
+    X, Y = checked(net, params, X, Y, batch_size)
     names = ["auto", *SOLVERS, "minimize"]
     if solver not in names:
         raise ValueError(f"unknown solver {solver!r}: expected one of {names}")
@@ -157,22 +171,39 @@ def fit(
             validation=validation,
             patience=patience,
         )
+        reason = precisions.unfit(precision)
+        if reason is not None:
+            raise ValueError(f"solver='minimize' cannot do this: {reason}")
     if validation is not None:
-        X, Y, validation = set_apart(net, params, X, Y, validation, seed)
+        X, Y, validation = set_apart(net, params, X, Y, validation, seed, batch_size)
     if patience is not None:
         check_count("patience", patience, least=1)
         if validation is None:
             raise ValueError("patience watches the validation cost: give validation as well")
 
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported once, below
+    with (
+        np.errstate(over="ignore", invalid="ignore"),  # divergence is reported once, below
+        precisions.of_products(array_module(params.flat), precision),
+    ):
         if solver == "minimize":
             run = _minimise(net, params.copy(), X, Y, epochs, method, record_every, callbacks)
         else:
             job = Job(
-                net, params.copy(), X, Y, optimizer_of(optimizer), batch_size, seed, validation
+                net,
+                params.copy(),
+                X,
+                Y,
+                optimizer_of(optimizer),
+                batch_size,
+                seed,
+                validation,
+                precision,
             )
-            run = _descend(job, solver, epochs, learning_rate, record_every, patience, callbacks)
-    there = backend_of(X)
+            with job.held:
+                run = _descend(
+                    job, solver, epochs, learning_rate, record_every, patience, callbacks
+                )
+    there = backend_of(params.flat)
     history = History(
         costs=run.costs,
         epochs=[record * record_every for record in range(len(run.costs))],
@@ -182,6 +213,7 @@ def fit(
         backend=there.name,
         device=there.device_name(),
         dtype=str(params.dtype),
+        precision=precision,
         optimizer=None if solver == "minimize" else job.optimizer.name,
         batch_size=batch_size,
         validation_costs=run.validation_costs,
@@ -225,8 +257,10 @@ def _descend(
     rates(learning_rate, range(1))  # refused before anything is formed
     name, reason = choice.pick(solver, job, epochs)
     trainer = SOLVERS[name].start(job)
+    if isinstance(trainer, Uncaptured):
+        name, reason = "direct", f"{reason}: jitted; not captured: {trainer.reason}"
     starts = range(0, epochs, record_every)
-    costs = array_module(job.X).empty(len(starts), job.params.dtype)
+    costs = array_module(job.params.flat).empty(len(starts), job.params.dtype)
     validation_costs = costs.copy() if job.validation is not None else costs[:0]
     lowest, best, since, stopped = math.inf, job.params.copy(), 0, None
     records = 0
@@ -321,5 +355,5 @@ def _warn_of_divergence(history: History, learning_rate: Any) -> None:
             f"the cost is {costs[first]} at {where}: the training diverged; "
             f"lower the learning rate{rate}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,  # the caller of fit, which is decorated
         )

@@ -1,0 +1,344 @@
+// A training step beside its matrix products, for accelnn/solvers/captured.py: kernels that a CUDA
+// graph can hold. What changes from step to step is read from device memory, never an argument.
+//
+// Arrays of a batch hold an example's units side by side: element (unit i, example j) of an (n, m)
+// array is at [j * stride + i]. So lie the examples that are gathered, and only along contiguous
+// columns does cuBLASLt add biases and apply relu. Parameters are as in accelnn.Parameters.
+
+#include "common.cuh"
+
+// What products read: with BFLOAT16 the upper half of a float, rounded to nearest, ties to even.
+#ifdef BFLOAT16
+typedef unsigned short OPERAND;
+
+DEVICE OPERAND to_operand(float x)
+{
+    unsigned int bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return bits >> 16 | 0x40; // NaN stays NaN
+    return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+
+DEVICE float from_operand(OPERAND x)
+{
+    const unsigned int bits = (unsigned int)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+#else
+typedef REAL OPERAND;
+
+DEVICE REAL to_operand(REAL x) { return x; }
+DEVICE REAL from_operand(REAL x) { return x; }
+#endif
+
+// The units and the examples of a matrix that are this thread's: neighbours have neighbouring units.
+#define EACH_UNIT(i, n)                                                                 \
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (n);       \
+         i += (long long)gridDim.x * blockDim.x)
+#define EACH_EXAMPLE(j, m)                                                              \
+    for (long long j = (long long)blockIdx.y * blockDim.y + threadIdx.y; j < (m);       \
+         j += (long long)gridDim.y * blockDim.y)
+
+// What `steps` holds: the row of the plan for the next step, that of the present one, and how many
+// steps were made before the plan's first row. Only a step's first kernel reads NEXT and writes NOW;
+// only its last one writes NEXT. So every kernel of a step finds the same number.
+enum { NEXT, NOW, BEFORE };
+
+DEVICE bool first_thread()
+{
+    return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0;
+}
+
+// ---------------------------------------------------------------------------- what begins a step
+
+extern "C" __global__ void begin_step(long long* steps)
+{
+    if (first_thread())
+        steps[NOW] = steps[NEXT];
+}
+
+// As much as a thread moves at a time.
+struct __align__(16) Wide {
+    unsigned int at[4];
+};
+
+// Rows `chosen` of `from`, n apart, to the rows of `to`, which are `stride` apart.
+template <typename T>
+DEVICE void gather_rows(
+    const T* from, const long long* chosen, T* to, long long n, long long stride, long long m)
+{
+    EACH_EXAMPLE(j, m) {
+        const T* const row = from + chosen[j] * n;
+        EACH_UNIT(i, n) to[j * stride + i] = row[i];
+    }
+}
+
+// The examples order[step * batch_size], ... of X_rows (., n) and Y_rows (., outputs): a step's
+// batch, X and Y.
+extern "C" __global__ void gather(
+    const OPERAND* X_rows, const REAL* Y_rows, const long long* order, long long* steps,
+    long long batch_size, long long n, long long outputs, long long m, OPERAND* X,
+    long long stride, REAL* Y)
+{
+    constexpr int WIDE = sizeof(Wide) / sizeof(OPERAND);
+    const long long* const chosen = order + steps[NEXT] * batch_size;
+    if (n % WIDE == 0 && stride % WIDE == 0 && aligned(X_rows) && aligned(X))
+        gather_rows(reinterpret_cast<const Wide*>(X_rows), chosen, reinterpret_cast<Wide*>(X),
+                    n / WIDE, stride / WIDE, m);
+    else
+        gather_rows(X_rows, chosen, X, n, stride, m);
+    gather_rows(Y_rows, chosen, Y, outputs, outputs, m);
+    if (first_thread())
+        steps[NOW] = steps[NEXT];
+}
+
+// -------------------------------------------------------------------------- forward and backward
+
+DEVICE REAL kept(
+    unsigned long long seed, const long long* steps, int layer, long long index, REAL keep)
+{
+    return keep < 1 ? dropout(seed, steps[BEFORE] + steps[NOW], layer, index, keep) : REAL(1);
+}
+
+// A = g(Z + b) D, with dropout's D in `layer`, the first hidden one being 0. Z may be A.
+extern "C" __global__ void activation(
+    const REAL* Z, const REAL* b, OPERAND* A, long long n, long long m, long long stride, int kind,
+    int layer, REAL keep, unsigned long long seed, const long long* steps)
+{
+    EACH_EXAMPLE(j, m) EACH_UNIT(i, n) {
+        const REAL a = activate(Z[j * stride + i] + b[i], kind);
+        A[j * stride + i] = to_operand(a * kept(seed, steps, layer, i * m + j, keep));
+    }
+}
+
+// dZ = dA D g'(Z), from A = g(Z) D. Where a unit was kept, A is g(Z) / keep; where it was dropped,
+// D makes its gradient 0 whatever g' is. dA may be dZ.
+extern "C" __global__ void activation_gradient(
+    const REAL* dA, const OPERAND* A, OPERAND* dZ, long long n, long long m, long long stride,
+    int kind, int layer, REAL keep, unsigned long long seed, const long long* steps)
+{
+    EACH_EXAMPLE(j, m) EACH_UNIT(i, n) {
+        const REAL a = keep * from_operand(A[j * stride + i]);
+        const REAL D = kept(seed, steps, layer, i * m + j, keep);
+        dZ[j * stride + i] = to_operand(dA[j * stride + i] * D * slope(a, kind));
+    }
+}
+
+// dZ = (g(Z + b) - Y) scale, and the batch's loss, summed, added to `losses`, of which each block
+// has its own. `lanes` neighbouring threads, a power of two up to 32, share an example. Element
+// (i, j) of Y is at [i * Y_unit + j * Y_example]. dZ may be Z. Shared memory: a REAL for each warp.
+extern "C" __global__ void output_gradient(
+    const REAL* Z, const REAL* b, const REAL* Y, long long Y_unit, long long Y_example,
+    OPERAND* dZ, long long n, long long m, long long stride, int kind, REAL scale, int lanes,
+    double* losses)
+{
+    SHARED(REAL, partial);
+    const int lane = threadIdx.x % lanes;
+    const long long at_once = (long long)gridDim.x * blockDim.x / lanes;
+    long long j = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / lanes;
+    REAL loss = 0;
+    // All lanes of a warp take part in its shuffles: they go round equally often.
+    for (long long done = 0; done < m; done += at_once, j += at_once) {
+        const REAL* const z = Z + j * stride;
+        const REAL* const y = Y + j * Y_example;
+        const long long units = j < m ? n : 0;
+        REAL largest = 0, sum = 1;
+        if (kind == SOFTMAX) {
+            largest = units > 0 ? z[0] + b[0] : REAL(0);
+            for (long long i = lane; i < units; i += lanes) {
+                const REAL x = z[i] + b[i];
+                largest = x > largest ? x : largest;
+            }
+            for (int other = lanes / 2; other > 0; other /= 2) {
+                const REAL x = __shfl_xor_sync(ALL_LANES, largest, other);
+                largest = x > largest ? x : largest;
+            }
+            sum = 0;
+            for (long long i = lane; i < units; i += lanes)
+                sum += exp(z[i] + b[i] - largest);
+            for (int other = lanes / 2; other > 0; other /= 2)
+                sum += __shfl_xor_sync(ALL_LANES, sum, other);
+        }
+        __syncwarp(); // dZ may be Z, of which each lane has read the first
+        for (long long i = lane; i < units; i += lanes) {
+            const REAL x = z[i] + b[i], label = y[i * Y_unit];
+            REAL a;
+            if (kind == SOFTMAX) {
+                a = exp(x - largest) / sum;
+                loss += label * (log(sum) - (x - largest));
+            } else {
+                a = activate(x, kind);
+                loss += kind == SIGMOID ? sigmoid_loss(x, label) : linear_loss(x, label);
+            }
+            dZ[j * stride + i] = to_operand((a - label) * scale);
+        }
+    }
+    loss = block_sum(loss, partial);
+    if (threadIdx.x == 0)
+        losses[blockIdx.x] += loss;
+}
+
+// db = dZ summed over the examples. gridDim.y blocks share the examples of blockDim.x units; the
+// last of them to be done adds up what all have found, in order. `parts`: gridDim.y rows of n;
+// `counters`: gridDim.x zeros. Shared memory: a REAL for each thread; blockDim.y is a power of two.
+extern "C" __global__ void bias_gradient(
+    const OPERAND* dZ, REAL* db, long long n, long long m, long long stride, REAL* parts,
+    unsigned int* counters)
+{
+    SHARED(REAL, sums);
+    REAL* const mine = sums + threadIdx.y * blockDim.x + threadIdx.x;
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    REAL sum = 0;
+    if (i < n) {
+#pragma unroll 8
+        EACH_EXAMPLE(j, m) sum += from_operand(dZ[j * stride + i]);
+    }
+    *mine = sum;
+    for (unsigned int rows = blockDim.y / 2; rows > 0; rows /= 2) {
+        __syncthreads();
+        if (threadIdx.y < rows)
+            *mine += mine[rows * blockDim.x];
+    }
+    const bool first_row = threadIdx.y == 0 && i < n;
+    if (first_row)
+        parts[blockIdx.y * n + i] = *mine;
+    if (comes_last(counters + blockIdx.x, gridDim.y) && first_row) {
+        sum = 0;
+        for (unsigned int part = 0; part < gridDim.y; ++part)
+            sum += __ldcg(parts + part * n + i);
+        db[i] = sum;
+    }
+}
+
+// ---------------------------------------------------------------------------------------- update
+
+enum Optimizer { SGD, MOMENTUM, ADAM };
+
+// All parameters at once. `gradient` is that of the mean loss, times 1 - beta1 where there is one.
+// With L2, where `is_weight`, `decay` W is added to it, and `penalty` Σ W² to `losses`, of which
+// each block has its own. `operands` receives what products read of the new parameters, where that
+// is another array. All begin at a multiple of 16 bytes.
+struct Update {
+    REAL* theta;
+    const REAL* gradient;
+    long long count;
+    REAL *M, *V, beta1, beta2;
+    REAL decay, penalty;
+    const unsigned char* is_weight;
+    OPERAND* operands;
+    double* losses;
+};
+
+template <int COUNT>
+struct __align__(COUNT * sizeof(OPERAND)) Operands {
+    OPERAND at[COUNT];
+};
+
+// Of the parameters COUNT at a time, those at place `i`; Σ W² of those that are weights, with L2.
+template <int OPTIMIZER, int COUNT>
+DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
+{
+    typedef Pack<COUNT> Some;
+    Some x = reinterpret_cast<Some*>(u.theta)[i];
+    Some step = reinterpret_cast<const Some*>(u.gradient)[i], m, v;
+    if (OPTIMIZER == ADAM)
+        m = reinterpret_cast<Some*>(u.M)[i];
+    if (OPTIMIZER != SGD)
+        v = reinterpret_cast<Some*>(u.V)[i];
+    const REAL second = (1 - u.beta2) / ((1 - u.beta1) * (1 - u.beta1));
+    REAL squares = 0;
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k) {
+        REAL& p = x.at[k];
+        REAL& s = step.at[k];
+        if (u.decay != 0 && u.is_weight[i * COUNT + k]) {
+            squares += p * p;
+            s += u.decay * p;
+        }
+        if (OPTIMIZER == SGD) {
+            p -= rate * s;
+        } else if (OPTIMIZER == MOMENTUM) {
+            v.at[k] = u.beta1 * v.at[k] + s;
+            p -= rate * v.at[k];
+        } else {
+            m.at[k] = u.beta1 * m.at[k] + s;
+            v.at[k] = u.beta2 * v.at[k] + second * (s * s);
+            p -= rate * m.at[k] / (sqrt(v.at[k]) + epsilon);
+        }
+    }
+    reinterpret_cast<Some*>(u.theta)[i] = x;
+    if (OPTIMIZER == ADAM)
+        reinterpret_cast<Some*>(u.M)[i] = m;
+    if (OPTIMIZER != SGD)
+        reinterpret_cast<Some*>(u.V)[i] = v;
+#ifdef BFLOAT16
+    Operands<COUNT> read;
+#pragma unroll
+    for (int k = 0; k < COUNT; ++k)
+        read.at[k] = to_operand(x.at[k]);
+    reinterpret_cast<Operands<COUNT>*>(u.operands)[i] = read;
+#endif
+    return squares;
+}
+
+// The rows of `plan` are α and ε. Shared memory: a REAL for each warp.
+template <int OPTIMIZER>
+DEVICE void update_all(const Update& u, const REAL* plan, long long* steps, REAL* partial)
+{
+    const long long now = steps[NOW], packs = u.count / PACK;
+    const REAL rate = plan[2 * now], epsilon = plan[2 * now + 1];
+    REAL squares = 0;
+    EACH_UNIT(i, packs) squares += update_some<OPTIMIZER, PACK>(u, rate, epsilon, i);
+    EACH_UNIT(i, u.count % PACK)
+        squares += update_some<OPTIMIZER, 1>(u, rate, epsilon, packs * PACK + i);
+    if (u.decay != 0) {
+        squares = block_sum(squares, partial);
+        if (threadIdx.x == 0)
+            u.losses[blockIdx.x] += u.penalty * squares;
+    }
+    if (first_thread())
+        steps[NEXT] = now + 1;
+}
+
+extern "C" __global__ void update(
+    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
+    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
+    long long* steps)
+{
+    SHARED(REAL, partial);
+    const Update all = {theta, gradient, count, nullptr, nullptr, 0, 0, decay, penalty, is_weight,
+                        operands, losses};
+    update_all<SGD>(all, plan, steps, partial);
+}
+
+extern "C" __global__ void momentum_update(
+    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
+    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
+    long long* steps, REAL beta, REAL* V)
+{
+    SHARED(REAL, partial);
+    const Update all = {theta, gradient, count, nullptr, V, beta, 0, decay, penalty, is_weight,
+                        operands, losses};
+    update_all<MOMENTUM>(all, plan, steps, partial);
+}
+
+extern "C" __global__ void adam_update(
+    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
+    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
+    long long* steps, REAL beta1, REAL beta2, REAL* M, REAL* V)
+{
+    SHARED(REAL, partial);
+    const Update all = {theta, gradient, count, M, V, beta1, beta2, decay, penalty, is_weight,
+                        operands, losses};
+    update_all<ADAM>(all, plan, steps, partial);
+}
+
+// ----------------------------------------------------------------------------- a copy of operands
+
+extern "C" __global__ void to_operands(const REAL* from, OPERAND* to, long long count)
+{
+    EACH_UNIT(i, count) to[i] = to_operand(from[i]);
+}
