@@ -12,6 +12,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/    make \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
 	@echo 'ARGS is handed on: make bench ARGS="--quick", make test ARGS="-k loops".'
 	@echo 'PYTHON=python3.13 chooses a Python, CUDA=cuda12 the CuPy of make gpu (else cuda13).'
+	@echo 'GPU_PYTHON=path/to/python runs make gpu in an environment that is there already.'
 
 bench: .venv/stamp ## loops, compiled loops, NumPy and CuPy, timed on this machine
 	@.venv/bin/python -m accelnn.bench $(ARGS)
@@ -19,15 +20,31 @@ bench: .venv/stamp ## loops, compiled loops, NumPy and CuPy, timed on this machi
 test: .venv/stamp ## the tests
 	@.venv/bin/python -m pytest $(ARGS)
 
+# GPU_PYTHON is the Python of an environment that has all that is needed, accelnn included. Where
+# none is named one is made, once: on a machine that has the packages without any network, below.
 GPU := .venv-$(CUDA)
-gpu: $(GPU)/stamp ## the GPU's tests, then the benchmark into benchmarks/results/<device>.json
-	@$(GPU)/bin/python -c 'import sys; from accelnn.backend import cupy_unusable as why; \
+ifdef GPU_PYTHON
+gpu_stamp :=
+else
+GPU_PYTHON := $(GPU)/bin/python
+gpu_stamp := $(GPU)/stamp
+endif
+gpu_install = $(GPU_PYTHON) -m pip install --editable ".[$(CUDA),test]"
+
+# All of `make gpu` ends within ten minutes: the benchmark begins no row after nine.
+gpu: $(gpu_stamp) ## the GPU's tests, then the benchmark into benchmarks/results/<device>.json
+	@$(GPU_PYTHON) -c 'import accelnn.kernels, pytest' 2>/dev/null || \
+	    { echo 'make gpu: $(GPU_PYTHON) lacks accelnn or pytest: $(gpu_install)' >&2; exit 1; }
+	@$(GPU_PYTHON) -c 'import sys; from accelnn.backend import cupy_unusable as why; \
 	    sys.exit(why() and f"make gpu: no GPU can be used here: {why()}")'
-	@ACCELNN_BACKEND=cupy $(GPU)/bin/python -m pytest -m gpu
 	@mkdir -p benchmarks/results
-	@device=$$($(GPU)/bin/python -c 'import re; from accelnn import backend; backend.use("cupy"); \
-	    print("-".join(re.findall("[a-z0-9]+", backend.current().device_name().lower())))') && \
-	    $(GPU)/bin/python -m accelnn.bench --json benchmarks/results/$$device.json $(ARGS)
+	@begun=$$(date +%s); $(GPU_PYTHON) -m pytest -m gpu; tests=$$?; \
+	    device=$$(ACCELNN_BACKEND=$${ACCELNN_BACKEND:-cupy} $(GPU_PYTHON) -c 'import re; \
+	        from accelnn import backend, gpus; name = gpus.describe(backend.current().index).name; \
+	        print("-".join(re.findall("[a-z0-9]+", name.lower())))') && \
+	    left=$$((begun + 540 - $$(date +%s))) && \
+	    $(GPU_PYTHON) -m accelnn.bench gpu --within $$((left > 60 ? left : 60)) \
+	        --json benchmarks/results/$$device.json $(ARGS) && exit $$tests
 
 # kernels/ and datasets/ stand beside accelnn/ and are installed inside it, which a type checker
 # does not see: it is given a tree of links that looks like what is installed.

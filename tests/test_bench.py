@@ -6,30 +6,46 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
+import device_double
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from accelnn.backend import NumpyBackend
+from accelnn.backend import CupyBackend, NumpyBackend, cupy_unusable
 from accelnn.bench import cases, growth, machine, notes, report, runner, timing, trainings
 from accelnn.bench import records as data
-from accelnn.bench.__main__ import main
+from accelnn.bench.__main__ import GPU_TRAININGS, main
+from accelnn.bench.crossover import crossovers
+from accelnn.gpus import Gpu
 from accelnn.kernels import loops
+from accelnn.network import Network
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORD_FIELDS = {
     *("case", "implementation", "backend", "device", "dtype", "threads", "size", "status"),
     *("reason", "seconds", "seconds_min", "seconds_max", "repeats", "compile_seconds"),
-    *("transfer_seconds", "gb_per_s", "gflop_per_s", "share_of_limit", "max_rel_error"),
+    *("transfer_seconds", "end_to_end_seconds", "gb_per_s", "gflop_per_s", "share_of_limit"),
+    "max_rel_error",
 }
 TRAINING_FIELDS = {
-    *("solver", "epochs", "epochs_measured", "optimizer", "batch_size", "steps", "data"),
+    *(
+        "solver",
+        "precision",
+        "epochs",
+        "epochs_measured",
+        "optimizer",
+        "batch_size",
+        "steps",
+        "data",
+    ),
     *("final_cost", "cost_difference", "train_accuracy", "test_accuracy"),
 }
 
@@ -38,6 +54,7 @@ TRAINING_FIELDS = {
 def known_machine(monkeypatch):
     """Limits that need no measuring, and no rests: these tests are not about speed."""
     limits = {"stream_gb_per_s": 20.0, "matmul_gflop_per_s": 50.0}
+    limits["matmul_float32_gflop_per_s"] = 100.0
     monkeypatch.setattr(machine, "limits", lambda *_args, **_options: dict(limits))
     monkeypatch.setattr(timing, "REST", 0.0)
     with threadpool_limits(1):  # two threads that wait for one another are slow beside other work
@@ -116,7 +133,7 @@ def test_mini_batches_are_trained_whole_and_set_against_their_products(monkeypat
         assert record["steps"] == 2 * 4  # 4,000 digits
         assert record["epochs_measured"] == 2
         assert (record["final_cost"] is None) == (record["implementation"] == "products")
-        assert record["share_of_limit"] is None  # the limit is that of float64
+        assert record["precision"] == ("float32" if record["final_cost"] else None)
     main([*arguments, "--quick"])
     assert "| products |" in capsys.readouterr().out
 
@@ -224,6 +241,125 @@ def test_cupy_rows_are_timed_on_the_device_with_transfers_apart(capsys):
         assert record["threads"] is None
         assert record["transfer_seconds"] > 0
         assert record["compile_seconds"] is not None
+        # end to end of a training is its upload and its seconds
+        assert (record["end_to_end_seconds"] is None) == (record["case"] == "planar")
+
+
+@pytest.mark.usefixtures("double")
+def test_end_to_end_is_from_inputs_on_the_host_to_the_result_on_it(monkeypatch):
+    case = cases.OperationCase("outer", 40, "float64", {"cupy": {"stream_gb_per_s": 1.0}})
+    contestant = case.prepare("cupy", seconds=1.0, repeat=3)
+    contestant.run()
+    assert contestant.error() < 1e-15
+    record = case.record("cupy")
+    data.set_times(record, [contestant.measure() for _ in range(3)])
+    assert np.isnan(contestant.out).all()  # nothing came back yet
+    uploads = device_double.Log.uploads
+    contestant.whole()
+    a, b = contestant.inputs
+    np.testing.assert_array_equal(contestant.out, np.outer(a, b))
+    assert (device_double.Log.uploads - uploads) % 2 == 0
+    times = {"move": [0.01, 0.03, 0.02], "whole": [0.5]}  # what takes long is not repeated
+    for name, seconds in times.items():
+        monkeypatch.setattr(contestant, name, iter(seconds).__next__)
+    contestant.finish(record)
+    assert (record.transfer_seconds, record.end_to_end_seconds) == (0.02, 0.5)
+
+
+@pytest.mark.usefixtures("double")
+def test_what_auto_picks_on_the_gpu_stands_beside_the_direct_solver(monkeypatch, capsys):
+    training = dataclasses.replace(trainings.TRAININGS["planar"], epochs=20)
+    monkeypatch.setitem(trainings.TRAININGS, "planar", training)
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (1, 0.1, 60.0))
+    names = ("numpy", "cupy", "accelnn-cupy")
+    status, records = bench("train", "--case", "planar", "--implementation", *names, capsys=capsys)
+    assert status == 0
+    assert [record["implementation"] for record in records] == list(names)
+    assert [record["backend"] for record in records] == ["numpy", "cupy", "cupy"]
+    assert records[1]["solver"] == "direct"
+    assert records[2]["device"] == "device double"
+    for record in records:
+        assert record["status"] == "ok"
+        assert record["precision"] == "float64"
+        assert abs(record["cost_difference"]) < 1e-12
+
+
+def small_for_gpu(precision):
+    """A training for GPUs that is none."""
+    random = np.random.default_rng(0)
+    X, labels = random.standard_normal((60, 12)), random.integers(0, 3, 60)
+    X, Y = X.astype(np.float32), np.eye(3, dtype=np.float32)[labels]
+    drawn = trainings.datasets.Dataset(X[:40].T, Y[:40].T, X[40:].T, Y[40:].T, tuple("abc"), "d")
+    net = Network([12, 8, 3], output="softmax")
+    return dataclasses.replace(
+        trainings._large(precision, band=0.01),
+        net=net,
+        data=lambda _dtype: drawn,
+        first_weights=lambda dtype, seed: net.init("he", seed=seed, dtype=dtype),
+        epochs=3,
+        learning_rate=0.1,
+        batch_size=20,
+        examples=40,
+    )
+
+
+@pytest.mark.usefixtures("double")
+def test_a_training_for_gpus_tells_its_share_of_the_rate_in_its_precision(monkeypatch, capsys):
+    monkeypatch.setitem(trainings.TRAININGS, "minibatch-4096-8192", small_for_gpu("float32"))
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (1, 0.1, 60.0))
+    names = ("cupy", "accelnn-cupy")
+    status, records = bench(
+        *("train", "--case", "minibatch-4096-8192", "--implementation", *names), capsys=capsys
+    )
+    assert status == 0
+    for record in records:
+        assert (record["status"], record["precision"], record["data"]) == ("ok", "float32", "drawn")
+        assert record["steps"] == 3 * 2
+        assert record["final_cost"] > 0
+        # limits are those of known_machine
+        assert record["share_of_limit"] == pytest.approx(record["gflop_per_s"] / 100.0)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [("solver='direct' cannot do this: of bfloat16", "skipped"), ("NaN in X", "failed")],
+)
+def test_who_cannot_do_a_training_is_skipped_with_the_reason(message, status, monkeypatch, capsys):
+    def fit(*_arguments, **options):
+        assert options["precision"] == "bfloat16"
+        raise ValueError(message)
+
+    case = "minibatch-4096-8192-bfloat16"
+    monkeypatch.setitem(trainings.TRAININGS, case, small_for_gpu("bfloat16"))
+    monkeypatch.setattr(trainings.accelnn, "fit", fit)
+    _, [record] = bench("train", "--case", case, "--implementation", "cupy", capsys=capsys)
+    assert record["status"] == status
+    assert message in record["reason"]
+
+
+def test_trainings_for_gpus_are_skipped_without_one_and_nothing_is_drawn(monkeypatch, capsys):
+    def drawn(_m):
+        raise AssertionError("a quarter of a gigabyte for nothing")
+
+    monkeypatch.setattr(trainings, "_drawn", drawn)
+    names = [name for name, training in trainings.TRAININGS.items() if training.for_gpu]
+    assert len(names) == 3
+    status, records = bench("train", "--case", *names, capsys=capsys)
+    assert status == 0
+    assert {record["status"] for record in records} == {"skipped"}
+    assert {record["implementation"] for record in records} == {"cupy", "accelnn-cupy"}
+    assert all("CuPy" in record["reason"] for record in records)
+
+
+def test_the_data_for_gpus_has_ten_classes_and_its_examples_lie_contiguous():
+    drawn = trainings._drawn(50)
+    assert drawn.X_train.shape == (4096, 50)
+    assert drawn.X_train.T.flags.c_contiguous
+    assert drawn.X_train.dtype == drawn.Y_train.dtype == np.float32
+    assert (drawn.Y_train.sum(axis=0) == 1).all()
+    assert drawn.X_test.shape[1] == 1000
+    trainings._drawn.cache_clear()
 
 
 def test_float32_is_measured_in_float32(capsys):
@@ -237,8 +373,9 @@ def test_json_has_no_nan_and_all_parts(tmp_path, capsys):
     file = tmp_path / "results.json"
     main(["ops", "--case", "dot", "--size", "15", "--quick", "--json", str(file)])
     content = strict_json(file.read_text())
-    assert list(content) == ["schema", "machine", "versions", "limits", "records"]
+    assert list(content) == ["schema", "machine", "versions", "limits", "records", "crossovers"]
     assert content["schema"] == 1
+    assert content["crossovers"] == []
     assert content["machine"]["cores"] >= 1
     assert content["versions"]["numpy"] == np.__version__
     assert "Operations" in capsys.readouterr().out
@@ -317,6 +454,7 @@ def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
         measured.append(real(measures, times, repeat, seconds, threaded))
 
     monkeypatch.setattr(runner, "alternate", interrupted)
+    monkeypatch.setattr("accelnn.bench.__main__.QUICK", (3, 5.0, 0.3))  # time for three
     status, records = bench("ops", "--case", "dot", "--size", "15", "33", "99", capsys=capsys)
     assert status == 130
     repeats = [r["repeats"] for r in records if r["implementation"] == "numpy"]
@@ -358,6 +496,27 @@ def test_ctrl_c_leaves_table_and_json(tmp_path):
         assert "Operations" in output
 
 
+def test_no_row_is_begun_when_the_time_is_up(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    right = cases.OperationCase.prepare
+
+    def slow(self, implementation, seconds, repeat):
+        now[0] += 50
+        return right(self, implementation, seconds, repeat)
+
+    monkeypatch.setattr(cases.OperationCase, "prepare", slow)
+    names = ("python", "numba", "numpy")
+    status, records = bench(
+        *("ops", "--case", "dot", "--size", "15", "16", "--implementation", *names),
+        *("--within", "60"),
+        capsys=capsys,
+    )
+    assert status == 0
+    assert [record["status"] for record in records] == ["ok", "ok", *["skipped"] * 4]
+    assert records[-1]["reason"] == "the time was up before its turn"
+
+
 # --------------------------------------------------------------------------------------------
 # the command line
 
@@ -374,6 +533,8 @@ def test_ctrl_c_leaves_table_and_json(tmp_path):
         (["train", "--size", "15"], "--size is for operations"),
         (["--json", "/nonexistent/folder/x.json"], "there is no folder /nonexistent/folder"),
         (["everything"], "invalid choice: 'everything'"),
+        (["gpu"], "gpu: no GPU can be used here: "),
+        (["--within", "0"], "argument --within: invalid"),
     ],
 )
 def test_wrong_arguments_end_at_once_with_what_was_expected(arguments, message, capsys):
@@ -381,6 +542,70 @@ def test_wrong_arguments_end_at_once_with_what_was_expected(arguments, message, 
         main(arguments)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_backend_that_is_none_ends_at_once(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELNN_BACKEND", "cupy:one")
+    with pytest.raises(SystemExit) as exit_:
+        main(["ops"])
+    assert exit_.value.code == 2
+    assert "ACCELNN_BACKEND: unknown backend 'cupy:one'" in capsys.readouterr().err
+
+
+def test_of_two_gpus_the_chosen_one_is_measured(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", device_double.Module(devices=2))
+    monkeypatch.setenv("ACCELNN_BACKEND", "cupy:1")
+    _, records = bench(
+        *("--case", "dot", "planar", "--size", "15", "--implementation", "cupy"), capsys=capsys
+    )
+    assert {record["device"] for record in records} == {"device double (cupy:1)"}
+    assert machine.describe()["gpu"]["index"] == 1
+
+
+@pytest.mark.usefixtures("double")
+def test_the_gpus_run_is_in_float32_and_sets_it_against_cpu_and_peers(monkeypatch, capsys):
+    monkeypatch.setattr(runner, "alternate", lambda *_: None)
+    monkeypatch.setattr(trainings.TrainingCase, "prepare", lambda *_: pytest.skip)
+    arguments = ("gpu", "--case", *cases.OPERATIONS, "--size", "15", "33")
+    _, records = bench(*arguments, capsys=capsys)
+    assert {record["dtype"] for record in records} == {"float32"}
+    assert {r["implementation"] for r in records} == {"numba-parallel", "numpy", "cupy"}
+    for case, names in GPU_TRAININGS.items():
+        assert case in trainings.TRAININGS
+        known = trainings.TrainingCase(case, "float32", {}, True, True).implementations
+        assert set(names) <= set(known)
+
+
+def make_gpu(python):
+    """`make gpu` in the environment of this Python; not as a part of another make."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", "gpu", f"GPU_PYTHON={python}"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_gpu_refuses_where_there_is_no_gpu_and_says_why():
+    if cupy_unusable() is None:
+        pytest.skip("there is a usable GPU")
+    result = make_gpu(sys.executable)
+    assert result.returncode == 2
+    assert "make gpu: no GPU can be used here: " in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_gpu_names_what_a_python_lacks(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    result = make_gpu(python)
+    assert result.returncode == 2
+    assert f"{python} lacks accelnn or pytest: {python} -m pip install" in result.stderr
 
 
 def test_a_pipe_gets_plain_text_and_standard_error_the_progress():
@@ -421,8 +646,8 @@ def test_the_suites_for_pytest_benchmark_run():
 # tables
 
 
-def table(width, terminal, *records):
-    machine_ = {"processor": "P", "cores": 2, "memory_bytes": 2**30, "gpu": None}
+def table(width, terminal, *records, gpu=None, limits=None):
+    machine_ = {"processor": "P", "cores": 2, "memory_bytes": 2**30, "gpu": gpu}
     machine_["last_level_cache_bytes"] = 2**20
     file = io.StringIO()
     if terminal:
@@ -430,7 +655,8 @@ def table(width, terminal, *records):
     to = report.console(file)
     if terminal:
         to.width = width
-    report.show(data.Report(machine_, {}, {}, list(records)), to)
+    found = crossovers(records)
+    report.show(data.Report(machine_, {}, limits or {}, list(records), found), to)
     return file.getvalue()
 
 
@@ -494,6 +720,120 @@ def test_the_tables_of_trainings_fit_their_terminal(width):
         assert len(line) <= width
 
 
+def sized(case, implementation, n, seconds, end_to_end=None):
+    record = data.Record(case, implementation, {"n": n}, "float32", "numpy", status="ok")
+    data.set_times(record, [seconds])
+    record.end_to_end_seconds = end_to_end
+    return record
+
+
+def test_the_size_from_which_the_gpu_wins_is_where_the_powers_of_n_cross():
+    # 1 ns for each element on the CPU, 20 us at the GPU whatever n is, 1 ms with the transfers
+    rows = [
+        record
+        for n in (10, 1_000, 100_000, 10_000_000)
+        for record in (
+            sized("dot", "numpy", n, n * 1e-9),
+            sized("dot", "numba", n, 2 * n * 1e-9),
+            sized("dot", "cupy", n, 2e-5, 1e-3),
+        )
+    ]
+    [found] = crossovers(rows)
+    assert found == data.Crossover(
+        *("dot", "float32", 10, 10_000_000),
+        resident=data.Crossing(20_000, "=", "numpy"),
+        end_to_end=data.Crossing(1_000_000, "=", "numpy"),
+    )
+
+
+def test_a_gpu_that_wins_always_or_never_is_told_as_beyond_what_was_measured():
+    rows = [
+        record
+        for n in (10, 100)
+        for record in (sized("outer", "numba", n, 1.0), sized("outer", "cupy", n, 0.5, 1.0))
+    ]
+    [found] = crossovers(rows)
+    assert found.resident == data.Crossing(10, "<", "numba")
+    assert found.end_to_end == data.Crossing(100, ">", "numba")  # as fast is no win
+
+
+def test_a_gpu_that_loses_again_wins_from_the_last_crossing_on():
+    seconds = {1: 2.0, 10: 0.5, 100: 2.0, 1_000: 0.5}
+    rows = [
+        record
+        for n, gpu in seconds.items()
+        for record in (sized("dot", "numpy", n, 1.0), sized("dot", "cupy", n, gpu, 9.0))
+    ]
+    assert crossovers(rows)[0].resident == data.Crossing(316, "=", "numpy")
+
+
+def test_sizes_that_one_side_lacks_do_not_count_and_without_a_gpu_there_is_no_crossover():
+    skipped = data.Record("dot", "cupy", {"n": 10}, "float32", "cupy")
+    cpu = [sized("dot", "numpy", n, 1.0) for n in (10, 100, 1_000)]
+    assert crossovers([*cpu, skipped]) == []
+    [found] = crossovers([*cpu, skipped, sized("dot", "cupy", 100, 0.5, 0.5)])
+    assert (found.smallest, found.largest) == (100, 100)
+    training = data.TrainingRecord("planar", "cupy", {"layers": [2, 1]}, "float32", "cupy")
+    assert crossovers([training]) == []
+
+
+GPU = dataclasses.asdict(
+    Gpu(0, "NVIDIA H200", "9.0", 139 * 2**30, 140 * 2**30, 132, 60 * 2**20, "13.0", "580.159.03")
+)
+H200 = {"stream_gb_per_s": 4321.0, "matmul_gflop_per_s": 51_234.0}
+H200 |= {"stream_copy_gb_per_s": 4321.0, "matmul_bfloat16_gflop_per_s": 788_000.0}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_tables_of_a_gpu_fit_their_terminal(width):
+    rows = []
+    for case in cases.OPERATIONS:
+        for n in (15, 1_000, 2**28):
+            rows.append(sized(case, "numba-parallel", n, n * 3e-10))
+            rows.append(sized(case, "numpy", n, n * 2e-10))
+            rows.append(sized(case, "cupy", n, 1.2e-5 + n * 3e-12, 1e-4 + n * 1e-9))
+    for record in rows:
+        record.gb_per_s, record.share_of_limit, record.max_rel_error = 4123.0, 0.954, 1e-7
+    names = ("cupy", "accelnn-cupy", "torch-cuda", "torch-cuda-graph", "torch-cuda-compile")
+    for case, batch_size in (("cat-2layer", None), ("minibatch-4096-8192-bfloat16", 8192)):
+        for i, name in enumerate((*names, "jax-cuda")):
+            record = data.TrainingRecord(
+                *(case, name, {"layers": [9, 1]}, "float32", "cuda" if i > 1 else "cupy"),
+                status="ok",
+                final_cost=0.1,
+                test_accuracy=0.9,
+                steps=100,
+                batch_size=batch_size,
+                solver="gram-jitted",
+                share_of_limit=0.87,
+                precision="bfloat16" if batch_size else "float32",
+            )
+            data.set_times(record, [0.01 * (i + 1)])
+            rows.append(record)
+    text = re.sub(r"\x1b\[[\d;]*m", "", table(width, True, *rows, gpu=GPU, limits={"cupy": H200}))
+    assert "NVIDIA H200, 139.0 GiB free of 140.0 GiB, compute capability 9.0, CUDA 13.0" in text
+    assert "copying memory 4,321 GB/s, matrix product 51.2 TFLOP/s" in text.replace("\n", " ")
+    assert "…" not in text
+    tables = text[text.index("Operations") : text.index("Gains")]
+    assert "minibatch-4096-8192-bfloat16" in tables
+    assert "torch-cuda-compile" in tables
+    assert "87 %" in tables or width == 80
+    told = [line for line in tables.splitlines() if "resident: the arrays" not in line]
+    assert max(map(len, told)) <= width
+    [crossing] = [line for line in tables.splitlines() if line.lstrip().startswith("elementwise")][
+        -1:
+    ]
+    assert re.search(r"480,000 .*> 268,435,456 .*15 to 268,435,456", crossing)
+    assert "cat-2layer: cupy is 3 times as fast as torch-cuda, 4 times as fast as" in text
+
+
+def test_large_rates_are_told_without_exponents():
+    record = row("cupy", 1.0, gb_per_s=4321.4)
+    assert "4,321 GB/s" in table(0, False, record)
+    record = row("cupy", 1.0, gflop_per_s=788_123.0)
+    assert "788 TFLOP/s" in table(0, False, record)
+
+
 def test_what_is_scaled_unstable_or_a_stand_in_is_remarked():
     scaled = row("python", 1.0, reason="3 of 1,000 rows")
     noisy = row("numpy", 1.0)
@@ -550,6 +890,28 @@ def test_sizes_go_from_the_notes_15_to_beyond_the_last_cache(name):
     assert sizes[0] == 15
     assert sizes == sorted(sizes)
     assert operation.elements(sizes[-1]) * 8 > machine.last_level_cache()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", cases.OPERATIONS)
+def test_a_gpu_adds_sizes_between_and_beyond_as_far_as_its_memory_reaches(name, monkeypatch):
+    operation = cases.OPERATIONS[name]
+    monkeypatch.setattr(CupyBackend, "memory", lambda _: (100 * 2**30, 140 * 2**30))
+    monkeypatch.setattr(NumpyBackend, "memory", lambda _: (100 * 2**30, 128 * 2**30))
+    found = cases.sizes(operation)
+    assert found == sorted(found)
+    assert {*operation.sizes, *operation.gpu_sizes} < {*found}
+    assert operation.elements(found[-1]) >= (2**28 if name != "matmul" else 3 * 2**26)
+    monkeypatch.setattr(CupyBackend, "memory", lambda _: (2**30, 2**31))
+    small = cases.sizes(operation)
+    assert operation.sizes[-1] < small[-1] < found[-1]
+    assert operation.elements(small[-1]) * 8 < 2**30 or small[-1] not in operation.gpu_sizes
+
+
+def test_a_loop_whose_row_takes_too_long_is_left_out():
+    case = cases.OperationCase("matmul", 8192, "float64", {})
+    with pytest.raises(cases.Skip, match="one row of 8,192 would take it some 17 s"):
+        case.prepare("python", seconds=1.0, repeat=3)
 
 
 @pytest.mark.parametrize(
@@ -614,6 +976,119 @@ def test_an_unknown_cache_is_assumed(monkeypatch):
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     assert machine.last_level_cache() == machine.ASSUMED_CACHE
     machine.last_level_cache.cache_clear()
+
+
+@pytest.mark.usefixtures("double")
+def test_the_machine_describes_its_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = machine.describe()["gpu"]
+    assert (found["name"], found["memory_bytes"]) == ("device double", 2**31)
+    assert found["driver"] is None
+    assert machine.versions()["cuda"] == "13.0"
+    assert machine.cache_of(CupyBackend()) == 2**20
+    assert machine.cache_of(NumpyBackend()) == machine.last_level_cache()
+
+
+class Events:
+    """A clock that each timing of the device moves on by the next of these seconds."""
+
+    def __init__(self, seconds):
+        self.seconds, self.timed = seconds, 0
+
+    def stopwatch(self, _run, _place):
+        def measure():
+            self.timed += 1
+            return self.seconds[self.timed % len(self.seconds)]
+
+        return measure
+
+
+def test_the_limits_of_a_gpu_are_medians_and_its_memorys_rate_is_a_copys(double, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "cupy", double)
+    monkeypatch.setattr(CupyBackend, "memory", lambda _: (2**20, 2**21))
+    monkeypatch.setattr(machine, "stopwatch", Events([0.5, 0.25, 4.0]).stopwatch)
+    found = machine.limits(CupyBackend(), "float32", repeat=3)
+    n = 2**20 // 40
+    assert found["stream_copy_gb_per_s"] == pytest.approx(2 * n * 8 / 0.5 / 1e9)
+    assert found["stream_gb_per_s"] == found["stream_copy_gb_per_s"] < found["stream_add_gb_per_s"]
+    assert found["matmul_gflop_per_s"] == pytest.approx(2 * 2000**3 / 0.5 / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("precision", "factor", "compute", "result"),
+    [  # CUDA_R_... of library_types.h, CUBLAS_COMPUTE_... of cublas_api.h
+        ("float64", 1, 70, 1),
+        ("float32", 0, 68, 0),
+        ("tf32", 0, 77, 0),
+        ("bfloat16", 14, 68, 0),
+    ],
+)
+def test_a_product_in_each_precision_is_asked_of_cublas_as_its_headers_say(
+    double, monkeypatch, precision, factor, compute, result
+):
+    calls = []
+    cublas = types.SimpleNamespace(
+        CUBLAS_OP_N=0,
+        CUBLAS_GEMM_DEFAULT=-1,
+        CUBLAS_COMPUTE_64F=70,
+        CUBLAS_COMPUTE_32F=68,
+        CUBLAS_COMPUTE_32F_FAST_TF32=77,
+        gemmEx=lambda *arguments: calls.append(arguments),
+    )
+    monkeypatch.setattr(double.cuda, "cublas", cublas, raising=False)
+    monkeypatch.setattr(double.cuda, "get_cublas_handle", lambda: 7, raising=False)
+    for name, number in (("CUDA_R_64F", 1), ("CUDA_R_32F", 0), ("CUDA_R_16BF", 14)):
+        monkeypatch.setattr(double.cuda.runtime, name, number, raising=False)
+    pointer = property(lambda self: types.SimpleNamespace(ptr=self.wrapped.ctypes.data))
+    monkeypatch.setattr(device_double.DeviceArray, "data", pointer, raising=False)
+    for name in ("view", "__rshift__"):
+        lifted = device_double.lifted(getattr(np.ndarray, name))
+        monkeypatch.setattr(device_double.DeviceArray, name, lifted, raising=False)
+    run, operations = machine._product_in(CupyBackend(), precision)
+    run()
+    [(handle, _, _, m, n, k, _, _, a, _, _, b, _, _, _, c, _, arithmetic, algorithm)] = calls
+    assert (handle, m, n, k, operations) == (7, 2000, 2000, 2000, 2 * 2000**3)
+    assert (a, b, c, arithmetic, algorithm) == (factor, factor, result, compute, -1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("float64", 1e-12), ("float32", 1e-4), ("tf32", 1e-2), ("bfloat16", 5e-2)],
+)
+def test_the_product_by_which_a_precision_is_measured_is_right(precision, tolerance):
+    place = CupyBackend()
+    run, _ = machine._product_in(place, precision)
+    dtype = "float64" if precision == "float64" else "float32"
+    A, B = (X.get().astype(np.float64) for X in machine._factors(place, dtype))
+    expected = B[:16] @ A
+    found = run()[:16].get()
+    assert found.dtype == dtype
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+def test_a_gpu_multiplies_the_faster_the_fewer_bits_there_are(monkeypatch):
+    monkeypatch.undo()
+    found = machine.limits(CupyBackend(), "float32", 3, ("float32", "tf32", "bfloat16"))
+    rates = [found[f"matmul_{name}_gflop_per_s"] for name in ("float32", "tf32", "bfloat16")]
+    assert 0 < rates[0] < rates[1] < rates[2]
+    assert found["matmul_gflop_per_s"] == pytest.approx(rates[0], rel=0.2)
+    assert 0 < found["stream_gb_per_s"] < 20_000
+
+
+@pytest.mark.gpu
+def test_operations_and_a_training_are_measured_on_a_real_gpu(capsys):
+    arguments = ("--case", *cases.OPERATIONS, "planar", "--size", "1000", "--dtype", "float32")
+    status, records = bench(
+        *arguments, "--implementation", "numpy", "cupy", "accelnn-cupy", capsys=capsys
+    )
+    assert status == 0
+    assert {record["status"] for record in records} == {"ok"}
+    for record in records:
+        if record["implementation"] == "cupy" and "n" in record["size"]:
+            assert 0 < record["seconds"] < record["end_to_end_seconds"]
 
 
 def test_limits_are_the_best_of_what_was_measured(monkeypatch):

@@ -5,6 +5,7 @@ Stand-ins for a package that is broken are modules of its name in a folder that 
 searches first.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -186,6 +188,232 @@ def test_sample_space_is_left_out_where_it_is_of_no_use(options, reason):
 
 
 # --------------------------------------------------------------------------------------------
+# on a GPU, as far as that can be told without one
+
+
+@pytest.fixture
+def graphs_on_the_cpu(monkeypatch):
+    """A graph is the function that it was captured from; like a real one it is warmed up first."""
+    pytest.importorskip("torch")
+    from accelnn.bench import peer_torch
+
+    def captured(function):
+        for _ in range(3):
+            function()
+        return function
+
+    monkeypatch.setattr(peer_torch, "captured", captured)
+    return peer_torch
+
+
+@pytest.mark.parametrize("options", ["plain", "foreach", "fused"])
+@pytest.mark.parametrize(
+    ("optimizer", "batch_size"),
+    [("sgd", None), ("sgd", 8), ("momentum", 8), ("adam", 8), ("adam", None)],
+)
+def test_captured_steps_are_ours_again_and_again(
+    graphs_on_the_cpu, monkeypatch, optimizer, batch_size, options
+):
+    import torch
+
+    peer_torch = graphs_on_the_cpu
+    net = NETS["classes"]
+    job = job_of(net, optimizer=optimizer, batch_size=batch_size)
+    given = dict(peer_torch.OPTIMIZERS[options])
+    right = torch.optim.Adam
+
+    def adam(groups, capturable=False, **rest):  # on the CPU nothing can be captured
+        assert capturable
+        return right(groups, **rest)
+
+    monkeypatch.setattr(torch.optim, "Adam", adam)
+    trainer = peer_torch.Captured(job, peer_torch.CPU, 1, given)
+    expected = ours(net, job, 4)
+    for _ in range(2):
+        trainer.restart(job.weights, job.seed)
+        trainer.train(1)
+        trainer.train(3)
+        np.testing.assert_allclose(trainer.weights(), expected, rtol=1e-9, atol=1e-9)
+    assert sorted(trainer.launches) == ([6, 8] if batch_size else [30])
+
+
+def test_a_graph_is_warmed_up_on_a_side_stream_before_it_is_captured(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from accelnn.bench import peer_torch
+
+    log = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    @contextlib.contextmanager
+    def within(what):
+        log.append(f"begin {what}")
+        yield
+        log.append(f"end {what}")
+
+    class Graph:
+        def replay(self):
+            log.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: within(stream.name))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: within("capture"))
+    launch = peer_torch.captured(lambda: log.append("step"))
+    launch()
+    assert log == [
+        *("side waits for main", "begin side", "step", "step", "step", "end side"),
+        *("main waits for side", "begin capture", "step", "end capture", "replay"),
+    ]
+
+
+def test_bfloat16_rounds_the_products_and_not_the_weights():
+    pytest.importorskip("torch")
+    from accelnn.bench import peer_torch
+
+    net = NETS["classes"]
+    job = replace(job_of(net, dtype="float32"), precision="bfloat16")
+    trainer = peer_torch.Eager(job, peer_torch.CPU, 1, peer_torch.OPTIMIZERS["foreach"])
+    trainer.restart(job.weights, job.seed)
+    trainer.train(4)
+    step, expected = trainer.weights() - job.weights, ours(net, job, 4) - job.weights
+    assert step.dtype == np.float32
+    error = np.abs(step - expected).max() / np.abs(expected).max()
+    assert 1e-4 < error < 0.03  # 8 bits
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked"), [(None, "highest"), ("float32", "highest"), ("tf32", "high")]
+)
+def test_pytorch_is_asked_for_the_precision(precision, asked):
+    torch = pytest.importorskip("torch")
+    from accelnn.bench import peer_torch
+
+    job = replace(job_of(NETS["classes"], dtype="float32"), precision=precision)
+    peer_torch.trainers("torch", job)
+    assert torch.get_float32_matmul_precision() == asked
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("name", ["torch-cuda", "torch-cuda-compile", "torch-cuda-graph"])
+def test_a_pytorch_without_cuda_is_unfit_and_says_so(name, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(Unfit, match=r"this PyTorch, .*, is built without CUDA"):
+        trained_by(name, job_of(NETS["classes"]), 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Unfit, match=r"built for CUDA 13.0, finds no GPU"):
+        trained_by(name, job_of(NETS["classes"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("torch-cuda", {"plain", "foreach", "fused"}),
+        ("torch-cuda-graph", {"plain", "foreach", "fused"}),
+        ("torch-cuda-compile", {"whole step"}),
+    ],
+)
+def test_pytorch_goes_the_ways_of_the_gpu_on_the_one_that_ours_run_on(name, ways, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from accelnn.bench import peer_torch
+
+    chosen = []
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    job = replace(job_of(NETS["classes"]), gpu=1)
+    found = peer_torch.trainers(name, job)
+    assert set(found) == ways
+    assert chosen == [1]
+    assert {make.args[1] for make in found.values()} == {torch.device("cuda", 1)}
+
+
+def test_a_jax_without_cuda_is_unfit_and_says_so(monkeypatch):
+    jax = pytest.importorskip("jax")
+
+    def none(platform):
+        raise RuntimeError(f"Unknown backend {platform}\nand more")
+
+    monkeypatch.setattr(jax, "devices", none)
+    with pytest.raises(
+        Unfit, match=r"no CUDA device here \(RuntimeError: Unknown backend cuda\): pip"
+    ):
+        trained_by("jax-cuda", job_of(NETS["classes"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "products"),
+    [(None, "highest"), ("tf32", "TF32_TF32_F32"), ("bfloat16", "BF16_BF16_F32")],
+)
+def test_jax_computes_in_the_precision_on_the_gpu_that_ours_run_on(
+    precision, products, monkeypatch
+):
+    jax = pytest.importorskip("jax")
+    from accelnn.bench import peer_jax
+
+    here, set_to = jax.devices("cpu")[0], {}
+    monkeypatch.setattr(jax, "devices", lambda _platform: [None, here])
+    monkeypatch.setattr(jax.config, "update", lambda name, value: set_to.update({name: value}))
+    job = replace(job_of(NETS["classes"], dtype="float32"), gpu=1, precision=precision)
+    peer_jax.trainers("jax-cuda", job)
+    assert set_to["jax_default_device"] is here
+    assert set_to["jax_default_matmul_precision"] == products
+    assert peer_jax.gpu_name(job) == here.device_kind
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("optimizer", "batch_size"), [("sgd", None), ("momentum", 8), ("adam", 8)])
+@pytest.mark.parametrize("name", ["torch-cuda", "torch-cuda-graph", "jax-cuda"])
+def test_peers_take_our_steps_on_a_real_gpu(name, optimizer, batch_size, monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    net = NETS["classes"]
+    job = job_of(net, optimizer=optimizer, batch_size=batch_size)
+    try:
+        found = trained_by(name, job, 5)
+    except Unfit as reason:
+        pytest.skip(str(reason))
+    for weights in found.values():
+        np.testing.assert_allclose(weights, ours(net, job, 5), rtol=1e-9, atol=1e-9)
+
+
+def test_a_child_is_held_to_the_cpu_or_sent_to_the_gpu():
+    here, there = peers._environment("jax", 3), peers._environment("jax-cuda", 3)
+    assert (here["JAX_PLATFORMS"], there["JAX_PLATFORMS"]) == ("cpu", "cuda")
+    assert here["OMP_NUM_THREADS"] == there["OMP_NUM_THREADS"] == "3"
+    assert there["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+
+
+def test_a_peer_on_the_gpu_tells_which_that_is(monkeypatch):
+    class Idle:
+        def restart(self, weights, _seed):
+            self.now = weights
+
+        def train(self, epochs):
+            pass
+
+        def weights(self):
+            return self.now
+
+    module = types.ModuleType("a_peer")
+    module.trainers = lambda _name, _job: {"idle": Idle}
+    module.gpu_name = lambda job: f"GPU {job.gpu}"
+    monkeypatch.setitem(sys.modules, "a_peer", module)
+    for gpu in (False, True):
+        kind = peers.PeerKind("a_peer", "a_peer", compiles=False, gpu=gpu)
+        monkeypatch.setitem(PEERS, "a-peer", kind)
+        found = peers.Service().prepare("a-peer", replace(job_of(NETS["classes"]), gpu=1))
+        assert found == ("idle", None, "GPU 1" if gpu else None)
+
+
+# --------------------------------------------------------------------------------------------
 # in a process of its own
 
 
@@ -226,6 +454,22 @@ def test_a_package_that_is_missing_is_skipped_with_how_to_install_it(monkeypatch
     assert by_name["torch"]["status"] == "skipped"
     assert by_name["torch"]["reason"] == "torch is not installed: pip install 'accelnn[peers]'"
     assert by_name["numpy"]["status"] == "ok"
+
+
+def test_packages_without_cuda_are_skipped_with_the_reason_and_ours_go_on(capsys):
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("jax")
+    if torch.cuda.is_available():
+        pytest.skip("there is a usable GPU")
+    names = ("torch-cuda", "torch-cuda-graph", "jax-cuda", "numpy")
+    arguments = ("train", "--case", "planar", "--implementation", *names)
+    status = main([*arguments, "--quick", "--json", "-"])
+    records = json.loads(capsys.readouterr().out)["records"]
+    reasons = {r["implementation"]: r["reason"] for r in records if r["status"] == "skipped"}
+    assert status == 0
+    assert re.search("built without CUDA|finds no GPU", reasons["torch-cuda"])
+    assert reasons["torch-cuda-graph"] == reasons["torch-cuda"]
+    assert reasons["jax-cuda"].startswith("JAX has no CUDA device here (")
+    assert [r["status"] for r in records if r["implementation"] == "numpy"] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -331,12 +575,27 @@ def test_all_peers_are_asked_for_at_once_and_float32_ones_where_they_may_be_fast
     plain = trainings.TrainingCase("cat-2layer", "float64", {})
     assert not set(plain.implementations) & set(PEERS)
     names = trainings.TrainingCase("cat-2layer", "float64", {}, peers=True).implementations
-    assert set(names) - set(plain.implementations) == {*PEERS, "torch-float32", "jax-float32"}
+    on_cpu = {name for name in PEERS if not peers.on_gpu(name)}
+    assert set(names) - set(plain.implementations) == {*on_cpu, "torch-float32", "jax-float32"}
     small = trainings.TrainingCase("minibatch-32-sgd", "float64", {}, peers=True)
     assert set(small.implementations) == {
-        *("numpy", "cupy", "accelnn", "products"),
+        *("numpy", "accelnn", "cupy", "accelnn-cupy", "products"),
         *("torch", "torch-compile", "jax", "sklearn"),
     }
+
+
+def test_peers_on_the_gpu_take_part_where_there_is_one():
+    everywhere = trainings.TrainingCase("planar", "float64", {}, peers=True, gpu_peers=True)
+    assert {*PEERS} < set(everywhere.implementations)
+    large = trainings.TrainingCase(
+        "minibatch-4096-8192-tf32", "float32", {}, peers=True, gpu_peers=True
+    )
+    assert set(large.implementations) == {
+        *("cupy", "accelnn-cupy", "jax-cuda"),
+        *("torch-cuda", "torch-cuda-compile", "torch-cuda-graph"),
+    }
+    record = large.record("torch-cuda")
+    assert (record.backend, record.threads) == ("cuda", None)
 
 
 def test_gains_of_algorithm_and_implementation_are_told_apart(capsys):

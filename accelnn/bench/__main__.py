@@ -1,9 +1,12 @@
-"""`python -m accelnn.bench [all | ops | train | growth]`: measure, show, and say by the exit status
-whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130)."""
+"""`python -m accelnn.bench [all | ops | train | growth | gpu]`: measure, show, and say by the exit
+status whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130).
+"""
 
 import argparse
 import functools
+import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +22,10 @@ from rich.progress import (
 
 from accelnn import backend
 from accelnn.bench import machine, peers, report
-from accelnn.bench.cases import OPERATIONS, Case, OperationCase, place_of, sizes
+from accelnn.bench.cases import ON_GPU, OPERATIONS, Case, OperationCase, place_of, sizes
+from accelnn.bench.crossover import crossovers
 from accelnn.bench.growth import GROWTHS, GrowthCase
-from accelnn.bench.peers import PEERS
+from accelnn.bench.peers import PEERS, on_gpu
 from accelnn.bench.records import Report, write_whole
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
@@ -29,6 +33,21 @@ from accelnn.files import check_writable
 
 # (repeat, seconds for an implementation of an operation, seconds for one of a training)
 DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.04, 0.3)
+OF_GPU = (5, 0.3, 5.0)
+
+# What the group "gpu" measures: operations against the fastest on the CPU, and trainings against
+# these packages. To start one and to compile its step takes long, so not all do everything.
+RIVALS = ("torch-cuda", "torch-cuda-graph")
+ALL_RIVALS = (*RIVALS, "torch-cuda-compile", "jax-cuda")
+GPU_OPERATIONS = ("numba-parallel", "numpy", "cupy")
+GPU_TRAININGS = {
+    "cat-2layer": ("numpy", *ON_GPU, *ALL_RIVALS),
+    "minibatch-128-sgd": ("numpy", *ON_GPU, *RIVALS),
+    "minibatch-128-adam": ("numpy", *ON_GPU, *ALL_RIVALS),
+    "minibatch-4096-8192": (*ON_GPU, "torch-cuda"),
+    "minibatch-4096-8192-tf32": (*ON_GPU, *RIVALS),
+    "minibatch-4096-8192-bfloat16": (*ON_GPU, *RIVALS),
+}
 
 # Seconds for one solver at one size, where it is told how the time grows
 GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
@@ -38,8 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    repeat, operation_seconds, training_seconds = QUICK if options.quick else DEFAULT
+    until = math.inf if options.within is None else time.monotonic() + options.within
+    whole = OF_GPU if options.group == "gpu" else DEFAULT
+    repeat, operation_seconds, training_seconds = QUICK if options.quick else whole
     repeat = options.repeat or repeat
+    if options.group == "gpu" and backend.cupy_unusable() is not None:
+        parser.error(f"gpu: no GPU can be used here: {backend.cupy_unusable()}")
+    options.dtype = options.dtype or ("float32" if options.group == "gpu" else "float64")
+    try:
+        backend.current()  # of several GPUs the chosen one is measured
+    except backend.BackendError as error:
+        parser.error(str(error))
     limits: dict[str, dict[str, float]] = {}
     plan = _plan(parser, options, limits)
     if options.json and options.json != "-":
@@ -60,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bar = progress.add_task("measuring the machine's limits", total=len(names))
         try:
             for place in _places(plan):
-                limits[place.name] = machine.limits(place, options.dtype, repeat)
+                limits[place.name] = machine.limits(place, options.dtype, repeat, _precisions(plan))
             for case, implementations in plan:
                 seconds = operation_seconds
                 if isinstance(case, TrainingCase):
@@ -74,10 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     seconds,
                     result.records,
                     functools.partial(_announce, progress, bar, case),
+                    until,
                 )
                 progress.advance(bar, len(implementations))
         except KeyboardInterrupt:
             interrupted = True
+    result.crossovers = crossovers(result.records)
 
     if options.json == "-":
         sys.stdout.write(result.to_json())
@@ -111,9 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "group",
         nargs="?",
-        choices=("all", "ops", "train", "growth"),
+        choices=("all", "ops", "train", "growth", "gpu"),
         default="all",
-        help="all is ops and train; growth tells how trainings grow with the size, by solver",
+        help="all is ops and train; growth tells how trainings grow with the size, by solver; gpu "
+        "sets a GPU against the CPU and against other packages on it, in float32, in minutes",
     )
     parser.add_argument(
         "--case",
@@ -132,14 +163,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers",
         action="store_true",
-        help="let PyTorch, JAX and scikit-learn do the trainings too, each in a process of its own",
+        help="let PyTorch, JAX and scikit-learn do the trainings too, each in a process of its "
+        "own, and where there is a GPU on that as well",
     )
     parser.add_argument(
         "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
     )
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), help="float64, of gpu float32, if none is given"
+    )
     parser.add_argument("--repeat", type=_positive, metavar="R", help="measurements of each row")
     parser.add_argument("--quick", action="store_true", help="end within a minute; rough figures")
+    parser.add_argument(
+        "--within", type=_positive, metavar="SECONDS", help="begin no row any more after these"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the records; - is standard output")
     return parser
 
@@ -154,6 +191,7 @@ def _plan(
         "ops": tuple(OPERATIONS),
         "train": tuple(TRAININGS),
         "growth": tuple(GROWTHS),
+        "gpu": (*OPERATIONS, *GPU_TRAININGS),
         "all": (*OPERATIONS, *TRAININGS),
     }
     known = names[options.group]
@@ -167,7 +205,10 @@ def _plan(
             continue
         if name in TRAININGS:
             others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
-            cases.append(TrainingCase(name, options.dtype, limits, others))
+            on_gpus = any(map(on_gpu, asked)) or backend.cupy_unusable() is None
+            if options.group == "gpu":
+                others = on_gpus = True
+            cases.append(TrainingCase(name, options.dtype, limits, others, on_gpus))
         elif name in GROWTHS:
             cases += GROWTHS[name]
         else:
@@ -179,17 +220,27 @@ def _plan(
     for name in asked:
         if name not in available:
             parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
-    wanted = asked or available
-    plan = [(case, [name for name in case.implementations if name in wanted]) for case in cases]
+    plan = []
+    for case in cases:
+        wanted = asked or available
+        if options.group == "gpu" and not asked:
+            wanted = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
+        plan.append((case, [name for name in case.implementations if name in wanted]))
     return [(case, implementations) for case, implementations in plan if implementations]
 
 
 def _places(plan: list[tuple[Case, list[str]]]) -> list[backend.Backend]:
     """The backends whose limits the rows need: CuPy's only where it works."""
     names = {name for _, implementations in plan for name in implementations}
-    usable = names - {"cupy"} if backend.cupy_unusable() else names
+    usable = names - {*ON_GPU} if backend.cupy_unusable() else names
     places = {place_of(name).name: place_of(name) for name in sorted(usable)}
     return list(places.values())
+
+
+def _precisions(plan: list[tuple[Case, list[str]]]) -> list[str]:
+    """Those of the trainings that have one of their own."""
+    found = {case.training.precision for case, _ in plan if isinstance(case, TrainingCase)}
+    return sorted(precision for precision in found if precision)
 
 
 def _positive(text: str) -> int:

@@ -6,7 +6,7 @@ and the pytest-benchmark suites both take them from these tables.
 
 import functools
 import math
-import time
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,13 +56,16 @@ class Contestant(Protocol):
         """End whatever was started for it."""
 
 
+# Ours that run on the GPU
+ON_GPU = ("cupy", "accelnn-cupy")
+
 # The implementations whose first run includes compiling
-COMPILED = ("numba", "numba-parallel", "cupy")
+COMPILED = ("numba", "numba-parallel", *ON_GPU)
 
 
 def place_of(implementation: str) -> Backend:
     """The backend on which an implementation runs; Skip where that is not to be had."""
-    if implementation != "cupy":
+    if implementation not in ON_GPU:
         return backend.NumpyBackend()
     reason = backend.cupy_unusable()
     if reason is not None:
@@ -102,6 +105,9 @@ class Operation:
 
     vectorised : (xp, *inputs, out) -> the result, in `out` where there is one
     inputs, output : shapes
+    sizes : those that are measured everywhere
+    gpu_sizes : more of them where there is a GPU: between those, to find where it begins to win,
+        and the largest, of 2^28 elements, if it has room for that
     by_rows : which inputs share their rows with the output; the loops may be given fewer rows
     sums : how many terms each element of the result adds up
     bound : what limits it at best: "stream", the memory, or "matmul", the arithmetic
@@ -112,6 +118,7 @@ class Operation:
     inputs: Callable[[int], Sequence[Shape]]
     output: Callable[[int], Shape]
     sizes: Sequence[int]
+    gpu_sizes: Sequence[int]
     by_rows: Sequence[int] = (0,)
     sums: Callable[[int], int] = lambda _: 1
     bound: str = "stream"
@@ -132,6 +139,7 @@ OPERATIONS = {
         inputs=lambda n: ((n,), (n,)),
         output=lambda _: (),
         sizes=(15, 1_000, 1_000_000),
+        gpu_sizes=(10_000, 100_000, 2**28),
         by_rows=(0, 1),
         sums=lambda n: n,
         by_blas=True,
@@ -141,12 +149,14 @@ OPERATIONS = {
         inputs=lambda n: ((n,), (n,)),
         output=lambda n: (n, n),
         sizes=(15, 100, 1_000),
+        gpu_sizes=(300, 2**14),
     ),
     "elementwise": Operation(
         vectorised=lambda xp, a, b, out: xp.multiply(a, b, out=out),
         inputs=lambda n: ((n,), (n,)),
         output=lambda n: (n,),
         sizes=(15, 1_000, 1_000_000),
+        gpu_sizes=(10_000, 100_000, 2**28),
         by_rows=(0, 1),
     ),
     "gdot": Operation(
@@ -154,6 +164,7 @@ OPERATIONS = {
         inputs=lambda n: ((n, n), (n,)),
         output=lambda n: (n,),
         sizes=(15, 100, 1_000),
+        gpu_sizes=(300, 2**14),
         sums=lambda n: n,
         by_blas=True,
     ),
@@ -162,6 +173,7 @@ OPERATIONS = {
         inputs=lambda n: ((n, n), (n, n)),
         output=lambda n: (n, n),
         sizes=(15, 100, 1_000),
+        gpu_sizes=(300, 2**13),
         sums=lambda n: n,
         bound="matmul",
         by_blas=True,
@@ -179,8 +191,13 @@ LOOPS: dict[str, Any] = {
 TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
 
 
+# Seconds that one row of a loop may take: who is slower than that is left out.
+LONGEST_ROW = 10.0
+
+
 def sizes(operation: Operation) -> list[int]:
-    """From the notes' vectors of 15 to the first 1, 2 or 5 times 10^k beyond the caches."""
+    """From the notes' vectors of 15 to the first 1, 2 or 5 times 10^k beyond the caches, and
+    where there is a GPU to what is large for one."""
     caches = 4 if operation.bound == "stream" else 1
     beyond = next(
         digit * 10**power
@@ -188,7 +205,22 @@ def sizes(operation: Operation) -> list[int]:
         for digit in (1, 2, 5)
         if operation.elements(digit * 10**power) * 8 > caches * machine.last_level_cache()
     )
-    return [*operation.sizes, max(beyond, 2 * operation.sizes[-1])]
+    found = {*operation.sizes, max(beyond, 2 * operation.sizes[-1])}
+    if backend.cupy_unusable() is None:
+        found |= {_with_room(operation, n) for n in operation.gpu_sizes}
+    return sorted(found)
+
+
+def _with_room(operation: Operation, n: int) -> int:
+    """n, or half, a quarter, ... of it, until the arrays fit.
+
+    On the device the inputs are there twice where they are uploaded anew; on the host there are
+    the arrays, their copies in float64 and the difference of the two results.
+    """
+    device, host = backend.CupyBackend().memory()[0], backend.NumpyBackend().memory()[0]
+    while operation.elements(n) * 8 > min(device / 2.5, host / 4) and n > 1:
+        n //= 2
+    return n
 
 
 @dataclass
@@ -229,6 +261,8 @@ class OperationCase:
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
         rows = self._affordable_rows(implementation, seconds / repeat)
+        if place.name == "cupy":
+            return DeviceContestant(self, implementation, place, rows)
         return OperationContestant(self, implementation, place, rows)
 
     def compare(self, records: Sequence[Record]) -> None:
@@ -238,19 +272,39 @@ class OperationCase:
         if implementation not in TURN:
             return self.n
         one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
+        if implementation == "numba-parallel":
+            one_row /= numba.get_num_threads()
+        if one_row > LONGEST_ROW:
+            raise Skip(f"one row of {self.n:,} would take it some {one_row:.0f} s")
         return max(1, min(self.n, int(seconds / one_row)))
 
-    @functools.cached_property
-    def arrays(self) -> list[Array]:
-        """The inputs, drawn from [0, 1)."""
-        random = np.random.default_rng(0)
-        return [random.random(shape).astype(self.dtype) for shape in self.operation.inputs(self.n)]
+
+# Of the case that is measured at present: the largest take gigabytes.
+@functools.lru_cache(maxsize=1)
+def _inputs(name: str, n: int, dtype: str) -> list[Array]:
+    """The inputs of an operation, drawn from [0, 1)."""
+    random = np.random.default_rng(0)
+    return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].inputs(n)]
+
+
+@functools.lru_cache(maxsize=1)
+def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
+    """The first rows of the result, computed in float64."""
+    operation, inputs = OPERATIONS[name], list(_inputs(name, n, dtype))
+    for i in operation.by_rows:
+        inputs[i] = inputs[i][:rows]
+    in_float64 = (array.astype(np.float64, copy=False) for array in inputs)
+    return np.asarray(operation.vectorised(np, *in_float64, None))
 
 
 class OperationContestant:
-    """One implementation of an operation, on the first rows. Measures in seconds of a run."""
+    """One implementation of an operation, on the first rows. Measures in seconds of a run.
+
+    inputs, out : arrays on the host: what it works on, and what receives its result
+    """
 
     run_share = 1.0
+    transfer_seconds: float | None = None
 
     def __init__(self, case: OperationCase, implementation: str, place: Backend, rows: int) -> None:
         self.case, self.place, self.rows = case, place, rows
@@ -260,30 +314,25 @@ class OperationContestant:
         # chapter 4); a little room, but never so much that a wrong result could pass.
         unit = float(np.finfo(case.dtype).eps)
         self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
-        self.transfer_seconds = None
 
-        self.inputs = list(case.arrays)
+        self.inputs = list(_inputs(case.name, case.n, case.dtype))
         for i in operation.by_rows:
             self.inputs[i] = self.inputs[i][:rows]
         shape = operation.output(case.n)
-        out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
+        self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
+        self.job, self.result = self._job(implementation, operation)
+        self._seconds = stopwatch(self.job, place)
+
+    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
+        """What does it, and what receives the result of a job that returns none."""
         arrays: list[Any] = self.inputs
+        out: Any = self.out
+        if implementation == "numpy":
+            return functools.partial(operation.vectorised, np, *arrays, out), out
         if implementation == "python-lists":
             arrays, out = [array.tolist() for array in arrays], out.tolist()
-        elif place.name == "cupy":
-            place.synchronize()
-            start = time.perf_counter()
-            arrays = [place.to_device(array) for array in arrays]
-            place.synchronize()
-            self.transfer_seconds = time.perf_counter() - start
-            out = place.to_device(out)
-        if implementation in ("numpy", "cupy"):
-            job = functools.partial(operation.vectorised, place.xp, *arrays, out)
-        else:
-            function = getattr(LOOPS[implementation], case.name)
-            job = functools.partial(function, *arrays, *((out,) if shape else ()))
-        self.job, self.result = job, out
-        self.measure = stopwatch(job, place)
+        function = getattr(LOOPS[implementation], self.case.name)
+        return functools.partial(function, *arrays, *((out,) if self.out.ndim else ())), out
 
     def run(self) -> None:
         """Do the job once, and keep the result."""
@@ -293,10 +342,15 @@ class OperationContestant:
 
     def error(self) -> float:
         """The largest error, relative to the largest element of the float64 reference."""
-        in_float64 = (array.astype(np.float64) for array in self.inputs)
-        reference = np.asarray(self.case.operation.vectorised(np, *in_float64, None))
-        difference = np.asarray(to_host(self.result), np.float64) - reference
-        return float(np.abs(difference).max() / np.abs(reference).max())
+        case = self.case
+        reference = _reference(case.name, case.n, case.dtype, self.rows)
+        difference = np.atleast_1d(np.asarray(to_host(self.result), np.float64) - reference)
+        largest = max(abs(reference.max()), abs(reference.min()))
+        return float(np.abs(difference, out=difference).max() / largest)
+
+    def measure(self) -> float:
+        """Measure once; the seconds of a run."""
+        return self._seconds()
 
     def finish(self, record: Record) -> None:
         """Enter the rate, its share of the machine's limit, and what was scaled."""
@@ -313,8 +367,45 @@ class OperationContestant:
         else:
             bytes_moved = operation.elements(case.n) * np.dtype(case.dtype).itemsize
             record.gb_per_s = bytes_moved / record.seconds / 1e9
-            if bytes_moved > machine.last_level_cache():
+            if bytes_moved > machine.cache_of(self.place):
                 record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+class DeviceContestant(OperationContestant):
+    """An operation on the GPU: on arrays that lie there, by events; and end to end as the host
+    waits for it, from inputs in NumPy's memory to the result in it."""
+
+    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
+        del implementation
+        place, host = self.place, backend.NumpyBackend()
+        there = place.to_device(self.out)
+
+        def upload() -> list[Array]:
+            return [place.to_device(array) for array in self.inputs]
+
+        def move() -> None:
+            upload()
+            to_host(there, out=self.out)
+
+        def upload_run_download() -> None:
+            to_host(operation.vectorised(place.xp, *upload(), there), out=self.out)
+
+        self.move, self.whole = stopwatch(move, host), stopwatch(upload_run_download, host)
+        return functools.partial(operation.vectorised, place.xp, *upload(), there), there
+
+    def finish(self, record: Record) -> None:
+        """Measure and enter the times with their transfers besides."""
+        super().finish(record)
+        record.transfer_seconds = _some(self.move)
+        record.end_to_end_seconds = _some(self.whole)
+
+
+def _some(measure: Callable[[], float]) -> float:
+    """The median of three measurements, or of as many as take a tenth of a second."""
+    times = [measure()]
+    while len(times) < 3 and sum(times) < 0.1:
+        times.append(measure())
+    return statistics.median(times)

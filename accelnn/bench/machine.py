@@ -2,15 +2,20 @@
 against, measured in the same run.
 
 Memory bandwidth is the best of several parallel stream kernels after McCalpin's STREAM (1995),
-counting the bytes that the kernel names, read or written; arithmetic is a large matrix product.
+counting the bytes that the kernel names, read or written; on a GPU it is that of a copy.
+Arithmetic is a large matrix product of random numbers: a GPU multiplies zeros and ones faster
+(894 TFLOP/s instead of 788 in bfloat16 on an H200), for they take less power.
 """
 
+import contextlib
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numba
@@ -19,8 +24,8 @@ import psutil
 import threadpoolctl
 
 import accelnn
-from accelnn import backend
-from accelnn.backend import Array, Backend
+from accelnn import backend, gpus
+from accelnn.backend import Array, Backend, CupyBackend
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels.jit import njit
 
@@ -37,13 +42,20 @@ def last_level_cache() -> int:
     return max(sizes, default=ASSUMED_CACHE)
 
 
+def cache_of(place: Backend) -> int:
+    """Bytes of the cache behind which a backend's memory begins."""
+    if isinstance(place, CupyBackend):
+        return gpus.describe(place.index).cache_bytes or ASSUMED_CACHE
+    return last_level_cache()
+
+
 def blas_threads() -> int:
     """Threads of NumPy's matrix products."""
     return max((pool["num_threads"] for pool in _blas_pools()), default=1)
 
 
 def describe() -> dict[str, Any]:
-    """The machine, as the JSON reports it."""
+    """The machine, as the JSON reports it; of several GPUs the one that is measured."""
     machine: dict[str, Any] = {
         "processor": backend.NumpyBackend().device_name(),
         "architecture": platform.machine(),
@@ -54,9 +66,7 @@ def describe() -> dict[str, Any]:
         "gpu": None,
     }
     if backend.cupy_unusable() is None:
-        gpu = backend.CupyBackend()
-        machine["gpu"] = gpu.device_name()
-        machine["gpu_memory_bytes"] = gpu.memory()[1]
+        machine["gpu"] = asdict(gpus.describe(backend.CupyBackend().index))
     return machine
 
 
@@ -68,14 +78,26 @@ def versions() -> dict[str, str]:
     for pool in _blas_pools():
         found["blas"] = f"{pool['internal_api']} {pool['version']}"
     if backend.cupy_unusable() is None:
-        found["cupy"] = backend.CupyBackend().xp.__version__
+        cupy = backend.CupyBackend().xp
+        found["cupy"] = cupy.__version__
+        found["cuda"] = gpus.version(cupy.cuda.runtime.runtimeGetVersion())
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found["nvmath-python"] = metadata.version("nvmath-python")
     return found
 
 
-def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
-    """The best rates seen on `place`: "stream_gb_per_s" and "matmul_gflop_per_s" in `dtype`."""
-    if place.name == "cupy":
-        n = min(2**27, place.memory()[0] // 64)
+def limits(
+    place: Backend, dtype: str, repeat: int = 5, precisions: Iterable[str] = ()
+) -> dict[str, float]:
+    """The rates of `place`: "stream_gb_per_s", "matmul_gflop_per_s" in `dtype`, and of each of
+    `precisions` (as in `accelnn.fit`, on a GPU) "matmul_<precision>_gflop_per_s".
+
+    On the host the best of `repeat` measurements, for other work slows some of them down; on a
+    GPU, which is nobody else's, their median by events, over arrays of gigabytes.
+    """
+    of: Callable[[list[float]], float] = min
+    if isinstance(place, CupyBackend):
+        of, n = median, min(2**28, place.memory()[0] // 40)
         streams = _cupy_streams(place, n)
     else:
         # four times the cache an array: none of it is still there when its turn comes again
@@ -83,22 +105,70 @@ def limits(place: Backend, dtype: str, repeat: int = 5) -> dict[str, float]:
         streams = _numba_streams(n)
     rates = {}
     for name, (run, arrays) in streams.items():
-        run()
-        seconds = min(stopwatch(run, place)() for _ in range(repeat))
-        rates[name] = arrays * n * 8 / seconds / 1e9
-    return {
-        **{f"stream_{name}_gb_per_s": rate for name, rate in rates.items()},
-        "stream_gb_per_s": max(rates.values()),
-        "matmul_gflop_per_s": _matmul_rate(place, dtype, repeat),
-    }
+        measure = stopwatch(run, place)
+        rates[name] = arrays * n * 8 / of([measure() for _ in range(repeat)]) / 1e9
+    found = {f"stream_{name}_gb_per_s": rate for name, rate in rates.items()}
+    found["stream_gb_per_s"] = rates["copy"] if place.name == "cupy" else max(rates.values())
+    del streams  # the arrays are large
+    products = {"": functools.partial(_product, place, dtype)}
+    if isinstance(place, CupyBackend):
+        products |= {f"{name}_": functools.partial(_product_in, place, name) for name in precisions}
+    for name, product in products.items():
+        run, operations = product()
+        measure = stopwatch(run, place)
+        seconds = of([measure() for _ in range(repeat)])
+        found[f"matmul_{name}gflop_per_s"] = operations / seconds / 1e9
+    return found
 
 
-def _matmul_rate(place: Backend, dtype: str, repeat: int) -> float:
+def _factors(place: Backend, dtype: str) -> tuple[Array, Array]:
+    """Two square matrices, random in ±1/2: of 8192 rows on a GPU that has room for them."""
     n = 8192 if place.name == "cupy" and place.memory()[0] > 2**32 else 2000
-    A = place.xp.ones((n, n), dtype)
-    B, out = A * 0.5, place.xp.empty_like(A)
-    run = functools.partial(place.xp.matmul, A, B, out=out)
-    return 2 * n**3 / min(stopwatch(run, place)() for _ in range(repeat)) / 1e9
+    drawn = np.random.default_rng(0).random((2, n, n), np.dtype(dtype)) - np.dtype(dtype).type(0.5)
+    A, B = place.to_device(drawn)
+    return A, B
+
+
+def _product(place: Backend, dtype: str) -> tuple[Callable[[], object], int]:
+    """A large product in `dtype`, and its floating-point operations."""
+    A, B = _factors(place, dtype)
+    out = place.xp.empty_like(A)
+    return functools.partial(place.xp.matmul, A, B, out=out), 2 * len(A) ** 3
+
+
+# In cuBLAS's words: the type of the factors, and that in which they are multiplied and added up
+PRECISIONS = {
+    "float64": ("CUDA_R_64F", "CUBLAS_COMPUTE_64F"),
+    "float32": ("CUDA_R_32F", "CUBLAS_COMPUTE_32F"),
+    "tf32": ("CUDA_R_32F", "CUBLAS_COMPUTE_32F_FAST_TF32"),
+    "bfloat16": ("CUDA_R_16BF", "CUBLAS_COMPUTE_32F"),
+}
+
+
+def _product_in(place: CupyBackend, precision: str) -> tuple[Callable[[], Array], int]:
+    """The same with factors and arithmetic of a precision, the result in float32 (of float64 in
+    that), by the one call of cuBLAS that has them all. For that, whose columns are our rows, it is
+    the product of the two in the other order."""
+    cuda, cublas = place.xp.cuda, place.xp.cuda.cublas
+    dtype = "float64" if precision == "float64" else "float32"
+    A, B = _factors(place, dtype)
+    out, n = place.xp.empty_like(A), len(A)
+    if precision == "bfloat16":  # the upper half of a float32, of which CuPy need not know more
+        A, B = ((X.view(np.uint32) >> 16).astype(np.uint16) for X in (A, B))
+    factor, compute = PRECISIONS[precision]
+    of_factors, of_result = (getattr(cuda.runtime, name) for name in (factor, PRECISIONS[dtype][0]))
+    handle = cuda.get_cublas_handle()
+    one, zero = np.ones(1, dtype), np.zeros(1, dtype)
+
+    def run() -> Array:
+        cublas.gemmEx(
+            *(handle, cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_N, n, n, n, one.ctypes.data),
+            *(A.data.ptr, of_factors, n, B.data.ptr, of_factors, n, zero.ctypes.data),
+            *(out.data.ptr, of_result, n, getattr(cublas, compute), cublas.CUBLAS_GEMM_DEFAULT),
+        )
+        return out
+
+    return run, 2 * n**3
 
 
 Streams = dict[str, tuple[Callable[[], object], int]]  # name: (run, arrays read and written)

@@ -1,4 +1,5 @@
-"""JAX as a peer: the whole loop under jit, its state donated. Runs in the child."""
+"""JAX as a peer: the whole loop under jit, its state donated, on the CPU or on a GPU. Runs in the
+child."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from jax import lax
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import Job, Trainer, flat_of, layers_of
+from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of, on_gpu
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -20,12 +21,25 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "leaky_relu": lambda Z: jnp.where(Z > 0, Z, 0.01 * Z),
 }
 
+INSTALL = "pip install 'jax[cuda13]' (CUDA 13 drivers) or 'jax[cuda12]'"
+
+# What XLA calls the arithmetic of products with less than the arrays' precision; "highest" is that.
+# Its own choice on a GPU would be TF32 for float32.
+PRODUCTS = {"tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
+
 State = Any  # the weights, and what the optimizer remembers
 
 
 def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     """The ways in which JAX can do a job."""
-    del name
+    if on_gpu(name):
+        try:
+            jax.config.update("jax_default_device", jax.devices("cuda")[job.gpu])
+        except Exception as error:  # without its plugin JAX ends in one or another
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].strip(": ")
+            raise Unfit(f"JAX has no CUDA device here ({reason}): {INSTALL}") from None
+        products = PRODUCTS.get(job.precision or "", "highest")
+        jax.config.update("jax_default_matmul_precision", products)
     jax.config.update("jax_enable_x64", job.weights.dtype == np.float64)
     if job.batch_size is None:
         return {"fori_loop": lambda: FullBatch(job)}
@@ -33,6 +47,11 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
         "gather": functools.partial(MiniBatches, job, False),
         "shuffle": functools.partial(MiniBatches, job, True),
     }
+
+
+def gpu_name(job: Job) -> str:
+    """Of the GPU that the job runs on."""
+    return str(jax.devices("cuda")[job.gpu].device_kind)
 
 
 class FullBatch:

@@ -1,8 +1,12 @@
-"""PyTorch as a peer: eager, compiled, and given our sample-space algorithm. Runs in the child.
+"""PyTorch as a peer: eager, compiled, and given our sample-space algorithm; on a GPU also with the
+whole step captured as a CUDA graph. Runs in the child.
 
 The ways that are tried, as measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as
 [2, 4, 1] one thread beats two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with
 forward and loss compiled, 1100 with the whole step, so that is what "torch-compile" compiles.
+
+On a GPU everything that a training needs lies there before it begins; of each epoch only the order
+of its mini-batches is sent there.
 """
 
 import functools
@@ -14,7 +18,7 @@ import torch.nn.functional as F
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of
+from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of, on_gpu
 
 Tensor = Any  # a torch.Tensor
 Layers = list[tuple[Tensor, Tensor]]
@@ -38,12 +42,19 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
+CPU = torch.device("cpu")
+
+
 def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     """The ways in which PyTorch can do a job."""
+    torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
+    if on_gpu(name):
+        return trainers_on_gpu(name, job)
     if name == "torch-compile":
-        return {"whole step": functools.partial(Compiled, job)}
+        return {"whole step": functools.partial(Compiled, job, CPU, job.threads)}
     ways: dict[str, Callable[..., Trainer]] = {
-        way: functools.partial(Eager, job, options) for way, options in OPTIMIZERS.items()
+        way: functools.partial(Eager, job, CPU, options=options)
+        for way, options in OPTIMIZERS.items()
     }
     if name == "torch-gram":
         if job.batch_size is not None or job.optimizer != "sgd":
@@ -55,19 +66,51 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
             "compiled": functools.partial(Gram, job, True),
         }
     on_all: dict[str, Callable[[], Trainer]] = {
-        way: functools.partial(make, job.threads) for way, make in ways.items()
+        way: functools.partial(make, threads=job.threads) for way, make in ways.items()
     }
     if job.threads == 1:
         return on_all
     return on_all | {
-        f"{way}, 1 thread": functools.partial(make, 1)
+        f"{way}, 1 thread": functools.partial(make, threads=1)
         for way, make in ways.items()
         if way != "compiled"  # it holds the number of threads
     }
 
 
+def trainers_on_gpu(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+    """Those on the job's GPU. Raises Unfit where PyTorch cannot use it."""
+    if torch.version.cuda is None:
+        raise Unfit(f"this PyTorch, {torch.__version__}, is built without CUDA")
+    if not torch.cuda.is_available():
+        raise Unfit(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
+    torch.cuda.set_device(job.gpu)
+    gpu = torch.device("cuda", job.gpu)
+    if name == "torch-cuda-compile":
+        return {"whole step": functools.partial(Compiled, job, gpu, job.threads)}
+    kind = Captured if name == "torch-cuda-graph" else Eager
+    return {
+        way: functools.partial(kind, job, gpu, job.threads, options)
+        for way, options in OPTIMIZERS.items()
+    }
+
+
+def gpu_name(job: Job) -> str:
+    """Of the GPU that the job runs on."""
+    return str(torch.cuda.get_device_name(job.gpu))
+
+
 def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
-    """The cost without L2, X (m, n_0)."""
+    """The cost without L2, X (m, n_0); its products in the job's precision."""
+    if job.precision != "bfloat16":
+        return cost(job, layers, X, Y)
+    # As PyTorch's users do it. Without copies of the weights, for each is used once a step, and a
+    # graph must not hold old ones.
+    with torch.autocast(X.device.type, torch.bfloat16, cache_enabled=False):
+        return cost(job, layers, X, Y)
+
+
+def cost(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
+    """The same in whatever precision PyTorch is set to."""
     A = X
     for (W, b), activation in zip(layers, job.hidden, strict=False):
         A = ACTIVATIONS[activation](F.linear(A, W, b))
@@ -82,15 +125,19 @@ def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
 class Eager:
     """Forward and loss, autograd's backward, and an optimizer of torch.optim."""
 
-    def __init__(self, job: Job, options: dict[str, bool], threads: int) -> None:
-        self.job, self.options, self.threads = job, options, threads
-        self.X = torch.from_numpy(job.X)
+    def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
+        self.job, self.device, self.threads, self.options = job, device, threads, options
+        self.X = self.there(job.X)
         # classes as indices are what cross_entropy is fastest with
-        self.Y = torch.from_numpy(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
+        self.Y = self.there(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
+
+    def there(self, array: Array) -> Tensor:
+        """The array as a tensor where the training runs."""
+        return torch.from_numpy(array).to(self.device)
 
     def restart(self, weights: Array, seed: int) -> None:
         self.layers = [
-            (torch.from_numpy(W).requires_grad_(), torch.from_numpy(b).requires_grad_())
+            (self.there(W).requires_grad_(), self.there(b).requires_grad_())
             for W, b in layers_of(weights, self.job.layers)
         ]
         self.optimizer = self._optimizer()
@@ -116,8 +163,14 @@ class Eager:
             if self.job.batch_size is None:
                 self.step(self.X, self.Y)
                 continue
-            for chosen in torch.from_numpy(next(self.orders)).split(self.job.batch_size):
+            for chosen in self.there(next(self.orders)).split(self.job.batch_size):
                 self.step(self.X[chosen], self.Y[chosen])
+        self.wait()
+
+    def wait(self) -> None:
+        """Until all is done that was begun."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def step(self, X: Tensor, Y: Tensor) -> None:
         """One update."""
@@ -126,14 +179,91 @@ class Eager:
         self.optimizer.step()
 
     def weights(self) -> Array:
-        return flat_of([(W.detach().numpy(), b.detach().numpy()) for W, b in self.layers])
+        return flat_of(
+            [(W.detach().cpu().numpy(), b.detach().cpu().numpy()) for W, b in self.layers]
+        )
+
+
+class Captured(Eager):
+    """Eager's steps as CUDA graphs: all that a step launches is launched at once. The mini-batch is
+    gathered in the graph as well, from the indices that are copied to where it reads them.
+
+    Weights and the optimizer's state stay where they were when the graphs were captured.
+    """
+
+    def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
+        # what Adam counts its steps by has to be on the GPU
+        more = {"capturable": True} if job.optimizer == "adam" else {}
+        super().__init__(job, device, threads, options | more)
+        self.launches: dict[int, Callable[[], None]] = {}
+
+    def restart(self, weights: Array, seed: int) -> None:
+        if not self.launches:
+            super().restart(weights, seed)
+            self._capture()
+        self.orders = batches.orders(self.job.m, seed)
+        with torch.no_grad():
+            pairs = zip(self.layers, layers_of(weights, self.job.layers), strict=True)
+            for there, first in pairs:
+                for parameter, values in zip(there, first, strict=True):
+                    parameter.copy_(torch.from_numpy(values))
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    if isinstance(value, torch.Tensor):  # as they begin: moments and steps at 0
+                        value.zero_()
+
+    def _capture(self) -> None:
+        """A graph of a step for each size of a batch."""
+        job = self.job
+        if job.batch_size is None:
+            self.launches[job.m] = captured(lambda: self.step(self.X, self.Y))
+            return
+        self.chosen = {
+            size: torch.arange(size, device=self.device)
+            for size in set(batches.sizes(job.m, job.batch_size))
+        }
+        for size, chosen in self.chosen.items():
+            self.launches[size] = captured(functools.partial(self._gathered_step, chosen))
+
+    def _gathered_step(self, chosen: Tensor) -> None:
+        self.step(self.X.index_select(0, chosen), self.Y.index_select(0, chosen))
+
+    def train(self, epochs: int) -> None:
+        job = self.job
+        for _ in range(epochs):
+            if job.batch_size is None:
+                self.launches[job.m]()
+                continue
+            for chosen in self.there(next(self.orders)).split(job.batch_size):
+                self.chosen[len(chosen)].copy_(chosen)
+                self.launches[len(chosen)]()
+        self.wait()
+
+
+def captured(function: Callable[[], None]) -> Callable[[], None]:
+    """What launches all that `function` does as one CUDA graph.
+
+    Before the capture it runs on a side stream, as PyTorch wants it: so that everything is there
+    that is made at the first call, such as the optimizer's state and cuBLAS's workspace.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    launch: Callable[[], None] = graph.replay
+    return launch
 
 
 class Compiled(Eager):
     """Forward, backward and update as one function through torch.compile."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, {}, job.threads)
+    def __init__(self, job: Job, device: Any, threads: int) -> None:
+        super().__init__(job, device, threads, {})
         # a mini-batch that is short, the last, is compiled for itself
         self.compiled = torch.compile(functools.partial(step_of, job), dynamic=False)
 
@@ -145,7 +275,7 @@ class Compiled(Eager):
             [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers]
             for _ in range(count)
         ]
-        self.t = torch.zeros((), dtype=torch.float64)
+        self.t = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def step(self, X: Tensor, Y: Tensor) -> None:
         self.layers, self.moments, self.t = self.compiled(self.layers, self.moments, self.t, X, Y)

@@ -6,7 +6,8 @@ kept. The packages are imported in the child only. Data is examples first here, 
 Y (m, n_L), both C-contiguous: the layout that all of these packages work on.
 
 A package is one entry of PEERS: a module whose `trainers(name, job)` gives, by name, the ways in
-which it can do a job (`Trainer`). `Peer` is the parent's end of the process.
+which it can do a job (`Trainer`), and whose `gpu_name(job)`, where it runs on one, tells which that
+is. `Peer` is the parent's end of the process.
 """
 
 import contextlib
@@ -61,6 +62,8 @@ class Job:
     weights : the first ones as one vector, as Parameters.flat
     seed : of the mini-batches' order, which is ours: accelnn.batches
     X : (m, n_0), Y : (m, n_L), C-contiguous, of the job's dtype
+    precision : of the matrix products, "tf32" | "bfloat16" with sums in float32; else the dtype's
+    gpu : index among the visible ones, for those that run on one
     """
 
     layers: tuple[int, ...]
@@ -75,6 +78,8 @@ class Job:
     seed: int
     X: Array
     Y: Array
+    precision: str | None = None
+    gpu: int = 0
 
     @property
     def m(self) -> int:
@@ -110,11 +115,13 @@ class PeerKind(NamedTuple):
     module : gives the trainers
     package : what it needs, by the name it is imported by
     compiles : whether what its first run takes beyond the second is compiling
+    gpu : whether it runs there, and not on the CPU
     """
 
     module: str
     package: str
     compiles: bool
+    gpu: bool = False
 
 
 PEERS = {
@@ -123,7 +130,18 @@ PEERS = {
     "torch-gram": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True),
     "jax": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True),
     "sklearn": PeerKind("accelnn.bench.peer_sklearn", "sklearn", compiles=False),
+    "torch-cuda": PeerKind("accelnn.bench.peer_torch", "torch", compiles=False, gpu=True),
+    "torch-cuda-compile": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
+    # capturing counts as compiling
+    "torch-cuda-graph": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
+    "jax-cuda": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True, gpu=True),
 }
+
+
+def on_gpu(implementation: str) -> bool:
+    """Whether this is a peer that runs on a GPU."""
+    kind = PEERS.get(implementation.removesuffix(FLOAT32))
+    return kind is not None and kind.gpu
 
 
 def versions(implementations: Iterable[str]) -> dict[str, str]:
@@ -161,6 +179,7 @@ class Peer:
 
     variant : the way of running that the trial picked
     compile_seconds : until it was compiled; None where nothing is
+    device : the GPU's name; None on the CPU
 
     Raises Unfit where the package is not installed or its job is another one, and PeerError
     where it fails. To be closed at the end; it ends by itself when this process ends.
@@ -176,13 +195,14 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | _thread_limits(job.threads),
+            env=os.environ | _environment(name, job.threads),
             start_new_session=True,
         )
         self.variant: str
         self.compile_seconds: float | None
+        self.device: str | None
         try:
-            self.variant, self.compile_seconds = self._ask("prepare", name, job)
+            self.variant, self.compile_seconds, self.device = self._ask("prepare", name, job)
         except BaseException:
             self.close()
             raise
@@ -254,10 +274,13 @@ class Peer:
         return f": {lines[-1][:200]}" if lines else ""
 
 
-def _thread_limits(threads: int) -> dict[str, str]:
-    """The environment that holds a child to this many threads, and to the CPU."""
+def _environment(name: str, threads: int) -> dict[str, str]:
+    """What holds a child to this many threads, and to the CPU or to the GPU."""
     count = str(threads)
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
+    if on_gpu(name):
+        # JAX would take three quarters of the GPU's memory at once, of which we hold a part
+        return limits | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     limits |= {
         "NPROC": count,  # XLA's pool of threads
         "JAX_PLATFORMS": "cpu",
@@ -276,18 +299,18 @@ def _thread_limits(threads: int) -> dict[str, str]:
 class Service:
     """What a child does on request."""
 
-    def prepare(self, name: str, job: Job) -> tuple[str, float | None]:
-        """Compile, warm up and choose; which way of running won, and its seconds of compiling."""
+    def prepare(self, name: str, job: Job) -> tuple[str, float | None, str | None]:
+        """Compile, warm up and choose; which way of running won, its seconds of compiling, and
+        the GPU's name."""
         kind = PEERS[name]
         try:
-            self.trainers: Callable[[str, Job], dict[str, Callable[[], Trainer]]] = (
-                importlib.import_module(kind.module).trainers
-            )
+            module = importlib.import_module(kind.module)
         except ModuleNotFoundError as error:
             if error.name != kind.package:
                 raise
             raise Unfit(f"{kind.package} is not installed: {INSTALL}") from None
         self.name, self.job = name, job
+        self.trainers: Callable[[str, Job], dict[str, Callable[[], Trainer]]] = module.trainers
         ready, compiling, failed = {}, {}, []
         for variant, make in self.trainers(name, job).items():
             try:
@@ -306,7 +329,8 @@ class Service:
         self.trainer: Trainer = ready[self.variant]
         self.restart(job.weights, job.seed)
         # the most that one way took: what they share is compiled for the first of them
-        return self.variant, max(compiling.values()) if kind.compiles else None
+        compile_seconds = max(compiling.values()) if kind.compiles else None
+        return self.variant, compile_seconds, module.gpu_name(job) if kind.gpu else None
 
     def first_step(self) -> Array:
         """The weights after one step on the first mini-batch, by the way that was chosen."""

@@ -19,11 +19,14 @@ class Record:
 
     status : "ok" | "wrong" (not timed: the result differs from the reference) | "skipped" |
         "failed"; `reason` says why, and of an "ok" row what has to be known beside its figures
-    seconds, seconds_min, seconds_max : median, least and most of `repeats` measurements
-    compile_seconds, transfer_seconds : what the first call took beyond the others; the time to
-        move the inputs to the device and the result back: apart, in no other figure
-    share_of_limit : of the machine's measured stream or matrix-product rate; None where the
-        data fits the cache, for which the stream rate is no limit
+    seconds, seconds_min, seconds_max : median, least and most of `repeats` measurements; of what
+        ran on our GPU by its own events, on arrays that lie there
+    compile_seconds : what the first call took beyond the others: in no other figure
+    transfer_seconds : to move the inputs to the device and the result back, of a training X and Y
+        there: in no other figure but the next
+    end_to_end_seconds : of an operation on a GPU, from inputs on the host to the result on it
+    share_of_limit : of the machine's measured stream or matrix-product rate (in the same
+        precision); None where the data fits the cache, for which the stream rate is no limit
     max_rel_error : max |result - reference| / max |reference|, the reference in float64
     """
 
@@ -42,6 +45,7 @@ class Record:
     repeats: int = 0
     compile_seconds: float | None = None
     transfer_seconds: float | None = None
+    end_to_end_seconds: float | None = None
     gb_per_s: float | None = None
     gflop_per_s: float | None = None
     share_of_limit: float | None = None
@@ -53,15 +57,17 @@ class TrainingRecord(Record):
     """A record of a whole training.
 
     solver : what ran: our solver, or the way of running that was a peer's fastest
+    precision : that of the matrix products: "float64" | "float32" | "tf32" | "bfloat16"
     epochs, epochs_measured : of the whole training, and how many of them were run; where they
         differ, the seconds are scaled to the whole and nothing is told of its outcome
     optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
-    data : "real" | "stand-in"
+    data : "real" | "stand-in" | "drawn", where only its shape matters
     """
 
     solver: str | None = None
+    precision: str | None = None
     epochs: int | None = None
     epochs_measured: float | None = None
     optimizer: str | None = None
@@ -74,14 +80,45 @@ class TrainingRecord(Record):
     data: str | None = None
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """The size from which on the GPU wins, interpolated between the sizes measured.
+
+    bound : "<" where it wins at all of them, of which `size` is the smallest; ">" where it does
+        not win at the largest, which `size` is then; else "="
+    against : who is fastest on the CPU there
+    """
+
+    size: int
+    bound: str
+    against: str
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Where the GPU begins to win an operation.
+
+    smallest, largest : sizes that were measured
+    resident, end_to_end : with the arrays on the device; with their way there and back
+    """
+
+    case: str
+    dtype: str
+    smallest: int
+    largest: int
+    resident: Crossing
+    end_to_end: Crossing
+
+
 @dataclass
 class Report:
-    """All that one run of the benchmark found."""
+    """All that one run of the benchmark found; `crossovers` is there where a GPU was measured."""
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     limits: Mapping[str, Any]
     records: list[Record] = field(default_factory=list)
+    crossovers: list[Crossover] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""

@@ -1,6 +1,6 @@
 """Tables of a benchmark's records, for people: rich in a terminal, plain text in a pipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import IO
 
@@ -8,7 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from accelnn.bench.records import Record, Report, TrainingRecord
+from accelnn.bench.records import Crossing, Crossover, Record, Report, TrainingRecord
+from accelnn.gpus import Gpu
 
 # heading: what it shows of a record, given all records of the same case and size
 Columns = dict[str, Callable[[Record, list[Record]], str]]
@@ -17,6 +18,7 @@ COMMON: Columns = {
     "implementation": lambda r, _: r.implementation,
     "threads": lambda r, _: _text(r.threads),
     "time": lambda r, _: _time(r),
+    "end to end": lambda r, _: _seconds(r.end_to_end_seconds),
     "spread": lambda r, _: _spread(r),
     "rate": lambda r, _: _rate(r),
     "of limit": lambda r, _: _percent(r.share_of_limit),
@@ -34,7 +36,7 @@ OPERATION: Columns = {
 # whatever stands before the columns that tell of the outcome
 _OF_TRAININGS: Columns = {
     **{heading: COMMON[heading] for heading in ("implementation", "threads")},
-    "dtype": lambda r, group: r.dtype if any(other.dtype != r.dtype for other in group) else "",
+    "dtype": lambda r, group: _dtype(r, group),
     "solver": lambda r, _: _solver(r),
     **{heading: COMMON[heading] for heading in ("time", "spread")},
 }
@@ -53,15 +55,19 @@ MINI_BATCH: Columns = {
     **_OF_TRAININGS,
     "step": lambda r, _: _seconds(_step(r)),
     "products": lambda r, group: _share_of_products(r, group),
+    "of limit": COMMON["of limit"],
     "× numpy": COMMON["× numpy"],
     **{heading: TRAINING[heading] for heading in ("× torch", "error", "compile", "transfer")},
     **{heading: TRAINING[heading] for heading in ("final cost", "train", "test")},
 }
-LEFT = ("case", "recipe", "training", "implementation", "solver", "dtype", "picked")
+LEFT = (
+    *("case", "recipe", "training", "operation", "implementation", "solver", "dtype"),
+    *("picked", "against"),
+)
 # left out, one after the other, until the table fits the terminal
 EXPENDABLE = (
     *("spread", "error", "compile", "transfer", "threads", "rate", "of limit", "dtype"),
-    *("solver", "× python", "train", "final cost", "× numpy", "test", "products"),
+    *("solver", "× python", "train", "final cost", "× numpy", "test", "products", "end to end"),
 )
 PIPE_WIDTH = 1000  # where the output is no terminal: no line is broken
 
@@ -80,14 +86,12 @@ def show(report: Report, to: Console) -> None:
         f"{machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB last-level cache"
-        + (f"; {machine['gpu']}" if machine["gpu"] else "")
     )
+    if machine["gpu"]:
+        to.print(str(Gpu(**machine["gpu"])))
     to.print(", ".join(f"{name} {version}" for name, version in report.versions.items()))
     for backend, limits in report.limits.items():
-        to.print(
-            f"Limits measured on {backend}: memory {limits['stream_gb_per_s']:.1f} GB/s, "
-            f"matrix product {limits['matmul_gflop_per_s']:.1f} GFLOP/s"
-        )
+        to.print(f"Limits measured on {backend}: {', '.join(_limits(backend, limits))}")
     trainings = [r for r in report.records if isinstance(r, TrainingRecord)]
     growing = [r for r in trainings if "along" in r.size]
     trainings = [r for r in trainings if "along" not in r.size]
@@ -102,7 +106,9 @@ def show(report: Report, to: Console) -> None:
         if shown:
             to.print()
             to.print(_table(title, shown, columns, to))
+    _show_crossovers(report.crossovers, to)
     _show_gains(trainings, to)
+    _show_gains_on_gpu(trainings, to)
     for _, sizes in groupby(growing, key=lambda r: r.case):
         _show_growth(list(sizes), to)
     _show_remarks(report.records, to)
@@ -128,6 +134,52 @@ def _show_gains(trainings: Sequence[TrainingRecord], to: Console) -> None:
         to.print("\nGains of accelnn:")
     for line in lines:
         to.print(line, soft_wrap=True)
+
+
+def _show_gains_on_gpu(trainings: Sequence[TrainingRecord], to: Console) -> None:
+    """Over each package that trained on the same GPU."""
+    lines = []
+    for case, records in groupby(trainings, key=lambda r: r.case):
+        seconds = {(r.backend, r.implementation): r.seconds for r in records if r.seconds}
+        ours = [(s, name) for (backend, name), s in seconds.items() if backend == "cupy"]
+        theirs = [(s, name) for (backend, name), s in seconds.items() if backend == "cuda"]
+        if ours and theirs:
+            least, fastest = min(ours)
+            gains = [f"{_ratio(s / least)} times as fast as {name}" for s, name in theirs]
+            lines.append(f"  {case}: {fastest} is {', '.join(gains)}")
+    if lines:
+        to.print("\nGains of accelnn on the GPU:")
+    for line in lines:
+        to.print(line, soft_wrap=True)
+
+
+def _show_crossovers(crossovers: Sequence[Crossover], to: Console) -> None:
+    """One line for each operation: from which n on the GPU wins."""
+    if not crossovers:
+        return
+    cells = {
+        "operation": [found.case for found in crossovers],
+        "dtype": [found.dtype for found in crossovers],
+        "resident": [_size(found.resident) for found in crossovers],
+        "against": [found.resident.against for found in crossovers],
+        "end to end": [_size(found.end_to_end) for found in crossovers],
+        "measured": [f"{found.smallest:,} to {found.largest:,}" for found in crossovers],
+    }
+    title = "From which n on the GPU wins, against the fastest on the CPU"
+    to.print()
+    to.print(_fitting(title, cells, set(), ("dtype", "against"), to))
+    to.print(
+        "  resident: the arrays lie on the GPU; end to end: they come from the host, and the "
+        "result goes back",
+        soft_wrap=True,
+    )
+
+
+def _size(crossing: Crossing) -> str:
+    """The n that was found, to two digits where it lies between those that were measured."""
+    if crossing.bound != "=":
+        return f"{crossing.bound} {crossing.size:,}"
+    return f"{float(f'{crossing.size:.1e}'):,.0f}"
 
 
 def _show_growth(records: Sequence[TrainingRecord], to: Console) -> None:
@@ -227,6 +279,29 @@ def _is_scaled(record: Record) -> bool:
     return measured is not None and record.epochs is not None and measured < record.epochs
 
 
+def _dtype(record: Record, group: list[Record]) -> str:
+    """And the precision of the products, where that is another; nothing where all are alike."""
+    told = {_precision(other) for other in group}
+    own = _precision(record)
+    return own if len(told) > 1 or own != record.dtype else ""
+
+
+def _precision(record: Record) -> str:
+    return getattr(record, "precision", None) or record.dtype
+
+
+def _limits(backend: str, limits: Mapping[str, float]) -> list[str]:
+    """Each of them, in words."""
+    what = "copying memory" if backend == "cupy" else "memory"
+    told = [f"{what} {_figure(limits['stream_gb_per_s'])} GB/s"]
+    for name, rate in limits.items():
+        if name.startswith("matmul_"):
+            precision = name.removeprefix("matmul_").removesuffix("gflop_per_s").strip("_")
+            product = f"matrix product in {precision}" if precision else "matrix product"
+            told.append(f"{product} {_flops(rate)}")
+    return told
+
+
 def _solver(record: Record) -> str:
     """What ran, where that is not said already."""
     solver = getattr(record, "solver", None)
@@ -248,8 +323,19 @@ def _share_of_products(record: Record, group: list[Record]) -> str:
 
 def _rate(record: Record) -> str:
     if record.gb_per_s is not None:
-        return f"{record.gb_per_s:.3g} GB/s"
-    return "" if record.gflop_per_s is None else f"{record.gflop_per_s:.3g} GFLOP/s"
+        return f"{_figure(record.gb_per_s)} GB/s"
+    return "" if record.gflop_per_s is None else _flops(record.gflop_per_s)
+
+
+def _flops(gflop_per_s: float) -> str:
+    if gflop_per_s >= 1e4:
+        return f"{_figure(gflop_per_s / 1e3)} TFLOP/s"
+    return f"{_figure(gflop_per_s)} GFLOP/s"
+
+
+def _figure(value: float) -> str:
+    """To three digits, and never with an exponent where it is large."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _show_remarks(records: list[Record], to: Console) -> None:

@@ -17,6 +17,7 @@ def run_case(
     seconds: float,
     records: list[Record],
     progress: Callable[[str], None],
+    until: float = math.inf,
 ) -> None:
     """Measure the implementations of one case, and append a record of each to `records`.
 
@@ -25,6 +26,7 @@ def run_case(
     repeat : measurements of each implementation
     seconds : that one implementation may take for all of them, about
     progress : called with the name of each implementation when its turn begins
+    until : of time.monotonic(), when none is begun any more
 
     What Ctrl-C interrupts is recorded as far as it was measured, before KeyboardInterrupt goes on.
     """
@@ -37,6 +39,9 @@ def run_case(
         record.reason = "interrupted before it was measured"
     try:
         for name, record in mine.items():
+            if time.monotonic() > until:
+                record.reason = "the time was up before its turn"
+                continue
             progress(name)
             try:
                 contestant = contestants[name] = case.prepare(name, seconds, repeat)

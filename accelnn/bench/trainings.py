@@ -22,8 +22,8 @@ import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array, Backend, to_host
 from accelnn.bench import machine, notes
-from accelnn.bench.cases import LOOPS, TURN, Skip, place_of
-from accelnn.bench.peers import FLOAT32, PEERS, Job, Peer, Unfit
+from accelnn.bench.cases import LOOPS, ON_GPU, TURN, Skip, place_of
+from accelnn.bench.peers import FLOAT32, PEERS, Job, Peer, Unfit, on_gpu
 from accelnn.bench.products import Products
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.kernels import loops
@@ -39,6 +39,9 @@ class Training:
 
     data, first_weights : of a dtype, and of a dtype and a seed
     dtype : the only one that it is run in; None is whichever is asked for
+    precision : of the matrix products, as in `accelnn.fit`; None is the dtype's
+    examples : how many there are, where that is known before the data is drawn
+    for_gpu : whether it is too much for a CPU
     seeds : measurement k draws its weights and orders its mini-batches by seeds[k]
     band : how much higher than ours the final cost of another may be, relative to ours, before it
         counts as wrong; by dtype
@@ -52,8 +55,14 @@ class Training:
     optimizer: str = "sgd"
     batch_size: int | None = None
     dtype: str | None = None
+    precision: str | None = None
+    examples: int | None = None
+    for_gpu: bool = False
     seeds: tuple[int, ...] = (0,)
-    implementations: tuple[str, ...] = ("python", "numba", "notes", "numpy", "cupy", "accelnn")
+    implementations: tuple[str, ...] = (
+        *("python", "numba", "notes", "numpy", "accelnn"),
+        *("cupy", "accelnn-cupy"),
+    )
     float32_peers: tuple[str, ...] = ()
     band: tuple[tuple[str, float], ...] = (("float64", 1e-6), ("float32", 0.1))
 
@@ -92,8 +101,41 @@ def _digits(
         batch_size=batch_size,
         dtype="float32",
         seeds=seeds,
-        implementations=("numpy", "cupy", "accelnn", "products"),
+        implementations=("numpy", "accelnn", "cupy", "accelnn-cupy", "products"),
     )
+
+
+def _large(precision: str, band: float) -> Training:
+    """100 steps that a GPU spends in its matrix products: 1.4e12 floating-point operations each.
+
+    The rate is one that nets of this width bear: the curvature grows with the width.
+    """
+    net = Network([4096, 4096, 4096, 10], output="softmax")
+    return Training(
+        net,
+        data=lambda _dtype: _drawn(2 * 8192),
+        first_weights=lambda dtype, seed: net.init("he", seed=seed, dtype=dtype),
+        epochs=50,
+        learning_rate=1e-3,
+        batch_size=8192,
+        dtype="float32",
+        precision=precision,
+        examples=2 * 8192,
+        for_gpu=True,
+        implementations=ON_GPU,
+        band=(("float32", band),),
+    )
+
+
+@functools.lru_cache(maxsize=1)  # it has a quarter of a gigabyte
+def _drawn(m: int) -> datasets.Dataset:
+    """Random points in 4096 dimensions, float32; the class is the largest of ten projections."""
+    random = np.random.default_rng(0)
+    X = random.standard_normal((m + 1000, 4096), np.float32)
+    labels = (X @ random.standard_normal((4096, 10), np.float32)).argmax(axis=1)
+    Y = np.eye(10, dtype=np.float32)[labels]
+    classes = tuple(map(str, range(10)))
+    return datasets.Dataset(X[:m].T, Y[:m].T, X[m:].T, Y[m:].T, classes, "drawn")
 
 
 # Gradient descent amplifies rounding. In float32 merely permuting the examples moves the final
@@ -117,10 +159,14 @@ TRAININGS = {
     "minibatch-1024-adam": _digits(1024, "adam", 60, rate=1e-4),
     # what a user of MLPClassifier would call a training: its accuracy over five seeds
     "digits-mlp": _digits(128, "adam", 10, seeds=(1, 2, 3, 4, 5)),
+    # by the precision of the products; the factors of bfloat16 have 8 bits
+    "minibatch-4096-8192": _large("float32", band=0.01),
+    "minibatch-4096-8192-tf32": _large("tf32", band=0.01),
+    "minibatch-4096-8192-bfloat16": _large("bfloat16", band=0.05),
 }
 
 # How far one step may be from the float64 reference's, relative to the step
-TOLERANCE = {"float64": 1e-9, "float32": 1e-2}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-2, "tf32": 2e-2, "bfloat16": 0.1}
 
 # Adam's ε stands after the correction of the bias in the paper and in most packages, before it in
 # scikit-learn: a first step that is 2 % away.
@@ -139,11 +185,14 @@ BAND_OF_ORDER = 1.0
 class Trainee(Protocol):
     """Somebody who trains: from the first weights on, again and again.
 
-    solver : what ran, where that is known
+    solver, precision : what ran, and that of its products, where that is known
+    device : on which it ran
     compile_seconds : spent on compiling, and in none of the seconds that `train` tells
     """
 
     solver: str | None
+    precision: str | None
+    device: str
     compile_seconds: float | None
 
     def first_step(self) -> Array:
@@ -164,7 +213,10 @@ class Trainee(Protocol):
 
 class Library:
     """`accelnn.fit`, wherever the arrays are. Each `train` is a training of its own, from the
-    present weights."""
+    present weights.
+
+    `first_step` raises Skip where the solver cannot do the job.
+    """
 
     def __init__(
         self,
@@ -176,8 +228,9 @@ class Library:
         place: Backend,
     ) -> None:
         self.training, self.first, self.X, self.Y = training, first, X, Y
-        self.asked, self.place = solver, place
+        self.asked, self.place, self.device = solver, place, place.device_name()
         self.solver: str | None = None
+        self.precision: str | None = None
         self.compile_seconds: float | None = None
         if solver == "auto" and place.name == "numpy":
             self.compile_seconds = jitted.load(first(training.seeds[0]).dtype)
@@ -185,7 +238,12 @@ class Library:
     def first_step(self) -> Array:
         self.restart(self.training.seeds[0])
         size = self.training.batch_size
-        self._fit(self.X[:, :size], self.Y[:, :size], 1)
+        try:
+            self._fit(self.X[:, :size], self.Y[:, :size], 1)
+        except ValueError as reason:
+            if "cannot do this" not in str(reason):
+                raise
+            raise Skip(str(reason)) from None
         return self.weights()
 
     def restart(self, seed: int) -> None:
@@ -210,8 +268,9 @@ class Library:
             batch_size=training.batch_size,
             solver=self.asked,
             seed=self.seed,
+            precision=training.precision,
         )
-        self.solver = history.solver
+        self.solver, self.precision = history.solver, history.precision
         if history.compile_seconds:
             self.compile_seconds = (self.compile_seconds or 0.0) + history.compile_seconds
 
@@ -226,12 +285,14 @@ class Notes:
     """The notes' expressions: logistic regression in its own, the rest in the L-layer model's."""
 
     solver: str | None = None
+    precision: str | None = None
     compile_seconds: float | None = None
 
     def __init__(
         self, training: Training, first: Callable[[int], Parameters], X: Array, Y: Array
     ) -> None:
         self.training, self.first, self.X, self.Y = training, first, X, Y
+        self.device = backend.NumpyBackend().device_name()
 
     def first_step(self) -> Array:
         self.restart(self.training.seeds[0])
@@ -328,6 +389,8 @@ class Other:
             seed=seed,
             X=np.ascontiguousarray(X.T),
             Y=np.ascontiguousarray(Y.T),
+            precision=training.precision,
+            gpu=_gpu_index(),
         )
         self.first = first
         try:
@@ -335,6 +398,8 @@ class Other:
         except Unfit as reason:
             raise Skip(str(reason)) from None
         self.solver: str | None = self.peer.variant
+        self.precision = training.precision
+        self.device = self.peer.device or backend.NumpyBackend().device_name()
         self.compile_seconds = self.peer.compile_seconds
         self.first_step, self.train = self.peer.first_step, self.peer.train
         self.weights, self.close = self.peer.weights, self.peer.close
@@ -346,8 +411,11 @@ class Other:
 # --------------------------------------------------------------------------------------------
 # cases
 
+# By the first of these that was run the others are judged.
+OURS = ("numpy", "accelnn", "cupy", "accelnn-cupy")
+
 # Those with a set-up, which a part of a training would have to pay again
-WITH_SET_UP = ("accelnn", "torch-gram")
+WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")
 
 
 @dataclass
@@ -357,7 +425,8 @@ class TrainingCase:
     name: str
     dtype: str  # of the whole run; a training may have one of its own
     limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
-    peers: bool = False
+    peers: bool = False  # whether other packages take part
+    gpu_peers: bool = False  # and whether on the GPU too
 
     @property
     def training(self) -> Training:
@@ -369,13 +438,18 @@ class TrainingCase:
     @property
     def implementations(self) -> Sequence[str]:
         """What can do the job."""
+        training = self.training
         if not self.peers:
-            return self.training.implementations
-        full_batch = self.training.batch_size is None
-        others = [name for name in PEERS if full_batch or name != "torch-gram"]
+            return training.implementations
+        others = [
+            name
+            for name in PEERS
+            if (self.gpu_peers if on_gpu(name) else not training.for_gpu)
+            and (training.batch_size is None or name != "torch-gram")
+        ]
         if self.dtype == "float64":
-            others += [name + FLOAT32 for name in self.training.float32_peers]
-        return (*self.training.implementations, *others)
+            others += [name + FLOAT32 for name in training.float32_peers]
+        return (*training.implementations, *others)
 
     def dtype_of(self, implementation: str) -> str:
         """What an implementation trains in."""
@@ -384,21 +458,29 @@ class TrainingCase:
         return self.training.dtype or self.dtype
 
     def record(self, implementation: str) -> TrainingRecord:
-        threads = {"python": 1, "numba": 1, "cupy": None}.get(implementation, _blas_threads())
-        training = self.training
+        threads: int | None = {"python": 1, "numba": 1}.get(implementation, _blas_threads())
+        place = "numpy"
+        if implementation in ON_GPU or on_gpu(implementation):
+            threads, place = None, "cupy" if implementation in ON_GPU else "cuda"
+        training, dtype = self.training, self.dtype_of(implementation)
         return TrainingRecord(
             case=self.name,
             implementation=implementation,
             size={"layers": list(training.net.layers), "examples": self.examples},
-            dtype=self.dtype_of(implementation),
-            backend="cupy" if implementation == "cupy" else "numpy",
+            dtype=dtype,
+            backend=place,
             threads=threads,
             epochs=training.epochs,
             optimizer=training.optimizer,
             batch_size=training.batch_size,
             steps=training.steps(self.examples),
-            data="stand-in" if self.dataset(self.dtype_of(implementation)).stand_in else "real",
+            data=self._data(dtype),
         )
+
+    def _data(self, dtype: str) -> str:
+        if self.training.examples is not None:
+            return "drawn"
+        return "stand-in" if self.dataset(dtype).stand_in else "real"
 
     def prepare(
         self, implementation: str, seconds: float, repeat: int
@@ -435,7 +517,7 @@ class TrainingCase:
         elif name == "notes":
             trainee = Notes(training, first, X, Y)
         else:
-            solver = "auto" if name == "accelnn" else "direct"
+            solver = "auto" if name in ("accelnn", "accelnn-cupy") else "direct"
             trainee = Library(training, first, X, Y, solver, place)
         contestant = TrainingContestant(self, name, dtype, trainee, place, m, seconds, repeat)
         contestant.transfer_seconds = transfer_seconds
@@ -448,11 +530,11 @@ class TrainingCase:
         return max(1, min(self.examples, int(seconds / (turns * TURN["python"]))))
 
     def compare(self, records: Sequence[Record]) -> None:
-        """Enter how far each final cost is from the direct solver's ("accelnn" where that was not
+        """Enter how far each final cost is from the direct solver's (the first of OURS that was
         run); whoever is above it by more than rounding explains did less work, and is wrong."""
         ended = [r for r in records if isinstance(r, TrainingRecord) and r.final_cost is not None]
         by_name = {record.implementation: record for record in ended}
-        ours = by_name.get("numpy", by_name.get("accelnn"))
+        ours = next((by_name[name] for name in OURS if name in by_name), None)
         if ours is None or not ours.final_cost:
             return
         for record in ended:
@@ -471,6 +553,8 @@ class TrainingCase:
 
     @property
     def examples(self) -> int:
+        if self.training.examples is not None:
+            return self.training.examples
         return int(self.dataset(self.training.dtype or self.dtype).X_train.shape[1])
 
     @functools.cached_property
@@ -488,6 +572,36 @@ class TrainingCase:
         """The weights that a training starts from, on the host."""
         with backend.use("numpy"):
             return self.training.first_weights(dtype, seed)
+
+    def first_gradient(self, dtype: str, size: int) -> Array:
+        """Of the cost of the first `size` examples at the first weights, flat, in float64."""
+        if (dtype, size) not in self._gradients:
+            training, data = self.training, self.dataset(dtype)
+            flat = self.first_weights(dtype, training.seeds[0]).flat.astype(np.float64)
+            weights = Parameters(flat, training.net.layers)
+            X, Y = data.X_train[:, :size], data.Y_train[:, :size]
+            self._gradients[dtype, size] = training.net.gradients(weights, X, Y).flat
+        return self._gradients[dtype, size]
+
+    @functools.cached_property
+    def _gradients(self) -> dict[tuple[str, int], Array]:
+        return {}
+
+    def outcome(self, dtype: str, flat: Array) -> tuple[float, float, float]:
+        """Final cost, training and test accuracy of trained weights, judged in float64 whoever
+        trained them: on the host, and on the GPU what is too much for that."""
+        net, data = self.training.net, self.dataset(dtype)
+        place: Backend = backend.NumpyBackend()
+        if self.training.for_gpu and backend.cupy_unusable() is None:
+            place = backend.CupyBackend()
+        weights = Parameters(place.to_device(flat, np.float64), net.layers)
+        train = [place.to_device(Z, np.float64) for Z in (data.X_train, data.Y_train)]
+        test = [place.to_device(Z, np.float64) for Z in (data.X_test, data.Y_test)]
+        return (
+            net.cost(weights, *train),
+            accuracy(net.predict(weights, train[0]), train[1]),
+            accuracy(net.predict(weights, test[0]), test[1]),
+        )
 
 
 class TrainingContestant:
@@ -513,7 +627,9 @@ class TrainingContestant:
         self.case, self.name, self.dtype, self.trainee = case, name, dtype, trainee
         self.place, self.m, self.seconds, self.repeat = place, m, seconds, repeat
         self.scale = case.training.epochs * case.examples / m
-        self.tolerance = TOLERANCE[dtype] if case.training.optimizer == "sgd" else ADAM_TOLERANCE
+        self.tolerance = ADAM_TOLERANCE
+        if case.training.optimizer == "sgd":
+            self.tolerance = TOLERANCE[case.training.precision or dtype]
         self.parts: list[int] | None = None
         self.done = 0  # epochs since the first weights
         self.measured = 0
@@ -525,13 +641,11 @@ class TrainingContestant:
 
     def error(self) -> float:
         """How far that step is from the float64 reference's, relative to it."""
-        training, data = self.case.training, self.case.dataset(self.dtype)
+        training = self.case.training
+        first = self.case.first_weights(self.dtype, training.seeds[0]).flat.astype(np.float64)
         size = min(training.batch_size or self.m, self.m)
-        flat = self.case.first_weights(self.dtype, training.seeds[0]).flat.astype(np.float64)
-        weights = Parameters(flat, training.net.layers)
-        X, Y = data.X_train[:, :size], data.Y_train[:, :size]
-        gradient = training.net.gradients(weights, X, Y).flat
-        step = self.after_first_step - flat
+        gradient = self.case.first_gradient(self.dtype, size)
+        step = self.after_first_step - first
         if training.optimizer == "sgd":
             reference = -training.learning_rate * gradient
             return float(np.abs(step - reference).max() / np.abs(reference).max())
@@ -579,14 +693,7 @@ class TrainingContestant:
         return [max(1, min(affordable, whole) // repeat)] * repeat
 
     def _outcome(self) -> tuple[float, float, float]:
-        """Final cost, training and test accuracy, judged in float64 whoever trained them."""
-        net, data = self.case.training.net, self.case.dataset(self.dtype)
-        weights = Parameters(self.trainee.weights().astype(np.float64), net.layers)
-        return (
-            net.cost(weights, data.X_train, data.Y_train),
-            accuracy(net.predict(weights, data.X_train), data.Y_train),
-            accuracy(net.predict(weights, data.X_test), data.Y_test),
-        )
+        return self.case.outcome(self.dtype, self.trainee.weights())
 
     def finish(self, record: Record) -> None:
         """Enter the rate, what was scaled, and what the trained weights are worth."""
@@ -594,14 +701,18 @@ class TrainingContestant:
         assert record.seconds is not None
         case, training = self.case, self.case.training
         whole = training.epochs
-        record.device = self.place.device_name()
+        record.device = self.trainee.device
         record.solver = self.trainee.solver or self.name
+        record.precision = self.trainee.precision or self.dtype
         if self.trainee.compile_seconds is not None:
             record.compile_seconds = self.trainee.compile_seconds
         products = operations(training.net) * case.examples * whole
         record.gflop_per_s = products / record.seconds / 1e9
-        if self.dtype == case.dtype:  # the limit is measured in that
-            rate = case.limits[record.backend]["matmul_gflop_per_s"]
+        limits = case.limits.get("cupy" if record.backend == "cuda" else record.backend, {})
+        rate = limits.get(f"matmul_{record.precision}_gflop_per_s")
+        if rate is None and record.precision == case.dtype:  # in which the plain one is measured
+            rate = limits.get("matmul_gflop_per_s")
+        if rate is not None:
             record.share_of_limit = record.gflop_per_s / rate
         record.epochs_measured = self.done * self.m / case.examples
         if self.m < case.examples:
@@ -640,3 +751,8 @@ def operations(net: Network) -> int:
 @functools.cache
 def _blas_threads() -> int:
     return machine.blas_threads()
+
+
+def _gpu_index() -> int:
+    """Of the GPU on which ours run: the peers' is the same."""
+    return 0 if backend.cupy_unusable() else backend.CupyBackend().index
