@@ -1,11 +1,12 @@
 """Whole trainings as cases: the notes' recipes, and mini-batches of a larger net on digits, each
 trained by loops, the notes' NumPy, this library and, where asked for, other packages.
 
-A measurement is a whole training from the first weights. Where `repeat` of them would take too
-long, full-batch gradient descent, which has no memory but its weights, is run in equal parts:
-`repeat` measurements of one training, or of the part of it that the time allows. What has a
-set-up to pay (the solvers that "auto" picks from, "torch-gram"), an optimizer that remembers or
-an order of mini-batches always runs whole trainings, as many as the time allows and at least one.
+A measurement is a whole training from the first weights, of a short one the median of several.
+Where `repeat` of them would take too long, full-batch gradient descent, which has no memory but its
+weights, is run in equal parts: `repeat` measurements of one training, or of the part of it that the
+time allows. What has a set-up to pay (the solvers that "auto" picks from, "torch-gram"), an
+optimizer that remembers or an order of mini-batches always runs whole trainings, as many as the
+time allows and at least one.
 """
 
 import functools
@@ -414,6 +415,10 @@ class Other:
 # By the first of these that was run the others are judged.
 OURS = ("numpy", "accelnn", "cupy", "accelnn-cupy")
 
+# A measurement is the median of as many trainings as take so many seconds, up to so many of them:
+# a hiccup of the machine lasts 10 ms or so.
+SHORT, MOST = 0.1, 15
+
 # Those with a set-up, which a part of a training would have to pay again
 WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")
 
@@ -655,22 +660,27 @@ class TrainingContestant:
         return float(np.linalg.norm(step - reference) / np.linalg.norm(reference))
 
     def measure(self) -> float:
-        """The whole training, or the next part of it."""
+        """The whole training, and a short one several times, or the next part of it."""
         if self.parts is None:
             self.parts = self._plan()
         training = self.case.training
         epochs, seed = training.epochs, training.seeds[self.measured % len(training.seeds)]
         if self.parts:
             epochs = self.parts.pop(0)
-        if self.measured == 0 or epochs == training.epochs:
+        whole = epochs == training.epochs
+        if self.measured == 0 and not whole:
             self.trainee.restart(seed)
-            self.done = 0
-        seconds = self.trainee.train(epochs)
-        self.done += epochs
+        seconds: list[float] = []
+        while not seconds or (whole and sum(seconds) < SHORT and len(seconds) < MOST):
+            if whole:
+                self.trainee.restart(seed)
+                self.done = 0
+            seconds.append(self.trainee.train(epochs))
+            self.done += epochs
         self.measured += 1
         if len(training.seeds) > 1:
             self.test_accuracies[seed] = self._outcome()[2]
-        return seconds / epochs
+        return statistics.median(seconds) / epochs
 
     def _plan(self) -> list[int]:
         """How many epochs to run in each measurement; none where each is a whole training."""
