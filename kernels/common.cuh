@@ -1,4 +1,4 @@
-// What the kernels share: the number type, shared memory, sums, a meeting of all blocks, the
+// What the kernels share: the number type, shared memory, sums, who of all blocks comes last, the
 // activations, and random numbers.
 //
 // Sources are compiled at run time by NVRTC, which has no headers of the host: nothing is included
@@ -50,8 +50,6 @@ DEVICE unsigned int thread_number()
 
 DEVICE unsigned int threads_of_block() { return blockDim.x * blockDim.y * blockDim.z; }
 
-DEVICE unsigned int blocks_of_grid() { return gridDim.x * gridDim.y * gridDim.z; }
-
 // ------------------------------------------------------------------------------------------ sums
 // Always in the same order: the same numbers give the same bits.
 
@@ -101,26 +99,6 @@ DEVICE bool comes_last(unsigned int* counter, unsigned int blocks)
         thread_number() == 0 && atomicInc(counter, blocks - 1) == blocks - 1);
     __threadfence();
     return last;
-}
-
-// Nobody goes on before all blocks of the grid are here, and what they wrote before is then there
-// for all (to be read by __ldcg or as volatile). All blocks have to run at once. `counter`: 0
-// before the first launch; left alone between launches.
-DEVICE void grid_barrier(unsigned int* counter)
-{
-    constexpr unsigned int TURN = 0x80000000u;
-    __syncthreads();
-    if (thread_number() == 0) {
-        // All blocks together add TURN: the top bit turns when the last one has come.
-        const bool first = blockIdx.x + blockIdx.y + blockIdx.z == 0;
-        __threadfence();
-        const unsigned int before =
-            atomicAdd(counter, first ? TURN - (blocks_of_grid() - 1) : 1u);
-        while (((before ^ *static_cast<volatile unsigned int*>(counter)) & TURN) == 0)
-            PAUSE();
-        __threadfence();
-    }
-    __syncthreads();
 }
 
 // ------------------------------------------------------------------------- activations and losses

@@ -18,7 +18,8 @@ def launch(double_with_kernels, monkeypatch):
     def launch(body, grid=1, block=64, shared=0, seed=0, cooperative=False, **arguments):
         monkeypatch.setattr(host_cuda, "seed", seed)
         parameters = ", ".join(declared(name, value) for name, value in arguments.items())
-        code = f'extern "C" __global__ void tried({parameters}) {{\n{body}\n}}'
+        kernel = f'extern "C" __global__ void tried({parameters}) {{\n{body}\n}}'
+        code = f'{GRID_BARRIER}#line 1 "kernel.cu"\n{kernel}'
         module = double_with_kernels.RawModule(
             code=cuda.with_common(code),
             options=("-DREAL=float",),
@@ -29,6 +30,27 @@ def launch(double_with_kernels, monkeypatch):
 
     return launch
 
+
+GRID_BARRIER = """
+// Nobody goes on before all blocks of the grid are here, and what they wrote before is then there
+// for all (to be read by __ldcg or as volatile). All blocks have to run at once. `counter`: 0
+// before the first launch; left alone between launches.
+DEVICE void grid_barrier(unsigned int* counter)
+{
+    constexpr unsigned int TURN = 0x80000000u;
+    __syncthreads();
+    if (thread_number() == 0) {
+        // All blocks together add TURN: the top bit turns when the last one has come.
+        __threadfence();
+        const unsigned int before =
+            atomicAdd(counter, blockIdx.x == 0 ? TURN - (gridDim.x - 1) : 1u);
+        while (((before ^ *static_cast<volatile unsigned int*>(counter)) & TURN) == 0)
+            PAUSE();
+        __threadfence();
+    }
+    __syncthreads();
+}
+"""
 
 TYPES = {"float32": "float", "int32": "int", "uint32": "unsigned", "float64": "double"}
 
