@@ -737,9 +737,8 @@ class TrainingContestant:
         if self.test_accuracies:
             found = list(self.test_accuracies.values())
             record.test_accuracy = statistics.mean(found)
-            remarks.append(
-                f"test accuracy of {len(found)} seeds {min(found):.2%} to {max(found):.2%}"
-            )
+            seeds = f"{len(found)} seeds" if len(found) > 1 else "one seed"
+            remarks.append(f"test accuracy of {seeds} {min(found):.2%} to {max(found):.2%}")
         if self.name == "sklearn" and training.batch_size:
             remarks.append("shuffles in an order of its own")
         record.reason = "; ".join(remarks) or None
