@@ -3,8 +3,8 @@ against, measured in the same run.
 
 Memory bandwidth is the best of several parallel stream kernels after McCalpin's STREAM (1995),
 counting the bytes that the kernel names, read or written; on a GPU it is that of a copy.
-Arithmetic is a large matrix product of random numbers: a GPU multiplies zeros and ones faster
-(894 TFLOP/s instead of 788 in bfloat16 on an H200), for they take less power.
+Arithmetic is a large matrix product of random numbers: a GPU multiplies zeros and ones faster, for
+they take less power.
 """
 
 import contextlib
