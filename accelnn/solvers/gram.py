@@ -118,22 +118,38 @@ class Shrinkage:
         return c
 
 
-class Gram:
-    """A full-batch training in sample space with vectorised arrays, on either backend."""
-
-    compile_seconds = 0.0
+class InSampleSpace:
+    """What a full-batch training in sample space has come to, whoever makes its steps."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.space = SampleSpace.of(job)
+        self.shrinkage = Shrinkage(job)
+        self.steps = 0
+
+    def validation_cost(self) -> Array:
+        return self.space.validation_cost(self.shrinkage.c)
+
+    def parameters(self) -> Parameters:
+        return self.space.parameters(self.shrinkage.c)
+
+    def cost(self, params: Parameters) -> float:
+        return self.job.net.cost(params, self.job.X, self.job.Y)
+
+
+class Gram(InSampleSpace):
+    """A training with vectorised arrays, on either backend."""
+
+    compile_seconds = 0.0
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self.inner = self.space.inner
         self.gradients = self.inner.empty_like()
         self.moments = new_moments(job.optimizer, self.inner.flat)
-        self.shrinkage = Shrinkage(job)
         self.work = Workspace(job.net, self.inner, job.examples, dropout=True)
         self.base = self.work.xp.empty_like(self.space.P0)
         self.random = dropout_generator(job, self.work.xp)
-        self.steps = 0
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         for number, rate in enumerate(rates):
@@ -160,15 +176,6 @@ class Gram:
         job.optimizer.update(
             work.operations, self.inner.flat, self.gradients.flat, self.moments, rate, self.steps
         )
-
-    def validation_cost(self) -> Array:
-        return self.space.validation_cost(self.shrinkage.c)
-
-    def parameters(self) -> Parameters:
-        return self.space.parameters(self.shrinkage.c)
-
-    def cost(self, params: Parameters) -> float:
-        return self.job.net.cost(params, self.job.X, self.job.Y)
 
 
 def unfit(job: Job) -> str | None:

@@ -15,10 +15,10 @@ import numpy as np
 from accelnn.backend import Array, array_module
 from accelnn.kernels import cuda
 from accelnn.kernels.loops import KINDS
-from accelnn.network import Network, Parameters
+from accelnn.network import Network
 from accelnn.optimizers import new_moments
 from accelnn.solvers import gram, precisions
-from accelnn.solvers.gram import SampleSpace, Shrinkage
+from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job
 
 SOURCE, KERNEL = "sample_space.cu", "train"
@@ -229,12 +229,12 @@ def schedule(shape: Shape, limits: Limits) -> Schedule | None:
     return min(schedules(shape, limits), key=lambda one: one.seconds, default=None)
 
 
-class Persistent:
+class Persistent(InSampleSpace):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
     def __init__(self, job: Job, chosen: Schedule | None = None) -> None:
         """chosen : how the blocks share the work; the fastest expected where none is given."""
-        self.job, net = job, job.net
+        net = job.net
         self.dtype = job.params.dtype
         chosen = chosen or schedule(Shape.of(job), Limits.of_device())
         assert chosen is not None, unfit(job)
@@ -244,9 +244,7 @@ class Persistent:
             SOURCE, KERNEL, self.dtype, cooperative=True, shared=chosen.shared
         )
         self.compile_seconds = time.perf_counter() - start
-        self.space = SampleSpace.of(job)
-        self.shrinkage = Shrinkage(job)
-        self.steps = 0
+        super().__init__(job)
 
         self.xp = xp = array_module(job.X)
         self.theta = self.space.inner.flat
@@ -320,15 +318,6 @@ class Persistent:
         if before is not None:
             before.synchronize()
         self.queued = 0.0
-
-    def validation_cost(self) -> Array:
-        return self.space.validation_cost(self.shrinkage.c)
-
-    def parameters(self) -> Parameters:
-        return self.space.parameters(self.shrinkage.c)
-
-    def cost(self, params: Parameters) -> float:
-        return self.job.net.cost(params, self.job.X, self.job.Y)
 
 
 def unfit(job: Job) -> str | None:
