@@ -49,12 +49,8 @@ class Jitted:
         self.orders = batches.orders(job.examples, job.seed)
         self.steps = 0
         self.state, self.sizes = _state(job, self.params, space)
-        self.masks_of_a_step = sum(self.params.layers[1:]) * int(max(self.sizes))
-        self.work_of_a_step = _multiply_adds(self.params.layers, max(self.sizes))
-        self.uses_blas = _uses_blas(self.params.layers, int(max(self.sizes)))
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run the epochs in calls short enough to be interrupted."""
         per_epoch = len(self.sizes)
         sizes = np.tile(self.sizes, len(rates))
         order = np.zeros(0, np.int64)
@@ -62,42 +58,37 @@ class Jitted:
             order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
         l2_cost = self._l2_cost() if cost is not None and self.space is not None else 0.0
         plan = self._plan(np.repeat(rates, per_epoch), sizes)
-        total = 0.0
-        for start, stop in self._calls(len(sizes)):
-            wanted = min(stop, per_epoch) - start if cost is not None else 0
-            first = sizes[:start].sum()
-            state = self.state
-            if self.job.dropout:
-                state = state._replace(D=self._masks(sizes[start:stop]))
-            mean = self._call(
-                state,
-                plan[start:stop],
-                sizes[start:stop],
-                order[first : first + sizes[start:stop].sum()],
-                float(self.job.net.l2) if self.space is None else 0.0,
-                max(wanted, 0),
-            )
-            self.steps += stop - start
-            if wanted > 0:
-                total += mean * sizes[start : start + wanted].sum()
+        l2 = float(self.job.net.l2) if self.space is None else 0.0
+        total = self._run(self.state, plan, sizes, order, l2, per_epoch if cost is not None else 0)
+        self.steps += len(sizes)
         if cost is not None:
             cost[...] = total / self.job.examples + l2_cost
 
-    def _calls(self, steps: int) -> Iterator[tuple[int, int]]:
-        """The steps of each compiled call."""
-        most = max(1, int(LONGEST_CALL / self.work_of_a_step))
-        if self.job.dropout:
-            most = max(1, min(most, LARGEST_MASKS // self.masks_of_a_step))
-        for start in range(0, steps, most):
-            yield start, min(start + most, steps)
-
-    def _call(self, *arguments: Any) -> float:
-        """`accelnn.kernels.training.train` of these."""
-        from accelnn.kernels import jit
+    def _run(
+        self, state: Any, plan: Array, sizes: Array, order: Array, l2: float, wanted: int
+    ) -> float:
+        """`accelnn.kernels.training.train` of these steps, in calls short enough to be interrupted;
+        the costs of the first `wanted`, each times its examples, added up."""
+        from accelnn.kernels import jit, training
 
         self.compile_seconds += load(self.params.dtype)
-        with one_blas_thread() if self.uses_blas else nullcontext():
-            return float(jit.train()(*arguments))
+        layers, largest = self.params.layers, int(sizes.max())
+        dropout = state.settings[training.DROPOUT] != 0
+        most = int(LONGEST_CALL / _multiply_adds(layers, largest))
+        if dropout:
+            most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
+        most, ends, total = max(1, most), sizes.cumsum(), 0.0
+        with one_blas_thread() if _uses_blas(layers, largest) else nullcontext():
+            for start in range(0, len(sizes), most):
+                some = sizes[start : start + most]
+                first = ends[start] - some[0]
+                chosen = order[first : first + some.sum()]
+                counted = min(max(wanted - start, 0), len(some))
+                if dropout:
+                    state = state._replace(D=self._masks(some))
+                mean = jit.train()(state, plan[start : start + most], some, chosen, l2, counted)
+                total += float(mean) * int(some[:counted].sum())
+        return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:
         """For each step its `Now.plan`: α, scale, shrinkage, ε and c."""
@@ -161,14 +152,9 @@ class Jitted:
         settings[training.DROPOUT] = 0
         phases = state.phases[state.phases[:, training.PHASE] <= training.OUTPUT]
         state = state._replace(settings=settings, phases=phases, theta=params.flat)
-        plan, ends = np.zeros((len(sizes), 5)), sizes.cumsum()
-        order = np.arange(ends[-1] if self.job.batch_size is not None else 0)
-        total = 0.0
-        for start, stop in self._calls(len(sizes)):
-            first, last = ends[start] - sizes[start], ends[stop - 1]
-            steps = plan[start:stop], sizes[start:stop], order[first:last], 0.0, stop - start
-            total += self._call(state, *steps) * (last - first)
-        return total / int(ends[-1])
+        plan, m = np.zeros((len(sizes), 5)), int(sizes.sum())
+        order = np.arange(m if self.job.batch_size is not None else 0)
+        return self._run(state, plan, sizes, order, 0.0, len(sizes)) / m
 
     @functools.cached_property
     def _validation_state(self) -> tuple[Any, Array]:
