@@ -439,13 +439,6 @@ def start(job: Job) -> Trainer:
     return Uncaptured(job, reason)
 
 
-def unfit(job: Job) -> str | None:
-    """Why a training cannot run in captured steps, or None."""
-    if array_module(job.X) is np:
-        return "CUDA graphs are for arrays on a GPU: move them there with accelnn.to_device"
-    return None
-
-
 def _captured(step: Step, main: Any, side: Any) -> Any:
     """The graph of a step."""
     main.begin_capture()

@@ -114,15 +114,6 @@ def _compiled_in_sample_space(job: Job) -> Trainer:
     return Persistent(job)
 
 
-def _not_compiled(job: Job) -> str | None:
-    """Why `_compiled` cannot do a job, or None."""
-    if not _on_gpu(job):
-        return None
-    from accelnn.solvers import captured
-
-    return captured.unfit(job)
-
-
 def _not_compiled_in_sample_space(job: Job) -> str | None:
     """Why `_compiled_in_sample_space` cannot do a job, or None."""
     if not _on_gpu(job):
@@ -134,7 +125,7 @@ def _not_compiled_in_sample_space(job: Job) -> str | None:
 
 SOLVERS: dict[str, Solver] = {
     "direct": Solver(Direct, _not_direct, streams=True),
-    "jitted": Solver(_compiled, _not_compiled, compiled=True),
+    "jitted": Solver(_compiled, lambda _job: None, compiled=True),
     "gram": Solver(Gram, _not_gram, sample_space=True),
     "gram-jitted": Solver(
         _compiled_in_sample_space,
