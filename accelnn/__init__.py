@@ -1,16 +1,23 @@
 """accelnn trains the neural nets of the classic deep-learning notes, and measures them, on CPU
 and GPU with one code path.
 
-Columns are examples: X is (n_features, m), Y is (n_outputs, m), W[l] is (n_l, n_{l-1}) and
-b[l] is (n_l, 1).
+Columns are examples: X is (n_features, m), Y holds integer labels (m,) or is (n_outputs, m),
+W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
 """
+
+from typing import TYPE_CHECKING, Any
 
 from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
 from accelnn.functions import one_hot
 from accelnn.gradient_check import gradient_check
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import SGD, Adam, Momentum
-from accelnn.solvers import Checkpoint, History, fit
+from accelnn.solvers import warm_up
+from accelnn.training import Checkpoint, History, Interrupted, fit, minimize
+
+if TYPE_CHECKING:
+    from accelnn import datasets, plots
+    from accelnn.models import Model, load, save
 
 __version__ = "0.1.0"
 
@@ -21,13 +28,43 @@ __all__ = [
     "Checkpoint",
     "DeviceMemoryError",
     "History",
+    "Interrupted",
+    "Model",
     "Momentum",
     "Network",
     "Parameters",
+    "datasets",
     "fit",
     "gradient_check",
+    "load",
+    "minimize",
     "one_hot",
+    "plots",
+    "save",
     "to_device",
     "to_host",
     "use",
+    "warm_up",
 ]
+
+# What is imported when first used, by the module that has it; None is the module itself
+_LAZY = {
+    "Model": "models",
+    "datasets": None,
+    "load": "models",
+    "plots": None,
+    "save": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"accelnn.{_LAZY[name] or name}")
+    return getattr(module, name) if _LAZY[name] else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -81,7 +81,7 @@ class NumpyBackend:
         return self.name
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
-        """`array` on this backend, as `dtype` where one is given; a copy only where needed."""
+        """`array` on this backend, as `dtype` if one is given; a copy only if needed."""
         return np.asarray(to_host(array), dtype)
 
     def synchronize(self) -> None:
@@ -146,6 +146,7 @@ class CupyBackend(NumpyBackend):
         return self.xp.cuda.Device(self.index)
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
+        array = _shared(array)
         size = getattr(array, "nbytes", 0)
         with self.at_work(f"moving {_size(size)} to the device" if size else "moving data"):
             return self.xp.asarray(array, dtype)
@@ -236,6 +237,53 @@ def array_module(*arrays: Array) -> Any:
     return cupy
 
 
+# Device types of the DLPack standard
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
+
+
+def as_array(value: Any, name: str = "the array") -> Array:
+    """`value` as a numpy.ndarray or, if it is on a CUDA device, a cupy.ndarray of real numbers.
+
+    Takes whatever offers DLPack or `__array__`: PyTorch and JAX arrays, pandas and polars frames.
+    Nothing is copied that the other package can share; a frame whose columns lie apart is copied
+    by its own `__array__`.
+
+    Raises TypeError for lists, for what holds no real numbers, and for an array on a CUDA device
+    if CuPy cannot be used.
+    """
+    if not (hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
+        raise TypeError(
+            f"expected {name} as an array, got {type(value).__name__}: pass numpy.array(...)"
+        )
+    array = _shared(value, name)
+    if isinstance(array, HostColumns) or array.dtype.kind in "buif":
+        return array
+    raise TypeError(f"expected {name} as an array of real numbers, got dtype {array.dtype}")
+
+
+def _shared(value: Any, name: str = "the array") -> Array:
+    """`value` as an array of NumPy or CuPy, without a copy if the two can share memory."""
+    cupy = sys.modules.get("cupy")
+    if isinstance(value, np.ndarray | HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
+        return value
+    if hasattr(value, "__dlpack_device__"):
+        kind = value.__dlpack_device__()[0]
+        if kind == _DLPACK_CUDA:
+            reason = cupy_unusable()
+            if reason is not None:
+                raise TypeError(f"{name} is on a CUDA device, but {reason}; or move it to the host")
+            import cupy
+
+            return cupy.from_dlpack(value)
+        if kind == _DLPACK_CPU:
+            with suppress(Exception):  # a dtype or a flag that NumPy's DLPack does not take
+                return np.from_dlpack(value)
+    try:
+        return np.asarray(value)
+    except Exception as error:  # of many kinds: each package has its own
+        raise TypeError(f"{name}: {type(value).__name__} gives no array ({error})") from error
+
+
 def backend_of(*arrays: Array) -> Backend:
     """The backend on which these arrays live, with the device that they are on.
 
@@ -274,13 +322,20 @@ def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 def to_host(array: Array, out: Array | None = None) -> Array:
     """`array` as a numpy.ndarray; waits for the device if it lives there.
 
+    Takes numbers, lists and what `as_array` takes, whose memory it shares if that is on the host.
+
     out : a C-contiguous one of its shape and dtype, to receive what comes from a device
     """
+    array = _shared(array)
     return np.asarray(array) if array_module(array) is np else array.get(out=out)
 
 
 def to_device(array: Array, dtype: Any = None) -> Array:
-    """`array` on the chosen backend, as `dtype` where one is given."""
+    """`array` on the chosen backend, as `dtype` if one is given.
+
+    Takes numbers, lists and what `as_array` takes, whose memory it shares if that is already
+    there in this dtype.
+    """
     return current().to_device(array, dtype)
 
 

@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, array_module, at_work
-from accelnn.functions import ACTIVATIONS, OUTPUTS
+from accelnn.backend import Array, array_module, as_array, at_work
+from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import operations_for
 
 
@@ -84,7 +84,10 @@ class Parameters:
 
     def __repr__(self) -> str:
         place = array_module(self.flat).__name__
-        return f"Parameters({list(self.layers)}, {self.flat.dtype}, {place})"
+        return (
+            f"<Parameters of layers {list(self.layers)}: "
+            f"{self.flat.size:,} {self.flat.dtype} values on {place}>"
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -117,7 +120,7 @@ class Network:
     keep_prob : the share of units that dropout keeps while training, in (0, 1]; a number, or
         one per hidden layer
 
-    Raises ValueError where a value is none of these.
+    Raises ValueError if a value is none of these, TypeError if the sizes come one by one.
     """
 
     layers: Sequence[int]
@@ -127,6 +130,12 @@ class Network:
     keep_prob: Any = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, int):
+            sizes = [n for n in (self.layers, self.hidden, self.output) if isinstance(n, int)]
+            raise TypeError(
+                f"expected layers as one sequence of sizes, got {self.layers}: "
+                f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
+            )
         layers = tuple(self.layers)
         if len(layers) < 2 or any(
             isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in layers
@@ -159,8 +168,8 @@ class Network:
     def init(
         self,
         kind: str = "scaled",
+        scale: float | Sequence[float] | None = None,
         *,
-        scale: float | Sequence[float] = 0.01,
         seed: int = 1,
         dtype: Any = None,
     ) -> Parameters:
@@ -172,25 +181,28 @@ class Network:
         Parameters
         ----------
         kind : "zeros" | "normal" (randn * scale) | "scaled" (randn / sqrt(n_{l-1})) |
-            "he" (randn * sqrt(2 / n_{l-1}); He et al. 2015) | "uniform" (in ±0.12)
-        scale : for "normal" only: a number, or one per layer
+            "he" (randn * sqrt(2 / n_{l-1}); He et al. 2015) | "glorot" (uniform in
+            ±sqrt(6 / (n_{l-1} + n_l)); Glorot and Bengio 2010) | "uniform" (in ±0.12)
+        scale : for "normal": a number, 0.01 by default, or one per layer
         seed : of the random numbers
-        dtype : float64 on NumPy and float32 on CuPy where none is given
+        dtype : float64 on NumPy and float32 on CuPy by default
 
-        Raises ValueError where a value is none of these.
+        Raises ValueError if a value is none of these.
         """
         if kind not in INITIALISATIONS:
             raise ValueError(f"unknown init {kind!r}: expected one of {list(INITIALISATIONS)}")
-        there = backend.current()
-        dtype = np.dtype(there.default_dtype if dtype is None else dtype)
+        if scale is not None and kind != "normal":
+            raise ValueError(f"scale is for init 'normal', got scale={scale} with {kind!r}")
+        chosen = backend.current()
+        dtype = np.dtype(chosen.default_dtype if dtype is None else dtype)
         if dtype not in FLOATS:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
         random = np.random.RandomState(seed)
-        scales = _per_layer("scale", scale, len(self.layers) - 1)
+        scales = _per_layer("scale", 0.01 if scale is None else scale, len(self.layers) - 1)
         flat = np.zeros(sum(n * (k + 1) for k, n in pairwise(self.layers)))
         for (W, _), layer_scale in zip(Parameters(flat, self.layers), scales, strict=True):
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
-        return Parameters(there.to_device(flat, dtype), self.layers)
+        return Parameters(chosen.to_device(flat, dtype), self.layers)
 
     @at_work("predicting")
     def forward(self, params: Parameters, X: Array) -> Array:
@@ -203,19 +215,41 @@ class Network:
 
     @at_work("predicting")
     def predict(self, params: Parameters, X: Array) -> Array:
-        """What the network says of each example.
+        """The label of each example, (m,) int64; for a linear output the values (n_L, m).
 
-        One sigmoid output: (1, m) of 0 and 1 (1 where the probability exceeds a half). Several
-        outputs, sigmoid or softmax: the index of the largest, (m,). Linear: the values (n_L, m).
+        One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
+        the index of the largest. Labels compare directly with integer labels (m,).
         """
         A = self.forward(params, X)
+        return A if self.output == "linear" else labels_of(A)
+
+    @at_work("computing an accuracy")
+    def accuracy(self, params: Parameters, X: Array, Y: Array) -> float:
+        """The share of examples whose label `predict` gets right, in 0..1.
+
+        Parameters
+        ----------
+        params, X, Y : as in `cost`
+
+        Raises ValueError for a linear output, and as `check` does. Waits for the device.
+        """
         if self.output == "linear":
-            return A
-        return (A > 0.5).astype(np.int64) if self.layers[-1] == 1 else A.argmax(axis=0)
+            raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
+        X, Y = self.check(params, X, Y)
+        return float((self.predict(params, X) == labels_of(Y)).mean())
 
     @at_work("computing a cost")
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
-        """The cost, L2 included, dropout not; waits for the device."""
+        """The cost, L2 included and dropout not.
+
+        Parameters
+        ----------
+        params : of this network
+        X : (n_0, m) features
+        Y : labels, in any form that `targets` takes
+
+        Raises as `check` does. Waits for the device.
+        """
         X, Y = self.check(params, X, Y)
         work = Workspace(self, params, X.shape[1])
         loss = loss_of(self, params, forward(self, params, X, work), Y)
@@ -231,41 +265,83 @@ class Network:
         backward(self, params, X, Y, work, 1 / X.shape[1], gradients)
         return gradients
 
-    def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
-        """X and Y as arrays of the parameters' dtype.
+    def targets(self, Y: Array, dtype: Any = None) -> Array:
+        """Y as the (n_L, m) array that the formulas need.
 
-        Raises ValueError where their shapes, or those of the parameters, do not fit the network,
-        and TypeError where they are not all on the host or all on the device.
+        Parameters
+        ----------
+        Y : class labels as integers (m,), for one sigmoid 0 or 1 and for several outputs
+            0 ... n_L - 1; values (m,) for one linear output; or (n_L, m) already: 0..1 for one
+            sigmoid, one-hot for several outputs, any values for a linear one
+        dtype : of the result, Y's own by default
+
+        Raises ValueError for labels that are no integers or out of range (waits for the device),
+        and for values (m,) if there are several linear outputs.
         """
+        Y = as_array(Y, "Y")
+        outputs = self.layers[-1]
+        if Y.ndim == 1 and outputs > 1:
+            if self.output == "linear":
+                raise ValueError(
+                    f"expected Y of shape ({outputs}, m) for {outputs} linear outputs, "
+                    f"got {Y.shape}"
+                )
+            Y = one_hot(Y, outputs)
+        elif Y.ndim == 1:
+            Y = Y[None]
+        return Y if dtype is None else Y.astype(dtype, copy=False)
+
+    def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
+        """X and Y as arrays of the parameters' dtype, Y as `targets` gives it.
+
+        Raises ValueError if the shapes, or those of the parameters, do not fit the network, and
+        TypeError if X or Y is no array of numbers, or they are not all on the host or all on the
+        device.
+        """
+        self.check_params(params)
+        X = as_array(X, "X")
+        Y = None if Y is None else as_array(Y, "Y")
         xp = array_module(params.flat, X, Y)
         X = xp.asarray(X, params.dtype)
-        Y = None if Y is None else xp.asarray(Y, params.dtype)
-        self.check_shapes(params, X, Y)
-        return X, Y
+        self.check_shapes(X, Y)
+        return X, None if Y is None else self.targets(Y, params.dtype)
 
-    def check_shapes(self, params: Parameters, X: Array, Y: Array = None) -> None:
-        """Raise ValueError where shapes do not fit the network, as `check` does."""
+    def check_params(self, params: Parameters) -> None:
+        """Raise TypeError or ValueError unless these are parameters of this network."""
+        if not isinstance(params, Parameters):
+            raise TypeError(
+                f"expected params as accelnn.Parameters, got {type(params).__name__}: "
+                "pass net.init(), or Parameters.from_layers([(W1, b1), ...])"
+            )
         if params.layers != self.layers:
             raise ValueError(
                 f"expected parameters of layers {list(self.layers)}, got {list(params.layers)}"
             )
+
+    def check_shapes(self, X: Array, Y: Array = None) -> None:
+        """Raise ValueError if shapes do not fit the network, as `check` does."""
         if X.ndim != 2 or X.shape[0] != self.layers[0]:
             hint = ": pass X.T (columns are examples)" if X.shape[1:] == self.layers[:1] else ""
+            if X.ndim == 1:
+                hint = ": pass X.reshape(-1, 1) for one example, X.reshape(1, -1) for one feature"
             raise ValueError(f"expected X of shape ({self.layers[0]}, m), got {X.shape}{hint}")
         if Y is None:
             return
-        expected = (self.layers[-1], X.shape[1])
-        if Y.shape != expected:
-            hint = ""
-            if Y.shape == expected[::-1]:
-                hint = ": pass Y.T (columns are examples)"
-            elif Y.shape == expected[1:]:
-                hint = (
-                    ": pass Y.reshape(1, -1)"
-                    if expected[0] == 1
-                    else f": pass one_hot(Y, {expected[0]})"
-                )
-            raise ValueError(f"expected Y of shape {expected}, got {Y.shape}{hint}")
+        outputs, m = self.layers[-1], X.shape[1]
+        if Y.shape in ((outputs, m), (m,)):
+            return
+        labels = f" or labels of shape ({m},)" if self.output != "linear" or outputs == 1 else ""
+        hint = ""
+        if Y.shape == (m, outputs):
+            hint = ": pass Y.T (columns are examples)"
+        elif Y.shape == (1, m):
+            hint = ": pass Y.ravel()"
+        raise ValueError(f"expected Y of shape ({outputs}, {m}){labels}, got {Y.shape}{hint}")
+
+
+def labels_of(A: Array) -> Array:
+    """Labels (m,) int64 from outputs or targets (n_L, m): above a half, or the largest's index."""
+    return (A[0] > 0.5).astype(np.int64) if len(A) == 1 else A.argmax(axis=0).astype(np.int64)
 
 
 class Workspace:
@@ -362,6 +438,18 @@ def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
     return OUTPUTS[net.output].loss(Z, Y)
 
 
+def cost_and_accuracy(
+    net: Network, params: Parameters, Z: Array, Y: Array
+) -> tuple[Array, Array | None]:
+    """The cost without L2, and the accuracy unless the output is linear, from what `forward`
+    returned, which is spent; both stay on the device."""
+    cost = loss_of(net, params, Z, Y)
+    if net.output == "linear":
+        return cost, None
+    A = OUTPUTS[net.output].function(Z, out=Z)
+    return cost, (labels_of(A) == labels_of(Y)).mean()
+
+
 def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: int) -> Array:
     """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost."""
     if not net.l2:
@@ -374,6 +462,9 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
     "normal": lambda random, shape, scale: random.randn(*shape) * scale,
     "scaled": lambda random, shape, _scale: random.randn(*shape) / np.sqrt(shape[1]),
     "he": lambda random, shape, _scale: random.randn(*shape) * np.sqrt(2 / shape[1]),
+    "glorot": lambda random, shape, _scale: (
+        (random.rand(*shape) * 2 - 1) * np.sqrt(6 / (shape[0] + shape[1]))
+    ),
     "uniform": lambda random, shape, _scale: random.rand(*shape) * 2 * 0.12 - 0.12,
 }
 

@@ -24,11 +24,13 @@ class Optimizer(Protocol):
     name : as `fit` and its history call it
     moments : how many arrays of the parameters' size it keeps from step to step
     linear : whether a step is a linear function of all gradients so far, as sample space needs
+    default_rate : the learning rate if none is given; None if one has to be
     """
 
     name: ClassVar[str]
     moments: ClassVar[int]
     linear: ClassVar[bool]
+    default_rate: ClassVar[float | None]
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -52,13 +54,14 @@ class Optimizer(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SGD:
     """Gradient descent, θ ← θ - α dθ; on mini-batches, stochastic."""
 
     name: ClassVar[str] = "sgd"
     moments: ClassVar[int] = 0
     linear: ClassVar[bool] = True
+    default_rate: ClassVar[float | None] = None
     betas: ClassVar[tuple[float, float]] = (0.0, 0.0)
 
     def scale(self, learning_rate: float) -> float:
@@ -76,7 +79,7 @@ class SGD:
         operations.update(theta, gradient)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Momentum:
     """V ← β V + (1 - β) dθ, θ ← θ - α V: the notes' momentum, an average of the gradients.
 
@@ -88,6 +91,7 @@ class Momentum:
     name: ClassVar[str] = "momentum"
     moments: ClassVar[int] = 1
     linear: ClassVar[bool] = True
+    default_rate: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
         _check_share("beta", self.beta)
@@ -111,7 +115,7 @@ class Momentum:
         operations.momentum_update(theta, gradient, *moments, self.beta, learning_rate)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adam:
     """M ← β₁ M + (1 - β₁) dθ, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M̂ / (√V̂ + ε).
 
@@ -125,6 +129,7 @@ class Adam:
     name: ClassVar[str] = "adam"
     moments: ClassVar[int] = 2
     linear: ClassVar[bool] = False
+    default_rate: ClassVar[float | None] = 1e-3
 
     def __post_init__(self) -> None:
         _check_share("beta1", self.beta1)
@@ -170,7 +175,7 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, str) or not isinstance(optimizer, SGD | Momentum | Adam):
         raise ValueError(
             f"unknown optimizer {optimizer!r}: expected one of {list(OPTIMIZERS)}, or "
-            "accelnn.SGD(), accelnn.Momentum(beta), accelnn.Adam(beta1, beta2, epsilon)"
+            "accelnn.SGD(), accelnn.Momentum(beta=...), accelnn.Adam(beta1=..., beta2=..., epsilon=...)"
         )
     return optimizer
 

@@ -18,7 +18,7 @@ from accelnn.backend import Array, backend_of, to_host
 from accelnn.files import whole_file
 from accelnn.network import Network, Parameters
 from accelnn.scores import labels
-from accelnn.solvers import History
+from accelnn.training import History
 
 Figure = Any  # a matplotlib.figure.Figure
 Axes = Any  # a matplotlib.axes.Axes

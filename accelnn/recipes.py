@@ -31,7 +31,7 @@ class Recipe:
     init: str
     epochs: int
     learning_rate: float
-    scale: float | Sequence[float] = 0.01
+    scale: float | Sequence[float] | None = None
     seed: int = 1
     solver: str = "auto"
     method: str = "TNC"

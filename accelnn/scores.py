@@ -1,7 +1,7 @@
 """How good predictions are: accuracy, confusion matrix, and a report of each class.
 
-Predictions and labels come in any of these forms, on the host or on the device: (1, m) of 0 and
-1, one-hot (n_classes, m), or class indices (m,).
+Predictions and labels come in any of these forms, on the host or on the device: class indices
+(m,), (1, m) of 0 and 1, or one-hot (n_classes, m).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelnn.backend import Array, array_module, to_host
+from accelnn.backend import Array, to_host
 
 
 def accuracy(predictions: Array, Y: Array) -> float:
@@ -17,29 +17,19 @@ def accuracy(predictions: Array, Y: Array) -> float:
 
     Parameters
     ----------
-    predictions : as `Network.predict` gives them: (1, m) of 0 and 1, or class indices (m,)
-    Y : (1, m) of 0 and 1, or one-hot (n_classes, m)
+    predictions, Y : m examples each, in any of the forms above
 
-    Raises ValueError where the two do not go together, or there are no examples.
+    Raises ValueError if the two do not go together, or there are no examples.
     """
-    xp = array_module(predictions, Y)
-    predictions, Y = xp.asarray(predictions), xp.asarray(Y)
-    labels = Y.argmax(axis=0) if predictions.ndim == 1 and Y.ndim == 2 else Y
-    if predictions.shape != labels.shape:
-        raise ValueError(
-            f"expected predictions (1, m) with Y (1, m), or (m,) with one-hot Y (n, m), "
-            f"got {predictions.shape} with {Y.shape}"
-        )
-    if not predictions.size:
-        raise ValueError("expected at least one example, got none")
-    return float((predictions == labels).mean())
+    predicted, true = _both(predictions, Y)
+    return float((predicted == true).mean())
 
 
 def labels(Y: Array) -> Array:
     """Class indices (m,) int64 on the host, of labels or predictions in any form.
 
-    Of (n, m) each column's largest counts, so that probabilities of n classes will do.
-    Raises ValueError where the shape is another, or (m,) or (1, m) hold anything but 0, 1, 2, ...
+    The largest of each column of (n, m) counts, so that probabilities of n classes will do.
+    Raises ValueError for another shape, or if (m,) or (1, m) hold anything but 0, 1, 2, ...
     """
     Y = to_host(Y)
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
@@ -53,8 +43,24 @@ def labels(Y: Array) -> Array:
     return indices.astype(np.int64)
 
 
+def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
+    """The labels of both, as many of each.
+
+    Raises ValueError if they do not go together, or there are no examples.
+    """
+    predicted, true = labels(predictions), labels(Y)
+    if predicted.shape != true.shape:
+        raise ValueError(
+            f"expected as many predictions as labels, got {predicted.size} predictions "
+            f"and {true.size} labels"
+        )
+    if not true.size:
+        raise ValueError("expected at least one example, got none")
+    return predicted, true
+
+
 def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None) -> Array:
-    """How often each class was taken for each: (n_classes, n_classes) int64 on the host.
+    """How often each class was predicted as each: (n_classes, n_classes) int64 on the host.
 
     Parameters
     ----------
@@ -66,33 +72,26 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     -------
     Rows are the true class, columns the predicted one.
 
-    Raises ValueError where the two do not go together, there are no examples, or a class is
-    not among n_classes.
+    Raises ValueError if the two do not go together, there are no examples, or a class is not
+    among n_classes.
     """
-    said, true = labels(predictions), labels(Y)
-    if said.shape != true.shape:
-        raise ValueError(
-            f"expected as many predictions as labels, got {said.size} predictions "
-            f"and {true.size} labels"
-        )
-    if not true.size:
-        raise ValueError("expected at least one example, got none")
-    occurring = int(max(said.max(), true.max())) + 1
+    predicted, true = _both(predictions, Y)
+    occurring = int(max(predicted.max(), true.max())) + 1
     if n_classes is None:
         rows = np.shape(Y)[0] if len(np.shape(Y)) == 2 else 1
         n_classes = max(2, occurring, rows)
     elif occurring > n_classes:
         raise ValueError(f"expected classes in 0..{n_classes - 1}, got class {occurring - 1}")
-    pairs = np.bincount(true * n_classes + said, minlength=n_classes**2)
+    pairs = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
     return pairs.astype(np.int64).reshape(n_classes, n_classes)
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How well one class was told from the others; or, by name, an average over all.
+    """How well one class was predicted; or, by name, an average over all.
 
-    precision : of the examples said to be of the class, the share that are
-    recall : of the examples of the class, the share said to be
+    precision : the share of the examples predicted as the class that are of it
+    recall : the share of the examples of the class that were predicted as it
     f1 : 2 precision · recall / (precision + recall)
     support : how many examples of the class there are
 
@@ -120,8 +119,8 @@ def report(predictions: Array, Y: Array, classes: Sequence[str]) -> list[ClassRe
     Raises ValueError as `confusion_matrix` does.
     """
     confusion = confusion_matrix(predictions, Y, len(classes))
-    right, said, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-    columns = [_share(right, said), _share(right, true), _share(2 * right, said + true)]
+    right, predicted, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+    columns = [_share(right, predicted), _share(right, true), _share(2 * right, predicted + true)]
     total = int(true.sum())
 
     def row(name: str, scores: Sequence[float], support: int) -> ClassReport:

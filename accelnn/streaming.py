@@ -21,7 +21,7 @@ import numpy as np
 
 from accelnn.backend import Array, array_module, at_work, to_host
 from accelnn.columns import BLOCK_BYTES, THREADS, HostColumns
-from accelnn.network import Network, Parameters, Workspace, forward, loss_of
+from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 
 # One batch is gathered, one sent and one used.
 SLOTS = 3
@@ -137,21 +137,31 @@ def chunks(
     return stream(data, wanted, size, xp)
 
 
-def loss(net: Network, params: Parameters, X: HostColumns, Y: HostColumns) -> Array:
-    """The cost without L2, 0-d on the parameters' device, which X and Y pass through in chunks."""
+def evaluate(
+    net: Network, params: Parameters, X: Array, Y: Array
+) -> tuple[Array, Array | None]:
+    """The cost without L2, and the accuracy unless the output is linear, 0-d on the parameters'
+    device, which data that stays on the host passes through in chunks."""
+    if not isinstance(X, HostColumns):
+        return cost_and_accuracy(
+            net, params, forward(net, params, X, Workspace(net, params, X.shape[1])), Y
+        )
     xp = array_module(params.flat)
-    total = xp.zeros((), np.float64)
+    total, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
+    accuracy = None
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:
-            size = X_part.shape[1]
-            Z = forward(net, params, X_part, Workspace(net, params, size))
-            total += loss_of(net, params, Z, Y_part) * (size / X.shape[1])
-    return total.astype(params.dtype)
+            share = X_part.shape[1] / X.shape[1]
+            cost, accuracy = evaluate(net, params, X_part, Y_part)
+            total += cost * share
+            if accuracy is not None:
+                right += accuracy * share
+    return total.astype(params.dtype), None if accuracy is None else right
 
 
 @at_work("predicting")
 def predict(net: Network, params: Parameters, X: Array) -> Array:
-    """What `net.predict` says, where X is; in chunks where that is the host and not the device."""
+    """What `net.predict` gives, on X's side; in chunks if that is the host and not the device."""
     xp = array_module(params.flat)
     if xp is np or not isinstance(X, HostColumns):
         return net.predict(params, X)

@@ -9,7 +9,7 @@ import pytest
 import accelnn
 from accelnn import Network, datasets, plots
 from accelnn.backend import backend_of, to_device, to_host
-from accelnn.solvers import History
+from accelnn.training import History
 
 pytest.importorskip("matplotlib")
 

@@ -95,6 +95,8 @@ class Captured(Direct):
             rates = rates[1:]
         at_once = PLANNED if self.job.batch_size is None else 1
         for start in range(0, len(rates), at_once):
+            if self.job.interruption.requested:
+                return
             self._run(rates[start : start + at_once])
 
     def _run(self, rates: list[float]) -> None:

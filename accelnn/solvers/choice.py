@@ -1,16 +1,13 @@
-"""Which solver: those there are, what each cannot do, and the one expected to be fastest.
+"""The solvers, what each cannot do, and the rule by which "auto" picks one.
 
-What a training takes is estimated from its shapes, by the rates below. Those of the CPU were
-measured on one machine (2 cores of an AMD EPYC, float64), and only ratios matter: what one solver
-does more of than another. `python -m accelnn.bench growth` sets the choice against the best of all
-solvers. Those of a GPU are NOT measured, for none was at hand.
+The rule looks at the job alone: its shapes, optimizer, batch size and length. Nothing that ran
+before in the process changes it, but for one explicit act: `warm_up` says that compiled solvers
+are ready, so that short trainings use them too.
 """
 
-import math
-import sys
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,40 +18,16 @@ from accelnn.solvers.gram import Gram
 from accelnn.solvers.jitted import Jitted
 from accelnn.solvers.job import Job, Trainer
 
-# Seconds
-MULTIPLY_ADD = 1 / 40e9  # in a large product, in float64; half of it in float32
-THIN = 12  # a product whose smallest side is this long takes twice as long for each
-THIN_AND_SHARED = 20  # the same of a compiled product that is shared among our threads
-# In sample space our threads begin where BLAS's, which formed G, are still awake: steps whose
-# products are shared then took 1.2 to 1.9 times as long as by themselves.
-DISTURBED = 1.5
-SHARED = 1_000_000  # multiply-adds from which it is: WORTH_SHARING of accelnn.kernels.training
-CALL = 15e-6  # what Python and NumPy take for each layer of a step
-COMPILED_CALL = 0.6e-6  # what compiled steps take for it
-GATHERED = 0.3e-9  # for each number of a mini-batch
+# Multiply-adds of the product S G, up to which compiled steps in sample space beat BLAS: on 2
+# cores of an AMD EPYC they take 0.66 of the vectorised time at 280,000 and 1.4 at 1,750,000.
+SMALL_PRODUCT = 1_000_000
 
+# A training that vectorised arrays finish sooner than in this many seconds does not wait for
+# compiled code, which takes about 1 s to load and half a minute to compile the first time.
+LONG = 10.0
 
-# Seconds on a GPU: from the data sheet of an H200 and from what is commonly told of launches. Where
-# they decide, the ways differ severalfold.
-LAUNCH = 6e-6  # what Python and CuPy take to launch a kernel
-KERNEL = 2.5e-6  # from a kernel to the next, in a captured step
-REPLAY = 10e-6  # what Python takes to launch a captured step
-CAPTURE = 0.05  # to capture one
-MULTIPLY_ADDS = {4: 1 / 2e13, 8: 1 / 1.5e13}  # each, by bytes of a number
-BYTE = 1 / 3e12  # of device memory, read or written
-
-
-class Elementwise(NamedTuple):
-    """Seconds for each element, of arrays in cache: for an activation and its derivative, and
-    for an update of the parameters."""
-
-    cheap: float  # relu and leaky relu
-    exponential: float  # sigmoid, tanh and the output
-    update: dict[str, float]
-
-
-VECTORISED = Elementwise(3e-9, 20e-9, {"sgd": 0.7e-9, "momentum": 2e-9, "adam": 5e-9})
-COMPILED = Elementwise(1e-9, 2.5e-9, {"sgd": 0.0, "momentum": 0.7e-9, "adam": 0.9e-9})
+# What `vectorised_seconds` assumes: seconds for each layer of a step, and multiply-adds a second.
+CALL, MULTIPLY_ADDS = 20e-6, 4e10
 
 
 class Solver(NamedTuple):
@@ -62,14 +35,11 @@ class Solver(NamedTuple):
 
     start : begins the training of a job
     unfit : why it cannot do a job, or None
-    compiled, sample_space : what it is, for the estimate
     streams : whether examples may stay on the host while the parameters are on a device
     """
 
     start: Callable[[Job], Trainer]
     unfit: Callable[[Job], str | None]
-    compiled: bool = False
-    sample_space: bool = False
     streams: bool = False
 
     def why_not(self, job: Job) -> str | None:
@@ -125,146 +95,111 @@ def _not_compiled_in_sample_space(job: Job) -> str | None:
 
 SOLVERS: dict[str, Solver] = {
     "direct": Solver(Direct, _not_direct, streams=True),
-    "jitted": Solver(_compiled, lambda _job: None, compiled=True),
-    "gram": Solver(Gram, _not_gram, sample_space=True),
-    "gram-jitted": Solver(
-        _compiled_in_sample_space,
-        _not_compiled_in_sample_space,
-        compiled=True,
-        sample_space=True,
-    ),
+    "jitted": Solver(_compiled, lambda _job: None),
+    "gram": Solver(Gram, _not_gram),
+    "gram-jitted": Solver(_compiled_in_sample_space, _not_compiled_in_sample_space),
 }
 
-# What compiled code would have saved so far, had it been loaded or compiled: once that is more
-# than its price, it is bought. Whoever trains one small network never waits for a compiler, and
-# whoever trains hundreds does so once.
-_missed = {np.dtype(np.float32): 0.0, np.dtype(np.float64): 0.0}
+_warm: set[np.dtype[Any]] = set()  # the dtypes of `warm_up`
+
+
+def warm_up(*dtypes: Any) -> float:
+    """Load the compiled solvers of the CPU, or compile them if that was never done on this
+    machine; from then on solver="auto" uses them for every training they suit, however short.
+
+    Parameters
+    ----------
+    dtypes : "float64", "float32"; both by default
+
+    Returns the seconds it took: about 1 a dtype to load, half a minute to compile.
+
+    Raises ValueError for another dtype.
+    """
+    wanted = [np.dtype(dtype) for dtype in dtypes or ("float64", "float32")]
+    for dtype in wanted:
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"expected dtype float32 or float64, got {dtype}")
+    seconds = sum(map(jitted.load, wanted))
+    _warm.update(wanted)
+    return seconds
 
 
 def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
     """The name of the solver to use, and why that one.
 
-    Raises ValueError where the solver asked for cannot do the job.
+    Raises ValueError if the solver asked for cannot do the job, or none can.
     """
     if solver != "auto":
         reason = SOLVERS[solver].why_not(job)
         if reason is not None:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
-    why_not = {name: candidate.why_not(job) for name, candidate in SOLVERS.items()}
-    seconds = {
-        name: estimate(SOLVERS[name], job, epochs)
-        for name, reason in why_not.items()
-        if reason is None
-    }
-    if not seconds:
-        raise ValueError(
-            "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in why_not.items())
-        )
-    best = min(seconds, key=seconds.__getitem__)
-    expected = [f"{name} {_text(s)}" for name, s in seconds.items() if s < math.inf]
-    reason = f"expected: {', '.join(expected)}"
-    if job.streamed:
-        reason = "the examples are streamed from the host"
-    if not SOLVERS[best].compiled or _on_gpu(job):
-        return best, reason
-    vectorised = {name: s for name, s in seconds.items() if not SOLVERS[name].compiled}
-    plain = min(vectorised, key=vectorised.__getitem__)
-    price = _price(job, saved=_missed[job.params.dtype] + seconds[plain] - seconds[best])
-    if price is None:
-        return best, reason
-    _missed[job.params.dtype] += seconds[plain] - seconds[best]
-    return plain, f"{reason}; {price}"
+    preferred = _preferred_on_gpu(job, epochs) if _on_gpu(job) else _preferred(job, epochs)
+    why_not = {}
+    for name, reason in preferred:
+        why_not[name] = SOLVERS[name].why_not(job)
+        if why_not[name] is None:
+            return name, reason
+    raise ValueError(
+        "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in why_not.items())
+    )
 
 
-def estimate(solver: Solver, job: Job, epochs: int) -> float:
-    """The seconds that a training is expected to take, its set-up included."""
-    if _on_gpu(job):
-        return _estimate_on_gpu(solver, job, epochs)
-    layers, m = job.net.layers, job.examples
-    batch = min(job.batch_size or m, m)
-    inputs, units = layers[0], layers[1]
-    size = job.params.dtype.itemsize / 8  # of the elements, where memory sets the pace
-    rates = COMPILED if solver.compiled else VECTORISED
+# A solver's name, and why it is chosen
+Preference = tuple[str, str]
 
-    setup = 0.0
-    products = [_product(n, before, batch, size, solver.compiled) for before, n in pairwise(layers)]
-    step = 3 * sum(products) - products[0]
-    parameters = job.params.flat.size
-    if solver.sample_space:
-        in_samples = _product(units, m, m, size, solver.compiled)
-        if solver.compiled and units * m * m >= SHARED:
-            in_samples *= DISTURBED
-        step += in_samples - 2 * products[0]
-        parameters += units * (m - inputs)
-        setup = _product(m, m, inputs, size) / 2 + 3 * products[0]
-    step += (COMPILED_CALL if solver.compiled else CALL) * len(products)
-    for n, activation in zip(layers[1:], (*job.net.hidden, "output"), strict=True):
-        cheap = activation in ("relu", "leaky_relu")
-        step += n * batch * size * (rates.cheap if cheap else rates.exponential)
-    step += parameters * size * rates.update[job.optimizer.name]
-    if job.batch_size is not None:
-        step += inputs * batch * size * GATHERED
-    steps = epochs * -(-m // batch)
-    return float(setup + steps * step)
+FEW_EXAMPLES = "fewer examples than features"
 
 
-def _estimate_on_gpu(solver: Solver, job: Job, epochs: int) -> float:
-    """The same; infinite where steps would be captured and cannot be."""
-    layers, m = job.net.layers, job.examples
-    batch = min(job.batch_size or m, m)
-    inputs, units, depth = layers[0], layers[1], len(layers) - 1
-    itemsize = job.params.dtype.itemsize
-    steps = epochs * -(-m // batch)
+def _preferred(job: Job, epochs: int) -> list[Preference]:
+    """The solvers for a job on the CPU, the best first.
 
-    def product(n: int, k: int, columns: int) -> float:
-        moved = (n * k + k * columns + n * columns) * itemsize
-        return max(n * k * columns * MULTIPLY_ADDS[itemsize], moved * BYTE)
-
-    setup = 0.0
-    products = [product(n, before, batch) for before, n in pairwise(layers)]
-    work = 3 * sum(products) - products[0]
-    parameters = job.params.flat.size
-    if solver.sample_space:
-        work += product(units, m, m) - 2 * products[0]
-        parameters += units * (m - inputs)
-        setup = product(m, m, inputs) + 3 * products[0]
-    if solver.compiled:
-        from accelnn.solvers import captured, persistent
-
-        if solver.sample_space:
-            return setup + steps * persistent.seconds(job)
-        if captured.uncapturable() is not None:
-            return math.inf
-    # Forward a product and an activation, backward two products and a gradient; the update
-    kernels = 5 * depth + (depth - 1) * job.dropout + 2 * depth * bool(job.net.l2) + 1
-    passes = sum(layers[1:]) * batch * (4 if solver.compiled else 8)
-    passes += parameters * (3 + 2 * job.optimizer.moments)
-    if job.batch_size is not None:
-        kernels += 2
-        passes += 2 * inputs * batch
-    work += passes * itemsize * BYTE
-    if solver.compiled:
-        return float(CAPTURE + steps * max(REPLAY, kernels * KERNEL + work))
-    return float(setup + steps * max(kernels * LAUNCH, kernels * KERNEL + work))
+    At 25 of the 26 sizes of benchmarks/results/amd-epyc-2-cores-growth.json the first one is the
+    fastest, if compiled code is ready.
+    """
+    wide = _wide(job, epochs)
+    warm = job.params.dtype in _warm
+    if not warm and vectorised_seconds(job, epochs, wide) < LONG:
+        return [("gram", FEW_EXAMPLES)] * wide + [("direct", "too short to load compiled code")]
+    compiled = "compiled code is warmed up" if warm else "long enough for compiled code"
+    by_steps = [("jitted", compiled), ("direct", "compiled steps cannot do it")]
+    if not wide:
+        return by_steps
+    in_sample_space = [("gram-jitted", FEW_EXAMPLES), ("gram", FEW_EXAMPLES)]
+    if job.net.layers[1] * job.examples**2 > SMALL_PRODUCT:
+        in_sample_space.reverse()
+    return in_sample_space + by_steps
 
 
-def _product(n: int, k: int, m: int, size: float, compiled: bool = False) -> float:
-    """Seconds for the product of an (n, k) and a (k, m) matrix."""
-    thin = THIN_AND_SHARED if compiled and n * k * m >= SHARED else THIN
-    return n * k * m * MULTIPLY_ADD * size * (1 + thin / min(n, k, m))
+def _preferred_on_gpu(job: Job, epochs: int) -> list[Preference]:
+    """The solvers for a job on a GPU, the best first; none of this was measured on one."""
+    from accelnn.solvers import captured, persistent
+
+    preferred = []
+    wide = _wide(job, epochs)
+    if wide or job.examples**2 * job.params.dtype.itemsize <= persistent.CACHE:
+        preferred.append(("gram-jitted", "fits one launch from record to record"))
+    if captured.uncapturable() is None:
+        preferred.append(("jitted", "steps captured as CUDA graphs"))
+    if wide:
+        preferred.append(("gram", FEW_EXAMPLES))
+    direct = "streamed from the host" if job.streamed else "steps cannot be captured"
+    return [*preferred, ("direct", direct), ("jitted", "the only one in this precision")]
 
 
-def _price(job: Job, saved: float) -> str | None:
-    """Why compiled code that would save so many seconds is not worth its price, or None."""
-    waiting = "the compiled solvers would first have to be"
-    if saved < jitted.LOADING and "numba" not in sys.modules:
-        return f"{waiting} loaded or compiled"
-    price = jitted.price(job.params.dtype)
-    if saved >= price:
-        return None
-    return f"{waiting} {'loaded' if price == jitted.LOADING else 'compiled'}, for {price:g} s"
+def _wide(job: Job, epochs: int) -> bool:
+    """Whether sample space pays: fewer examples than features, and enough steps, of each of which
+    it saves 4 n_0 n_1 m operations, for the n_0 m² that it takes to form G."""
+    m, features, units = job.examples, *job.net.layers[:2]
+    return gram.unfit(job) is None and m < features and m < 4 * units * epochs
 
 
-def _text(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:
+    """About how long a training takes with vectorised arrays, within a factor of 3 or so."""
+    inputs = job.examples if sample_space else job.net.layers[0]
+    layers = (inputs, *job.net.layers[1:])
+    batch = min(job.batch_size or job.examples, job.examples)
+    products = 3 * batch * sum(n * before for before, n in pairwise(layers))
+    size = job.params.dtype.itemsize / 8
+    step = CALL * (len(layers) - 1) + products * size / MULTIPLY_ADDS
+    return epochs * job.steps_per_epoch * step

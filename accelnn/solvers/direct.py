@@ -12,7 +12,7 @@ from typing import NamedTuple
 from accelnn import batches, streaming
 from accelnn.backend import Array, array_module
 from accelnn.columns import HostColumns
-from accelnn.network import Parameters, Workspace, backward, forward, loss_of, penalty
+from accelnn.network import Parameters, Workspace, backward, cost_and_accuracy, forward
 from accelnn.optimizers import new_moments
 from accelnn.solvers.job import Job, draw_masks, dropout_generator
 
@@ -49,17 +49,21 @@ class Direct:
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         for number, rate in enumerate(rates):
-            wanted = cost if number == 0 else None
+            if self.job.interruption.requested:
+                return
+            recorded = cost if number == 0 else None
             if self.job.batch_size is None:
-                self._step(self.whole, rate, wanted)
+                self._step(self.whole, rate, recorded)
             else:
-                self._epoch(rate, wanted)
+                self._epoch(rate, recorded)
 
     def _epoch(self, rate: float, cost: Array | None) -> None:
         """A step on each batch, in an order of the epoch's own; `cost` receives their mean."""
         if cost is not None:
             cost[...] = 0
         for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
+            if self.job.interruption.requested:
+                return
             self._step(batch, rate, None if cost is None else self.batch_cost)
             if cost is not None:
                 self.batch_cost *= size / self.job.examples
@@ -81,23 +85,16 @@ class Direct:
             self.steps,
         )
 
-    def validation_cost(self) -> Array:
+    def validation(self) -> tuple[Array, Array | None]:
         assert self.job.validation is not None
         X, Y = self.job.validation
         if isinstance(X, HostColumns):
-            return streaming.loss(self.job.net, self.params, X, Y)
+            return streaming.evaluate(self.job.net, self.params, X, Y)
         Z = forward(self.job.net, self.params, X, self._validation_workspace)
-        return loss_of(self.job.net, self.params, Z, Y)
+        return cost_and_accuracy(self.job.net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:
         return self.params.copy()
-
-    def cost(self, params: Parameters) -> float:
-        net, X, Y = self.job.net, self.job.X, self.job.Y
-        if isinstance(X, HostColumns):
-            loss = streaming.loss(net, params, X, Y)
-            return float(loss + penalty(net, params, self.job.examples))
-        return net.cost(params, X, Y)
 
     @functools.cached_property
     def whole(self) -> Batch:

@@ -21,7 +21,7 @@ from accelnn.network import (
     Parameters,
     Workspace,
     backpropagate,
-    loss_of,
+    cost_and_accuracy,
     penalty,
     propagate,
 )
@@ -85,15 +85,15 @@ class SampleSpace:
         upper = list(self.inner)[1:]
         return net.l2 / (2 * m) * squares + penalty(net, upper, m)
 
-    def validation_cost(self, c: float) -> Array:
-        """W[1] X_v = c W⁰ X_v + S Xᵀ X_v, and on from there."""
+    def validation(self, c: float) -> tuple[Array, Array | None]:
+        """Cost and accuracy from W[1] X_v = c W⁰ X_v + S Xᵀ X_v on."""
         assert self.job.validation is not None
         assert self.P0_validation is not None
         work = self.validation_workspace
         work.xp.matmul(self.inner[0][0], self.G_validation, out=work.A[0])
         work.A[0] += c * self.P0_validation
         Z = propagate(self.job.net, self.inner, work)
-        return loss_of(self.job.net, self.inner, Z, self.job.validation[1])
+        return cost_and_accuracy(self.job.net, self.inner, Z, self.job.validation[1])
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
@@ -127,14 +127,11 @@ class InSampleSpace:
         self.shrinkage = Shrinkage(job)
         self.steps = 0
 
-    def validation_cost(self) -> Array:
-        return self.space.validation_cost(self.shrinkage.c)
+    def validation(self) -> tuple[Array, Array | None]:
+        return self.space.validation(self.shrinkage.c)
 
     def parameters(self) -> Parameters:
         return self.space.parameters(self.shrinkage.c)
-
-    def cost(self, params: Parameters) -> float:
-        return self.job.net.cost(params, self.job.X, self.job.Y)
 
 
 class Gram(InSampleSpace):
@@ -153,6 +150,8 @@ class Gram(InSampleSpace):
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         for number, rate in enumerate(rates):
+            if self.job.interruption.requested:
+                return
             self._step(rate, cost if number == 0 else None)
 
     def _step(self, rate: float, cost: Array | None) -> None:

@@ -18,7 +18,7 @@ import threadpoolctl
 from accelnn import batches
 from accelnn.backend import Array
 from accelnn.kernels import loops
-from accelnn.network import Network, Parameters, penalty
+from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD, Adam
 from accelnn.solvers.gram import SampleSpace, Shrinkage
 from accelnn.solvers.job import Job, draw_mask, dropout_generator
@@ -32,17 +32,13 @@ EXAMPLES_FIRST_FROM = 32
 LONGEST_CALL = 2e10
 LARGEST_MASKS = 2**20  # elements
 
-# Seconds, where nothing else runs: to import Numba and load the compiled steps, and to compile
-# them. A process pays the first once, and a user the second.
-LOADING, COMPILING = 1.0, 30.0
-
 
 class Jitted:
     """A training in compiled steps, in sample space where one is given."""
 
     def __init__(self, job: Job, space: SampleSpace | None = None) -> None:
         self.job, self.space = job, space
-        self.compile_seconds = 0.0
+        self.compile_seconds = load(job.params.dtype)
         self.params = job.params if space is None else space.inner
         self.shrinkage = Shrinkage(job)
         self.random = dropout_generator(job, np)
@@ -60,7 +56,6 @@ class Jitted:
         plan = self._plan(np.repeat(rates, per_epoch), sizes)
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         total = self._run(self.state, plan, sizes, order, l2, per_epoch if cost is not None else 0)
-        self.steps += len(sizes)
         if cost is not None:
             cost[...] = total / self.job.examples + l2_cost
 
@@ -71,7 +66,6 @@ class Jitted:
         the costs of the first `wanted`, each times its examples, added up."""
         from accelnn.kernels import jit, training
 
-        self.compile_seconds += load(self.params.dtype)
         layers, largest = self.params.layers, int(sizes.max())
         dropout = state.settings[training.DROPOUT] != 0
         most = int(LONGEST_CALL / _multiply_adds(layers, largest))
@@ -80,6 +74,8 @@ class Jitted:
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
         with one_blas_thread() if _uses_blas(layers, largest) else nullcontext():
             for start in range(0, len(sizes), most):
+                if self.job.interruption.requested:
+                    break
                 some = sizes[start : start + most]
                 first = ends[start] - some[0]
                 chosen = order[first : first + some.sum()]
@@ -88,6 +84,7 @@ class Jitted:
                     state = state._replace(D=self._masks(some))
                 mean = jit.train()(state, plan[start : start + most], some, chosen, l2, counted)
                 total += float(mean) * int(some[:counted].sum())
+                self.steps += len(some)
         return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:
@@ -126,41 +123,40 @@ class Jitted:
         with one_blas_thread():
             return self.space.penalty(self.shrinkage.c, self.params[0][0] @ self.space.G)
 
-    def validation_cost(self) -> Array:
+    def validation(self) -> tuple[Array, Array | None]:
         if self.space is not None:
             with one_blas_thread():  # the others would still be awake when the training goes on
-                return self.space.validation_cost(self.shrinkage.c)
-        return self._loss(self._validation_state, self.params)
+                return self.space.validation(self.shrinkage.c)
+        from accelnn.kernels import jit
+
+        state, Z = self._validation_pass
+        m = Z.shape[1]
+        with one_blas_thread() if _uses_blas(self.params.layers, m) else nullcontext():
+            jit.train()(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
+        assert self.job.validation is not None
+        return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
+
+    @functools.cached_property
+    def _validation_pass(self) -> tuple[Any, Array]:
+        """A step on the whole validation set that ends with the last product forward, and where
+        that leaves the logits, without their bias."""
+        from accelnn.kernels import training
+
+        assert self.job.validation is not None
+        X, Y = self.job.validation
+        whole = replace(self.job, X=X, Y=Y, batch_size=None)
+        state, _ = _state(whole, self.params, None)
+        settings = state.settings.copy()
+        settings[training.DROPOUT] = 0
+        forward = state.phases[state.phases[:, training.PHASE] <= training.FORWARD]
+        outputs, m = Y.shape
+        return (
+            state._replace(settings=settings, phases=forward),
+            state.A[-outputs * m :].reshape(outputs, m),
+        )
 
     def parameters(self) -> Parameters:
         return self.params.copy() if self.space is None else self.space.parameters(self.shrinkage.c)
-
-    def cost(self, params: Parameters) -> float:
-        job = self.job
-        if self.space is not None:
-            return job.net.cost(params, job.X, job.Y)
-        return float(
-            self._loss((self.state, self.sizes), params) + penalty(job.net, params, job.examples)
-        )
-
-    def _loss(self, passes: tuple[Any, Array], params: Parameters) -> float:
-        """The cost without L2 and dropout, by the forward phases of these steps."""
-        from accelnn.kernels import training
-
-        state, sizes = passes
-        settings = state.settings.copy()
-        settings[training.DROPOUT] = 0
-        phases = state.phases[state.phases[:, training.PHASE] <= training.OUTPUT]
-        state = state._replace(settings=settings, phases=phases, theta=params.flat)
-        plan, m = np.zeros((len(sizes), 5)), int(sizes.sum())
-        order = np.arange(m if self.job.batch_size is not None else 0)
-        return self._run(state, plan, sizes, order, 0.0, len(sizes)) / m
-
-    @functools.cached_property
-    def _validation_state(self) -> tuple[Any, Array]:
-        assert self.job.validation is not None
-        X, Y = self.job.validation
-        return _state(replace(self.job, X=X, Y=Y), self.params, None)
 
 
 def in_sample_space(job: Job) -> Jitted:
@@ -282,10 +278,7 @@ _loaded: set[np.dtype[Any]] = set()  # the dtypes for which the compiled steps a
 
 
 def load(dtype: Any) -> float:
-    """Load the compiled steps for this dtype, or compile them; the seconds that took.
-
-    For whoever times trainings: none of them then waits, and "auto" knows that none will.
-    """
+    """Load the compiled steps for this dtype, or compile them; the seconds that took."""
     from accelnn.kernels import jit
 
     dtype = np.dtype(dtype)
@@ -294,15 +287,6 @@ def load(dtype: Any) -> float:
     seconds = jit.prepare(jit.train(), _smallest_arguments(dtype))
     _loaded.add(dtype)
     return seconds
-
-
-def price(dtype: Any) -> float:
-    """The seconds until compiled steps for this dtype could begin: measured, on one machine."""
-    from accelnn.kernels import jit
-
-    if np.dtype(dtype) in _loaded:
-        return 0.0
-    return LOADING if jit.kept(jit.train(), _smallest_arguments(np.dtype(dtype))) else COMPILING
 
 
 def _smallest_arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:

@@ -1,5 +1,7 @@
 """What a solver of gradient descent is given, and what it has to be able to do."""
 
+import signal
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +16,36 @@ from accelnn.operations import fused_on_gpu
 from accelnn.optimizers import Optimizer
 
 
+class Interruption:
+    """Holds Ctrl-C back within a `with` block, in which trainers look at `requested` between two
+    steps and return early; the block then ends with KeyboardInterrupt. So a training is always
+    between two steps when it is interrupted. A second Ctrl-C does not wait.
+
+    Only the main thread receives signals; elsewhere, and if another handler is installed, the
+    block does nothing.
+    """
+
+    requested = False
+
+    def __enter__(self) -> None:
+        self._replaced = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if self._replaced:
+            signal.signal(signal.SIGINT, self._request)
+
+    def __exit__(self, *error: object) -> None:
+        if self._replaced:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.requested and error[0] is None:
+            raise KeyboardInterrupt
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass
 class Job:
     """A training, checked and ready to begin.
@@ -24,8 +56,9 @@ class Job:
     batch_size : examples a step; None is all of them
     validation : X and Y of examples that are watched and not learned from, or None
     precision : of the matrix products, as `fit` has it; None is the parameters' own
-    held : closed when the training ends, however it ends: whoever holds more than memory says so
-        here
+    held : closed when the training ends, however it ends: a solver enters here what it holds
+        beside memory
+    interruption : Ctrl-C, held back while steps run
     """
 
     net: Network
@@ -38,6 +71,7 @@ class Job:
     validation: tuple[Array, Array] | None = None
     precision: str | None = None
     held: ExitStack = field(default_factory=ExitStack)
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def streamed(self) -> bool:
@@ -51,32 +85,37 @@ class Job:
         return int(self.X.shape[1])
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Updates of the parameters, one a batch."""
+        return -(-self.examples // (self.batch_size or self.examples))
+
+    @property
     def dropout(self) -> bool:
         """Whether hidden units are dropped while training."""
         return min(self.net.keep_prob, default=1) < 1
 
 
 class Trainer(Protocol):
-    """A training under way. Only `cost` waits for the device.
+    """A training under way, which never waits for the device.
 
+    steps : updates so far
     compile_seconds : spent on compiling so far
     """
 
+    steps: int
     compile_seconds: float
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run as many epochs as there are rates; `cost`, 0-d, receives the first one's cost:
-        before its update, or the mean over its batches, each before its update."""
+        """Run as many epochs as there are rates, or fewer if the job's interruption is requested;
+        `cost`, 0-d, receives the first one's cost: before its update, or the mean over its
+        batches, each before its update."""
 
-    def validation_cost(self) -> Array:
-        """The cost of the validation set, 0-d, without L2 and dropout."""
+    def validation(self) -> tuple[Array, Array | None]:
+        """The cost of the validation set, 0-d, without L2 and dropout, and its accuracy unless
+        the output is linear."""
 
     def parameters(self) -> Parameters:
-        """What the training has come to: a copy."""
-
-    def cost(self, params: Parameters) -> float:
-        """The cost of the training set with these, L2 included and dropout not; waits for the
-        device."""
+        """Those that the training has come to: a copy."""
 
 
 def dropout_generator(job: Job, xp: Any) -> Any:

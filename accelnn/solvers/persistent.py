@@ -274,6 +274,8 @@ class Persistent(InSampleSpace):
         """Queue the epochs, in launches short enough to be interrupted between them."""
         most = max(1, int(LONGEST_LAUNCH / self.schedule.seconds))
         for start in range(0, len(rates), most):
+            if self.job.interruption.requested:
+                return
             self._launch(rates[start : start + most], cost if start == 0 else None)
 
     def _launch(self, rates: list[float], cost: Array | None) -> None:

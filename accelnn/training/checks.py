@@ -1,4 +1,4 @@
-"""What `fit` refuses, and how it says so."""
+"""What `fit` and `minimize` refuse, and how they say so."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from accelnn import batches
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array, array_module, as_array
 from accelnn.columns import THREADS, HostColumns
 from accelnn.network import Network, Parameters
-from accelnn.optimizers import optimizer_of
-from accelnn.solvers import minimize
 
 T = TypeVar("T")
 
@@ -22,9 +20,10 @@ def checked(
 ) -> tuple[Array, Array]:
     """X and Y to train on, or to watch: as `Network.check` gives them, and of good values.
 
-    On the host, where the parameters are on a device, they stay as HostColumns, to be streamed.
+    On the host, if the parameters are on a device, they stay as HostColumns, to be streamed.
     Raises TypeError for these without a batch size.
     """
+    X, Y = as_array(X, "X"), as_array(Y, "Y")
     on_host = isinstance(X, np.ndarray | HostColumns)
     if array_module(params.flat) is np or not on_host:
         X, Y = net.check(params, X, Y)
@@ -34,8 +33,11 @@ def checked(
             "mini-batches are streamed there, or move the data with accelnn.to_device"
         )
     else:
-        X, Y = HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
-        net.check_shapes(params, X, Y)
+        net.check_shapes(X, Y)
+        X = HostColumns.of(X, params.dtype)
+        if Y.ndim == 1:  # labels, as bytes: 0 and 1
+            Y = net.targets(Y, None if net.output == "linear" else np.uint8)
+        Y = HostColumns.of(Y, params.dtype)
     check_values(net, params, X, Y)
     return X, Y
 
@@ -47,7 +49,7 @@ def check_values(net: Network, params: Parameters, X: Array, Y: Array) -> None:
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
         if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
             continue  # whole numbers are finite
-        bad = sum(_of_parts(array, _not_finite))
+        bad = sum(_of_parts(array, not_finite))
         if bad:
             raise ValueError(
                 f"{name} has {bad} NaN or infinite values among {array.size}: clean them first"
@@ -65,17 +67,18 @@ def check_values(net: Network, params: Parameters, X: Array, Y: Array) -> None:
 
 
 def _of_parts(array: Array, function: Callable[[Array], T]) -> list[T]:
-    """What `function` says of an array; of columns that stay on the host, of blocks of them."""
+    """`function` of an array; of columns that stay on the host, of each block of them."""
     if not isinstance(array, HostColumns):
         return [function(array)]
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(lambda some: function(array.read(some).T), array.blocks()))
 
 
-def _not_finite(array: Array) -> int:
-    # One number tells whether all are finite, in half the time that asking each takes; only
-    # where it is not (or the sum overflowed) are they counted. Not by BLAS: its threads would
-    # keep the cores busy for a while, just when the training begins.
+def not_finite(array: Array) -> int:
+    """How many of its values are NaN or infinite."""
+    # The sum is finite if all values are, and takes half the time of asking each; only if it is
+    # not (or overflowed) are they counted. Not by BLAS: its threads would keep the cores busy for
+    # a while, just when the training begins.
     if math.isfinite(float(array.sum())):
         return 0
     return int((~array_module(array).isfinite(array)).sum())
@@ -86,32 +89,9 @@ def _sums_differ(Y: Array) -> bool:
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Raise ValueError where `value` is no integer from `least` on."""
+    """Raise ValueError if `value` is no integer from `least` on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
-
-
-def check_method(solver: str, method: str) -> None:
-    """Raise ValueError for a method that SciPy's minimisers or this solver do not have."""
-    if method not in minimize.METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {list(minimize.METHODS)}")
-    if solver != "minimize" and method != "TNC":
-        raise ValueError(f"method {method!r} is of solver='minimize', not of {solver!r}")
-
-
-def check_minimize(net: Network, optimizer: Any, **not_taken: Any) -> None:
-    """Raise ValueError for what only gradient descent takes, and for dropout."""
-    for name, value in not_taken.items():
-        if value is not None:
-            got = "(X, Y)" if isinstance(value, tuple) else repr(value)  # not all of their numbers
-            raise ValueError(f"solver='minimize' takes no {name}, got {got}: omit it")
-    if optimizer_of(optimizer).name != "sgd":
-        raise ValueError(f"solver='minimize' takes no optimizer, got {optimizer!r}: omit it")
-    if any(keep < 1 for keep in net.keep_prob):
-        raise ValueError(
-            f"expected keep_prob=1 for solver='minimize', got {net.keep_prob}: dropout makes the "
-            "cost random, and no line search can follow it; use gradient descent"
-        )
 
 
 def set_apart(

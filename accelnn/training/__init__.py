@@ -1,0 +1,7 @@
+"""What a user calls to train: `fit` by gradient descent, `minimize` by SciPy, and their history."""
+
+from accelnn.training.fit import fit
+from accelnn.training.history import Checkpoint, History, Interrupted
+from accelnn.training.minimize import minimize
+
+__all__ = ["Checkpoint", "History", "Interrupted", "fit", "minimize"]

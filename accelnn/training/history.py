@@ -1,0 +1,138 @@
+"""What a training leaves behind: its `History`, and what callbacks and Ctrl-C receive on the way."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from accelnn.network import Parameters
+
+
+@dataclass(eq=False, repr=False)
+class History:
+    """The record of one training, in numbers on the host.
+
+    costs : of the epochs in `epochs`: before their update; with mini-batches the mean over the
+        epoch's batches, each before its update
+    epochs : 0, record_every, 2 record_every, ...; for `minimize`, those evaluations
+    epochs_run : epochs that were completed; for `minimize`, evaluations
+    solver, reason : which one ran, and why that one
+    backend, device, dtype : where and in what precision it ran
+    precision : of the matrix products
+    optimizer, batch_size : as `fit` was given them; None for `minimize`
+    validation_costs, validation_accuracies : of the validation set before those same epochs,
+        without L2 and dropout; empty without one, accuracies also for linear outputs
+    final_validation_cost, final_validation_accuracy : of the parameters returned, or None
+    stopped : why the training ended before its last epoch, or None
+    compile_seconds : spent on compiling; the next training of this kind will not spend them
+    """
+
+    solver: str
+    reason: str
+    backend: str
+    device: str
+    dtype: str
+    precision: str
+    optimizer: str | None = None
+    batch_size: int | None = None
+    costs: list[float] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=list)
+    epochs_run: int = 0
+    validation_costs: list[float] = field(default_factory=list)
+    validation_accuracies: list[float] = field(default_factory=list)
+    final_validation_cost: float | None = None
+    final_validation_accuracy: float | None = None
+    stopped: str | None = None
+    compile_seconds: float = 0.0
+    _evaluate: Callable[[], tuple[float, float | None]] | None = None
+
+    @property
+    def final_cost(self) -> float:
+        """The cost of the parameters returned, on the training set, L2 included; computed when
+        first read, from the X and Y that the training was given."""
+        return self._final[0]
+
+    @property
+    def final_accuracy(self) -> float | None:
+        """The accuracy of the parameters returned, on the training set; None for linear outputs.
+        Computed with `final_cost`."""
+        return self._final[1]
+
+    @functools.cached_property
+    def _final(self) -> tuple[float, float | None]:
+        assert self._evaluate is not None
+        final = self._evaluate()
+        self._evaluate = None  # and with it the data
+        return final
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, the final cost and accuracy included, as plain values for JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[0] != "_"}
+        return values | {"final_cost": self.final_cost, "final_accuracy": self.final_accuracy}
+
+    def plot(self) -> Any:
+        """The costs over the epochs, a matplotlib Figure; see `accelnn.plots.history`."""
+        from accelnn import plots
+
+        return plots.history(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self._final  # a copy or a pickle holds the numbers and not the data
+        return self.__dict__
+
+    def __repr__(self) -> str:
+        unit = "epochs" if self.optimizer else "evaluations"
+        cost = f", cost {self.costs[0]:.6g} to {self.costs[-1]:.6g}" if self.costs else ""
+        if self.final_validation_cost is not None:
+            cost += f", validation {self.final_validation_cost:.6g}"
+        stopped = f", {self.stopped}" if self.stopped else ""
+        where = f"{self.solver} in {self.dtype} on {self.backend}"
+        return f"<History: {self.epochs_run:,} {unit} by {where}{cost}{stopped}>"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a callback receives at the end of each recorded epoch.
+
+    epoch, cost, validation_cost, validation_accuracy : as the history will hold them
+    learning_rate : α of that epoch; None for `minimize`
+    parameters : gives a copy of the parameters after it
+    """
+
+    epoch: int
+    cost: float
+    validation_cost: float | None
+    validation_accuracy: float | None
+    learning_rate: float | None
+    parameters: Callable[[], Parameters]
+
+    def scores(self) -> str:
+        """Its cost and, if there is one, that of the validation set, in a few words."""
+        text = f"{self.cost:.6f}"
+        if self.validation_cost is not None:
+            text += f", validation {self.validation_cost:.6f}"
+        if self.validation_accuracy is not None:
+            text += f" ({self.validation_accuracy:.2%})"
+        return text
+
+
+# A true answer ends the training
+Callback = Callable[[Checkpoint], object]
+
+
+def ask(callbacks: "list[Callback]", checkpoint: Checkpoint) -> bool:
+    """Call each of them; whether one asks the training to end."""
+    answers = [bool(callback(checkpoint)) for callback in callbacks]
+    return True in answers
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a training; nothing of it is lost.
+
+    params : the parameters it had come to
+    history : its History so far
+    """
+
+    def __init__(self, params: Parameters, history: History) -> None:
+        self.params, self.history = params, history
+        super().__init__(f"{history!r}: its .params and .history are those so far")

@@ -1,0 +1,39 @@
+"""What `verbose` shows of a training: a progress bar, or lines as the notes print them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelnn.training.history import Callback, Checkpoint
+
+
+@contextmanager
+def following(verbose: Any, epochs: int, label: str = "", unit: str = "epoch") -> Iterator[Callback]:
+    """A callback that shows a training of so many epochs while the block lasts.
+
+    verbose : True for a bar on standard error, with percentage, cost and remaining time, drawn
+        in place in a terminal and in a notebook; "lines" for a printed line each recorded epoch
+
+    Raises ValueError for another value.
+    """
+    if verbose == "lines":
+        yield lambda now: print(f"cost after {unit} {now.epoch}: {now.scores()}", flush=True)
+        return
+    if verbose is not True:
+        raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
+        *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label or "training", total=epochs, scores="")
+
+        def show(now: Checkpoint) -> None:
+            bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores()}")
+
+        yield show
+        bar.update(task, completed=epochs)
