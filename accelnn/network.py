@@ -328,9 +328,10 @@ class Network:
         if Y is None:
             return
         outputs, m = self.layers[-1], X.shape[1]
-        if Y.shape in ((outputs, m), (m,)):
+        flat = self.output != "linear" or outputs == 1
+        if Y.shape == (outputs, m) or (flat and Y.shape == (m,)):
             return
-        labels = f" or labels of shape ({m},)" if self.output != "linear" or outputs == 1 else ""
+        labels = f" or labels of shape ({m},)" if flat else ""
         hint = ""
         if Y.shape == (m, outputs):
             hint = ": pass Y.T (columns are examples)"

@@ -32,8 +32,9 @@ from accelnn.network import Network, Parameters
 from accelnn.optimizers import OPTIMIZERS, Schedule, inverse_decay
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.scores import accuracy, report
-from accelnn.solvers import SOLVERS, Callback, History
-from accelnn.solvers.minimize import METHODS
+from accelnn.solvers import SOLVERS
+from accelnn.training.history import Callback, History
+from accelnn.training.minimize import METHODS
 from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import TOURS
 

@@ -1,5 +1,13 @@
 """Training: published figures, what it leaves alone, dropout, the device, and bad input."""
 
+import copy
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
 import warnings
 
 import numpy as np
@@ -104,6 +112,7 @@ def test_digits_are_learnt_from_the_embedded_file():
         digits.Y_train,
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
+        record_every=100,  # between them it goes up and down
     )
     assert history.costs == sorted(history.costs, reverse=True)
     assert accuracy(recipe.net.predict(params, digits.X_test), digits.Y_test) > 0.88
@@ -127,6 +136,218 @@ def test_history_has_the_costs_before_the_recorded_updates(there, flower):
     assert (history.backend, history.dtype) == (there.name, "float64")
     assert history.device == there.device_name()
     assert (history.solver, history.reason) == ("direct", "asked for")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "records"), [(50, None, 50), (50, 100, 50), (2500, None, 100), (7, 8, 7)]
+)
+def test_about_a_hundred_costs_are_recorded_by_default(flower, epochs, batch_size, records):
+    net, params = small()
+    _, history = accelnn.fit(
+        net, params, *flower, epochs=epochs, learning_rate=0.1, batch_size=batch_size
+    )
+    assert len(history.costs) == len(history.epochs) == records
+    assert history.epochs_run == epochs
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("output", ["sigmoid", "softmax", "linear"])
+def test_final_cost_and_accuracy_are_those_of_the_parameters_returned(output):
+    net = Network([5, 4, 3], output=output, l2=0.4, keep_prob=0.9)
+    random = np.random.default_rng(2)
+    X, Y = random.normal(size=(5, 40)), accelnn.one_hot(np.arange(40) % 3, 3)
+    X, Y, X_v, Y_v = map(to_device, (X[:, :30], Y[:, :30], X[:, 30:], Y[:, 30:]))
+    params, history = accelnn.fit(
+        net, net.init("he", dtype="float64"), X, Y, epochs=6, learning_rate=0.1, validation=(X_v, Y_v)
+    )
+    assert history.final_cost == pytest.approx(net.cost(params, X, Y), rel=1e-12)
+    unpenalised = Network([5, 4, 3], output=output)
+    assert history.final_validation_cost == pytest.approx(unpenalised.cost(params, X_v, Y_v))
+    if output == "linear":
+        assert history.final_accuracy is history.final_validation_accuracy is None
+        assert history.validation_accuracies == []
+        return
+    assert history.final_accuracy == pytest.approx(net.accuracy(params, X, Y))
+    assert history.final_validation_accuracy == pytest.approx(net.accuracy(params, X_v, Y_v))
+    assert len(history.validation_accuracies) == len(history.costs) == 6
+
+
+def test_the_final_cost_is_computed_once_when_it_is_read(monkeypatch, flower):
+    module, calls = sys.modules["accelnn.training.fit"], []
+    plain = module.streaming.evaluate
+    monkeypatch.setattr(
+        module.streaming, "evaluate", lambda *args: calls.append(1) or plain(*args)
+    )
+    net, params = small()
+    trained, history = accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.1)
+    assert not calls
+    expected = net.cost(trained, *flower)
+    trained.flat[...] = 0  # what was returned may be changed
+    first = history.final_cost, history.final_accuracy, history.final_cost
+    assert len(calls) == 1
+    assert first[0] == first[2] == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_history_is_copied_pickled_and_written_as_json(flower):
+    net, params = small()
+    _, history = accelnn.fit(net, params, *flower, epochs=4, learning_rate=0.1, validation=0.25)
+    values = history.to_dict()
+    for other in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
+        assert other.to_dict() == values
+    assert json.loads(json.dumps(values)) == values
+    assert values["final_cost"] == history.final_cost
+    assert values["validation_accuracies"] == history.validation_accuracies
+
+
+def test_a_history_is_shown_in_one_line(flower):
+    net, params = small()
+    _, history = accelnn.fit(net, params, *flower, epochs=2000, learning_rate=0.1)
+    first, last = history.costs[0], history.costs[-1]
+    assert repr(history) == (
+        f"<History: 2,000 epochs by direct in float64 on numpy, cost {first:.6g} to {last:.6g}>"
+    )
+
+
+def test_adam_has_a_learning_rate_of_its_own_and_the_others_need_one(flower):
+    net, params = small()
+    trained, _ = accelnn.fit(net, params, *flower, epochs=5, optimizer="adam")
+    expected, _ = accelnn.fit(net, params, *flower, epochs=5, optimizer="adam", learning_rate=1e-3)
+    np.testing.assert_array_equal(trained.flat, expected.flat)
+    for optimizer in ("sgd", "momentum"):
+        with pytest.raises(ValueError, match="needs learning_rate > 0, got None"):
+            accelnn.fit(net, params, *flower, epochs=5, optimizer=optimizer)
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("output", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_integer_labels_train_as_columns_do(output, batch_size):
+    net = Network([4, 5, 1 if output == "sigmoid" else 3], output=output)
+    X = np.random.default_rng(0).normal(size=(4, 50))
+    labels = np.arange(50) % (2 if output == "sigmoid" else 3)
+    columns = labels[None].astype(float) if output == "sigmoid" else accelnn.one_hot(labels, 3)
+    X, labels, columns = map(to_device, (X, labels, columns))
+    params = net.init("he", dtype="float64")
+    options = {"epochs": 4, "learning_rate": 0.2, "batch_size": batch_size, "validation": 0.2}
+    by_labels, history = accelnn.fit(net, params, X, labels, **options)
+    by_columns, same = accelnn.fit(net, params, X, columns, **options)
+    np.testing.assert_array_equal(to_host(by_labels.flat), to_host(by_columns.flat))
+    assert history.costs == same.costs
+    assert history.validation_costs == same.validation_costs
+    assert history.final_accuracy == same.final_accuracy
+
+
+# --------------------------------------------------------------------------------------------
+# what verbose shows
+
+
+def test_verbose_lines_are_those_of_the_notes(flower, capsys):
+    net, params = small()
+    _, history = accelnn.fit(
+        net, params, *flower, epochs=250, learning_rate=0.5, record_every=100, verbose="lines"
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        f"cost after epoch {epoch}: {cost:.6f}"
+        for epoch, cost in zip((0, 100, 200), history.costs, strict=True)
+    ]
+
+
+def test_verbose_shows_percentage_cost_and_validation(flower, capsys):
+    net, params = small()
+    options = {"epochs": 20, "learning_rate": 0.5, "validation": 0.25}
+    quiet, _ = accelnn.fit(net, params, *flower, **options)
+    shown, history = accelnn.fit(net, params, *flower, verbose=True, **options)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "100%" in output.err
+    assert f"cost {history.costs[-1]:.6f}" in " ".join(output.err.split())
+    np.testing.assert_allclose(shown.flat, quiet.flat, rtol=1e-12)
+
+
+# --------------------------------------------------------------------------------------------
+# Ctrl-C
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("options", [{}, {"batch_size": 32}, {"solver": "gram"}], ids=str)
+def test_ctrl_c_raises_what_holds_the_parameters_and_history_so_far(flower, options):
+    def interrupt(now):
+        if now.epoch == 20:
+            raise KeyboardInterrupt
+
+    net, params = small(l2=0.1)
+    X, Y = map(to_device, flower)
+    options = {"learning_rate": 0.5, "record_every": 10, "validation": 0.2} | options
+    with pytest.raises(accelnn.Interrupted) as interrupted:
+        accelnn.fit(net, params, X, Y, epochs=100, callbacks=[interrupt], **options)
+    so_far, history = interrupted.value.params, interrupted.value.history
+    assert isinstance(interrupted.value, KeyboardInterrupt)
+    assert (history.epochs, history.epochs_run) == ([0, 10, 20], 21)
+    assert history.stopped == "interrupted"
+    expected, whole = accelnn.fit(net, params, X, Y, epochs=21, **options)
+    np.testing.assert_allclose(to_host(so_far.flat), to_host(expected.flat), rtol=1e-12)
+    assert history.costs == pytest.approx(whole.costs)
+    assert history.final_cost == pytest.approx(whole.final_cost)
+    assert history.final_validation_cost == pytest.approx(whole.final_validation_cost)
+
+
+@pytest.mark.parametrize(
+    ("solver", "batch_size"),
+    [("direct", None), ("direct", 8), ("gram", None), ("jitted", None), ("gram-jitted", None)],
+)
+def test_a_signal_ends_a_training_between_two_steps(solver, batch_size):
+    random = np.random.default_rng(0)
+    net = Network([30, 8, 1], hidden="tanh", l2=0.5)
+    params, X, Y = net.init(), random.normal(size=(30, 20)), random.integers(2, size=20)
+    options = {"learning_rate": 0.01, "solver": solver, "batch_size": batch_size}
+    accelnn.fit(net, params, X, Y, epochs=1, **options)  # whatever is to be compiled
+    before = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(accelnn.Interrupted) as interrupted:
+        accelnn.fit(net, params, X, Y, epochs=10**7, record_every=10**7, **options)
+    assert signal.getsignal(signal.SIGINT) is before
+    epochs = interrupted.value.history.epochs_run
+    assert 0 < epochs < 10**7
+    if batch_size is None:
+        expected, _ = accelnn.fit(net, params, X, Y, epochs=epochs, **options)
+        np.testing.assert_allclose(interrupted.value.params.flat, expected.flat, rtol=1e-9)
+
+
+def test_trainings_in_other_threads_leave_signals_alone(flower):
+    net, params = small()
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.1))
+    )
+    thread.start()
+    thread.join()
+    assert results[0][1].epochs_run == 3
+
+
+def test_an_interrupted_script_ends_with_what_it_had_come_to():
+    code = """
+import numpy as np, accelnn
+net = accelnn.Network([30, 8, 1])
+X, Y = np.ones((30, 20)), np.ones((1, 20))
+def ready(now):
+    if now.epoch == 0:
+        print("training", flush=True)
+accelnn.fit(net, net.init(), X, Y, epochs=10**8, learning_rate=0.01, record_every=1000,
+            callbacks=[ready])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "training\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "accelnn.training.history.Interrupted: <History: " in error
+
+
+# --------------------------------------------------------------------------------------------
+# what it leaves alone
 
 
 def test_training_on_from_where_one_stopped_is_the_same_training(flower):
@@ -348,12 +569,26 @@ def test_bad_data_is_refused_before_training(flower, case):
         ({"learning_rate": 0}, "learning_rate > 0, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate > 0"),
         ({"solver": "adam"}, "unknown solver 'adam'.*auto.*direct"),
+        ({"verbose": "loud"}, "verbose as False, True or 'lines', got 'loud'"),
     ],
 )
 def test_bad_options_are_refused(flower, options, message):
     net, params = small()
     with pytest.raises(ValueError, match=message):
         accelnn.fit(net, params, *flower, **{"epochs": 1, "learning_rate": 0.5} | options)
+
+
+def test_what_is_no_network_or_no_parameters_is_refused_with_what_to_pass(flower):
+    net, params = small()
+    with pytest.raises(TypeError, match=r"params as accelnn\.Parameters, got NoneType.*net\.init"):
+        accelnn.fit(net, None, *flower, epochs=1, learning_rate=0.5)
+    with pytest.raises(TypeError, match=r"net as accelnn\.Network, got list"):
+        accelnn.fit([2, 4, 1], params, *flower, epochs=1, learning_rate=0.5)
+    X, Y = flower
+    with pytest.raises(TypeError, match=r"X as an array, got list: pass numpy\.array"):
+        accelnn.fit(net, params, X.tolist(), Y, epochs=1, learning_rate=0.5)
+    with pytest.raises(ValueError, match=r"Y of shape \(1, 400\) or labels of shape \(400,\)"):
+        accelnn.fit(net, params, X, Y[:, 1:], epochs=1, learning_rate=0.5)
 
 
 def test_softmax_wants_columns_that_sum_to_one():

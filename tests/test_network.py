@@ -113,7 +113,7 @@ def test_predictions():
         layer = to_device(np.array(W, float)), to_device(np.zeros((len(W), 1)))
         return to_host(net.predict(Parameters.from_layers([layer]), X)).tolist()
 
-    assert predict([[1]], "sigmoid") == [[0, 0, 1]]  # a half is no cat
+    assert predict([[1]], "sigmoid") == [0, 0, 1]  # a half is no cat
     assert predict([[1], [-1]], "sigmoid") == [1, 0, 0]
     assert predict([[1], [-1]], "softmax") == [1, 0, 0]
     assert predict([[2]], "linear") == [[-4, 0, 6]]
@@ -145,7 +145,7 @@ def test_parameters_are_views_into_one_buffer():
         b[...] = -number
     assert params.flat.tolist() == [1] * 12 + [-1] * 4 + [2] * 8 + [-2] * 2
     assert len(params) == 2
-    assert repr(params) == "Parameters([3, 4, 2], float64, numpy)"
+    assert repr(params) == "<Parameters of layers [3, 4, 2]: 26 float64 values on numpy>"
     other = params.copy()
     other.flat[...] = 0
     assert params.flat[0] == 1
@@ -199,7 +199,8 @@ def test_a_buffer_of_the_wrong_size_is_refused():
 @pytest.mark.parametrize("kind", INITIALISATIONS)
 def test_a_seed_gives_the_notes_weights_on_every_backend(kind):
     net = Network([5, 4, 1])
-    params = net.init(kind, seed=3, scale=(0.01, 1.0), dtype="float64")
+    scales = ((0.01, 1.0),) if kind == "normal" else ()
+    params = net.init(kind, *scales, seed=3, dtype="float64")
     random = np.random.RandomState(3)
     for (W, b), (n, before), scale in zip(params, [(4, 5), (1, 4)], (0.01, 1.0), strict=True):
         expected = {
@@ -207,6 +208,7 @@ def test_a_seed_gives_the_notes_weights_on_every_backend(kind):
             "normal": lambda n=n, k=before, s=scale: random.randn(n, k) * s,
             "scaled": lambda n=n, k=before: random.randn(n, k) / np.sqrt(k),
             "he": lambda n=n, k=before: random.randn(n, k) * np.sqrt(2.0 / k),
+            "glorot": lambda n=n, k=before: (random.rand(n, k) * 2 - 1) * np.sqrt(6 / (n + k)),
             "uniform": lambda n=n, k=before: random.rand(n, k) * 2 * 0.12 - 0.12,
         }[kind]()
         np.testing.assert_array_equal(to_host(W), expected)
@@ -249,6 +251,7 @@ def test_an_impossible_network_is_refused(arguments, message):
         ({"kind": "xavier"}, "unknown init 'xavier'.*scaled"),
         ({"dtype": "float16"}, "float32 or float64, got float16"),
         ({"kind": "normal", "scale": [0.1]}, "scale as one value or 2"),
+        ({"kind": "he", "scale": 0.1}, "scale is for init 'normal', got scale=0.1 with 'he'"),
     ],
 )
 def test_an_impossible_initialisation_is_refused(arguments, message):
@@ -261,10 +264,10 @@ def test_an_impossible_initialisation_is_refused(arguments, message):
     [
         ((6, 3), (1, 6), r"X of shape \(3, m\), got \(6, 3\): pass X.T"),
         ((4, 6), (1, 6), r"X of shape \(3, m\), got \(4, 6\)$"),
-        ((3,), (1, 6), r"X of shape \(3, m\), got \(3,\)"),
-        ((3, 6), (6, 1), r"Y of shape \(1, 6\), got \(6, 1\): pass Y.T"),
-        ((3, 6), (6,), r"Y of shape \(1, 6\), got \(6,\): pass Y.reshape"),
-        ((3, 6), (1, 5), r"Y of shape \(1, 6\), got \(1, 5\)$"),
+        ((3,), (1, 6), r"X of shape \(3, m\), got \(3,\): pass X.reshape\(-1, 1\) for one example"),
+        ((3, 6), (6, 1), r"Y of shape \(1, 6\) or labels of shape \(6,\), got \(6, 1\): pass Y.T"),
+        ((3, 6), (5,), r"Y of shape \(1, 6\) or labels of shape \(6,\), got \(5,\)$"),
+        ((3, 6), (1, 5), r"Y of shape \(1, 6\) or labels of shape \(6,\), got \(1, 5\)$"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_with_what_to_do(X, Y, message):
@@ -273,10 +276,21 @@ def test_shapes_that_do_not_fit_are_refused_with_what_to_do(X, Y, message):
         net.cost(net.init(), np.ones(X), np.ones(Y))
 
 
-def test_integer_labels_for_several_outputs_are_told_about_one_hot():
-    net = Network([3, 4], output="softmax")
-    with pytest.raises(ValueError, match=r"one_hot\(Y, 4\)"):
-        net.cost(net.init(), np.ones((3, 6)), np.ones(6))
+@pytest.mark.parametrize(
+    ("output", "Y", "message"),
+    [
+        ("softmax", np.ones(6), r"integer labels of shape \(m,\), got float64"),
+        ("softmax", np.array([0, 1, 2, 3, 4, 0]), r"labels in 0\.\.3, got 0\.\.4"),
+        ("softmax", np.array([0, -1, 2, 3, 1, 0]), r"labels in 0\.\.3, got -1\.\.3"),
+        ("softmax", np.ones((1, 6)), r"labels of shape \(6,\), got \(1, 6\): pass Y.ravel"),
+        ("linear", np.ones(6), r"Y of shape \(4, 6\), got \(6,\)"),
+    ],
+)
+def test_labels_that_several_outputs_cannot_have_are_refused(output, Y, message):
+    net = Network([3, 4], output=output)
+    for ask in (net.cost, net.gradients):
+        with pytest.raises(ValueError, match=message):
+            ask(net.init(), np.ones((3, 6)), Y)
 
 
 def test_parameters_of_another_network_are_refused():
@@ -296,4 +310,80 @@ def test_data_is_converted_to_the_parameters_precision():
     net = Network([3, 1])
     params = net.init(dtype="float32")
     assert net.forward(params, np.ones((3, 2))).dtype == np.float32
-    assert net.forward(params, [[1, 2], [3, 4], [5, 6]]).dtype == np.float32
+    assert net.forward(params, np.array([[1, 2], [3, 4], [5, 6]])).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ([[1, 2], [3, 4], [5, 6]], r"X as an array, got list: pass numpy\.array"),
+        (None, "X as an array, got NoneType"),
+        (np.array([["1", "2"]] * 3), "X as an array of real numbers, got dtype <U1"),
+        (np.ones((3, 2), complex), "X as an array of real numbers, got dtype complex128"),
+        (np.array([[None, 1]] * 3), "X as an array of real numbers, got dtype object"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(X, message):
+    net = Network([3, 1])
+    with pytest.raises(TypeError, match=message):
+        net.predict(net.init(), X)
+
+
+def test_sizes_that_come_one_by_one_are_refused_with_the_list_to_pass():
+    with pytest.raises(TypeError, match=r"one sequence of sizes.*pass Network\(\[2, 4, 1\]\)"):
+        Network(2, 4, 1)
+    with pytest.raises(TypeError, match=r"pass Network\(\[n_0, \.\.\., n_L\]\)"):
+        Network(2)
+
+
+@pytest.mark.parametrize("params", [None, np.ones(4), [(np.ones((1, 3)), np.ones((1, 1)))]])
+def test_parameters_of_another_kind_are_refused_with_what_to_pass(params):
+    with pytest.raises(TypeError, match=r"accelnn\.Parameters, got .*: pass net\.init\(\)"):
+        Network([3, 1]).cost(params, np.ones((3, 2)), np.ones((1, 2)))
+
+
+# --------------------------------------------------------------------------------------------
+# labels
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(("outputs", "output"), [(1, "sigmoid"), (4, "sigmoid"), (4, "softmax")])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_integer_labels_are_the_same_as_columns(outputs, output, dtype):
+    net = Network([3, 5, outputs], output=output)
+    params, X, _ = problem(net, m=12)
+    labels = (np.arange(12) % max(2, outputs)).astype(dtype)
+    if dtype is bool and outputs > 1:
+        labels = labels.astype(np.int8)
+    columns = labels[None] if outputs == 1 else np.eye(4)[labels].T
+    labels, columns = to_device(labels), to_device(columns.astype(float))
+    assert net.cost(params, X, labels) == net.cost(params, X, columns)
+    assert net.accuracy(params, X, labels) == net.accuracy(params, X, columns)
+    np.testing.assert_array_equal(
+        to_host(net.gradients(params, X, labels).flat),
+        to_host(net.gradients(params, X, columns).flat),
+    )
+    np.testing.assert_array_equal(to_host(net.targets(labels)), to_host(columns))
+
+
+@given(st.integers(1, 5), st.integers(1, 30), st.integers(0, 2**31))
+def test_accuracy_is_the_share_of_predictions_that_are_the_labels(outputs, m, seed):
+    net = Network([3, outputs])
+    params, X, _ = problem(net, m, seed % 1000)
+    labels = np.random.default_rng(seed).integers(max(2, outputs), size=m)
+    predicted = net.predict(params, X)
+    assert predicted.shape == (m,)
+    assert predicted.dtype == np.int64
+    assert net.accuracy(params, X, labels) == (predicted == labels).mean()
+
+
+def test_a_value_for_each_example_will_do_for_one_linear_output():
+    net = Network([3, 1], output="linear")
+    params, X, Y = problem(net)
+    assert net.cost(params, X, Y[0]) == net.cost(params, X, Y)
+
+
+def test_a_linear_output_has_no_accuracy():
+    net = Network([3, 1], output="linear")
+    with pytest.raises(ValueError, match=r"linear output has no labels.*net\.cost"):
+        net.accuracy(*problem(net))

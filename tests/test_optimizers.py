@@ -51,15 +51,15 @@ def adam(theta, gradients, rates, beta1=0.9, beta2=0.999, epsilon=1e-8):
 CASES = {
     "sgd": (SGD(), descent, {}),
     "momentum": (Momentum(), momentum, {}),
-    "momentum of 0.5": (Momentum(0.5), momentum, {"beta": 0.5}),
-    "momentum of 0": (Momentum(0.0), descent, {}),
+    "momentum of 0.5": (Momentum(beta=0.5), momentum, {"beta": 0.5}),
+    "momentum of 0": (Momentum(beta=0.0), descent, {}),
     "adam": (Adam(), adam, {}),
     "adam of its own": (
-        Adam(0.5, 0.9, 1e-3),
+        Adam(beta1=0.5, beta2=0.9, epsilon=1e-3),
         adam,
         {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3},
     ),
-    "adam of zeros": (Adam(0.0, 0.0, 1e-2), adam, {"beta1": 0, "beta2": 0, "epsilon": 1e-2}),
+    "adam of zeros": (Adam(beta1=0.0, beta2=0.0, epsilon=1e-2), adam, {"beta1": 0, "beta2": 0, "epsilon": 1e-2}),
 }
 
 
@@ -112,7 +112,7 @@ def test_the_first_step_of_adam_is_as_long_as_the_rate(gradient, sign, rate):
     assert theta[0] == pytest.approx(-sign * rate, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("sgd", SGD()), ("adam", Adam(0.9, 0.999, 1e-8))])
+@pytest.mark.parametrize(("name", "expected"), [("sgd", SGD()), ("adam", Adam(beta1=0.9, beta2=0.999, epsilon=1e-8))])
 def test_a_name_is_the_optimizer_of_the_usual_values(name, expected):
     assert optimizers.optimizer_of(name) == expected
     assert optimizers.optimizer_of(expected) is expected
@@ -165,9 +165,9 @@ def test_rates_of_a_number_or_a_schedule_are_floats():
 # bad values
 
 BAD_OPTIMIZERS = {
-    "beta of 1": (lambda: Momentum(1.0), r"beta in \[0, 1\), got 1"),
-    "negative beta": (lambda: Momentum(-0.1), r"beta in \[0, 1\), got -0.1"),
-    "beta that is none": (lambda: Momentum(math.nan), r"beta in \[0, 1\), got nan"),
+    "beta of 1": (lambda: Momentum(beta=1.0), r"beta in \[0, 1\), got 1"),
+    "negative beta": (lambda: Momentum(beta=-0.1), r"beta in \[0, 1\), got -0.1"),
+    "beta that is none": (lambda: Momentum(beta=math.nan), r"beta in \[0, 1\), got nan"),
     "beta1 of 1": (lambda: Adam(beta1=1.0), r"beta1 in \[0, 1\), got 1"),
     "beta2 of 1": (lambda: Adam(beta2=1.0), r"beta2 in \[0, 1\), got 1"),
     "epsilon of 0": (lambda: Adam(epsilon=0.0), "epsilon > 0, got 0"),

@@ -64,7 +64,7 @@ def trained(trainer, rates, every):
     """Costs and validation costs of each record, and the parameters, on the host."""
     costs = array_module(trainer.job.X).empty((2, -(-len(rates) // every)), trainer.job.X.dtype)
     for record, start in enumerate(range(0, len(rates), every)):
-        costs[1, record] = trainer.validation_cost()
+        costs[1, record] = trainer.validation()[0]
         trainer.advance(rates[start : start + every], costs[0, record, ...])
     return to_host(costs), to_host(trainer.parameters().flat)
 
@@ -122,13 +122,13 @@ def test_it_is_the_training_of_gram(name, optimizer):
 @pytest.mark.parametrize("name", ["relu", "tanh with L2", "three layers with L2"])
 @pytest.mark.usefixtures("device")
 def test_float32_is_the_same_training_too(name):
-    options = Momentum(0.8), "float32"
+    options = Momentum(beta=0.8), "float32"
     check_same(
         Persistent(job(NETS[name], 13, *options)), Gram(on_host(NETS[name], 13, *options)), 1e-4
     )
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", Momentum(0.8)])
+@pytest.mark.parametrize("optimizer", ["sgd", Momentum(beta=0.8)])
 @pytest.mark.usefixtures("device")
 def test_rates_may_change_from_epoch_to_epoch(optimizer):
     net, decay = NETS["tanh with L2"], inverse_decay(0.5, 0.3)
@@ -146,8 +146,8 @@ def test_rates_may_change_from_epoch_to_epoch(optimizer):
 @pytest.mark.usefixtures("device")
 def test_any_number_of_blocks_gives_the_same_training(m, width):
     """Blocks for 1 to 40 examples each; the last has fewer where they do not come out even."""
-    of = job(NETS["three layers with L2"], m, Momentum(0.8))
-    reference = Gram(on_host(of.net, m, Momentum(0.8)))
+    of = job(NETS["three layers with L2"], m, Momentum(beta=0.8))
+    reference = Gram(on_host(of.net, m, Momentum(beta=0.8)))
     check_same(Persistent(of, shared_out(of, min(m, width))), reference, 1e-10, (0.3,) * 6, 4)
 
 
@@ -167,8 +167,8 @@ def test_any_number_of_blocks_gives_the_same_training(m, width):
 @pytest.mark.parametrize("width", [5, 40])
 @pytest.mark.usefixtures("device")
 def test_where_things_are_kept_and_added_up_does_not_change_the_training(width, options):
-    of = job(NETS["three layers with L2"], 40, Momentum(0.8))
-    reference = Gram(on_host(of.net, 40, Momentum(0.8)))
+    of = job(NETS["three layers with L2"], 40, Momentum(beta=0.8))
+    reference = Gram(on_host(of.net, 40, Momentum(beta=0.8)))
     check_same(Persistent(of, shared_out(of, width, **options)), reference, 1e-10, (0.3,) * 6, 4)
 
 
@@ -203,7 +203,7 @@ def test_dropout_follows_its_seed():
 def test_the_order_in_which_threads_run_does_not_change_a_bit(monkeypatch, in_shares):
     def run(seed):
         monkeypatch.setattr(host_cuda, "seed", seed)
-        of = job(NETS["three layers with L2"], 13, Momentum(0.8), "float32")
+        of = job(NETS["three layers with L2"], 13, Momentum(beta=0.8), "float32")
         return trained(Persistent(of, shared_out(of, 3, in_shares=in_shares)), [0.3] * 5, 3)
 
     costs, flat = run(0)
@@ -218,7 +218,7 @@ def test_the_records_do_not_change_a_bit():
     """Nor in how many launches a training runs."""
     net = NETS["three layers with L2"]
     (_, often), (_, once) = (
-        trained(Persistent(job(net, 13, Momentum(0.8))), [0.3] * 9, every) for every in (1, 9)
+        trained(Persistent(job(net, 13, Momentum(beta=0.8))), [0.3] * 9, every) for every in (1, 9)
     )
     np.testing.assert_array_equal(often, once)
 

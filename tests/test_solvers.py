@@ -86,7 +86,7 @@ NETS = {
     ),
     "products by BLAS": Network([60, 50, 12, 3], hidden="tanh", output="softmax"),
 }
-OPTIMIZERS = {"sgd": "sgd", "momentum": Momentum(0.8), "adam": Adam(0.8, 0.95, 1e-6)}
+OPTIMIZERS = {"sgd": "sgd", "momentum": Momentum(beta=0.8), "adam": Adam(beta1=0.8, beta2=0.95, epsilon=1e-6)}
 M = 53
 BATCHES = {"whole": None, "short last batch": 8, "no short batch": 53, "more than there are": 64}
 nets = pytest.mark.parametrize("name", NETS)
@@ -230,7 +230,7 @@ def test_one_compiled_form_serves_every_training():
     ):
         both(NETS[name], M, "jitted", optimizer=optimizer, batch_size=batch)
     both(NETS["tanh with L2"], M, "gram-jitted")
-    assert jitted.price("float64") == 0
+    assert jitted.load("float64") == 0
     theta = [str(signature[0]) for signature in jit.train().signatures]
     assert len(theta) == len(set(theta)) <= 2  # float64, and float32 where a test needed it
 
@@ -407,7 +407,7 @@ def test_patience_stops_and_returns_the_parameters_of_the_lowest_cost(
     assert 3 < lowest < len(watched) - patience - 1
     assert watched[lowest + 1 :] == sorted(watched[lowest + 1 :])
 
-    params, history = accelnn.fit(net, *given, patience=patience, **options)
+    params, history = accelnn.fit(net, *given, patience=patience * record_every, **options)
     assert "patience" in history.stopped
     assert history.validation_costs == watched[: lowest + patience]
     assert history.costs == whole.costs[: lowest + patience]
@@ -421,7 +421,7 @@ def test_patience_stops_and_returns_the_parameters_of_the_lowest_cost(
 def test_patience_that_never_ends_changes_nothing(overfitted, solver):
     net, given, options = overfitted
     options = options | {"epochs": 12, "record_every": 5, "solver": solver}
-    falling, history = accelnn.fit(net, *given, patience=1, **options)
+    falling, history = accelnn.fit(net, *given, patience=5, **options)
     expected, same = accelnn.fit(net, *given, **options)
     assert history.stopped is None
     np.testing.assert_array_equal(falling.flat, expected.flat)
@@ -568,7 +568,7 @@ def test_a_rate_holds_for_all_batches_of_its_epoch(solver, optimizer):
 def test_the_history_tells_what_ran(solver):
     net = NETS["tanh with L2"]
     _, history = accelnn.fit(
-        net, net.init(), *data(net, M), solver=solver, optimizer=Momentum(0.5), **FULL_BATCH
+        net, net.init(), *data(net, M), solver=solver, optimizer=Momentum(beta=0.5), **FULL_BATCH
     )
     assert (history.solver, history.reason) == (solver, "asked for")
     assert (history.optimizer, history.batch_size, history.stopped) == ("momentum", None, None)
@@ -961,25 +961,6 @@ def test_the_validation_set_has_to_be_where_the_data_is(double):
     assert double is not None
 
 
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"optimizer": "adam"}, "optimizer"),
-        ({"optimizer": Momentum()}, "optimizer"),
-        ({"batch_size": 8}, "batch_size"),
-        ({"validation": 0.2}, "validation"),
-        ({"validation": (X_SMALL, Y_SMALL)}, "validation"),
-        ({"validation": 0.2, "patience": 2}, "validation"),
-        ({"learning_rate": 0.1}, "learning_rate"),
-    ],
-)
-def test_minimize_refuses_what_only_gradient_descent_takes(options, name):
-    net = NETS["logistic regression"]
-    with pytest.raises(ValueError, match=f"minimize' takes no {name}, got .*: omit it") as refusal:
-        accelnn.fit(net, net.init(), *data(net, M), epochs=5, solver="minimize", **options)
-    assert len(str(refusal.value)) < 150
-
-
 def test_minimize_calls_back_too():
     net, seen = NETS["logistic regression"], []
 
@@ -987,14 +968,8 @@ def test_minimize_calls_back_too():
         seen.append(checkpoint)
         return len(seen) == 3
 
-    _, history = accelnn.fit(
-        net,
-        net.init(),
-        *data(net, M),
-        epochs=50,
-        solver="minimize",
-        record_every=1,
-        callbacks=[third],
+    _, history = accelnn.minimize(
+        net, net.init(), *data(net, M), record_every=1, callbacks=[third]
     )
     assert [checkpoint.cost for checkpoint in seen] == history.costs
     assert [checkpoint.epoch for checkpoint in seen] == history.epochs == [0, 1, 2]

@@ -21,6 +21,10 @@ from accelnn.training.checks import check_count, checked, not_finite, set_apart
 from accelnn.training.history import Callback, Checkpoint, History, Interrupted, ask
 from accelnn.training.progress import following
 
+# Epochs that a solver is given at a time, and examples of mini-batches: what it holds for each
+# (a learning rate, the order of the examples) stays small, however far apart the records are.
+EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
+
 
 @at_work("training")
 def fit(
@@ -175,10 +179,20 @@ def _descend(
     lowest, best, best_record = math.inf, job.params, 0
     records, interrupted = 0, False
 
+    at_once = EPOCHS_AT_ONCE
+    if job.batch_size is not None:
+        at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // job.examples))
+
     def validate(record: int) -> None:
         cost, accuracy = trainer.validation()
         validation_costs[record] = cost
         accuracies[record] = math.nan if accuracy is None else accuracy
+
+    def advance(start: int, stop: int, cost: Array | None) -> None:
+        for first in range(start, stop, at_once):
+            alphas = rates(learning_rate, range(first, min(first + at_once, stop)))
+            with job.interruption:
+                trainer.advance(alphas, cost if first == start else None)
 
     try:
         for record, start in enumerate(starts):
@@ -193,9 +207,8 @@ def _descend(
                         f"patience: lowest validation cost after epoch {starts[best_record]}"
                     )
                     break
-            alphas = rates(learning_rate, range(start, min(start + record_every, epochs)))
-            with job.interruption:
-                trainer.advance(alphas[:1] if callbacks else alphas, costs[record, ...])
+            stop = min(start + record_every, epochs)
+            advance(start, start + 1 if callbacks else stop, costs[record, ...])
             records += 1
             if not callbacks:
                 continue
@@ -206,15 +219,13 @@ def _descend(
                 validation_accuracy=(
                     float(accuracies[record]) if watched and job.net.output != "linear" else None
                 ),
-                learning_rate=alphas[0],
+                learning_rate=rates(learning_rate, range(start, start + 1))[0],
                 parameters=trainer.parameters,
             )
             if ask(callbacks, checkpoint):
                 history.stopped = f"a callback ended it after epoch {start}"
                 break
-            if alphas[1:]:
-                with job.interruption:
-                    trainer.advance(alphas[1:], None)
+            advance(start + 1, stop, None)
     except KeyboardInterrupt:
         interrupted, history.stopped = True, "interrupted"
     history.epochs_run = trainer.steps // job.steps_per_epoch

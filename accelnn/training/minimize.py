@@ -11,8 +11,9 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from accelnn.backend import Array, at_work, backend_of, to_host
+from accelnn.backend import Array, array_module, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, Workspace, backward, forward
+from accelnn.solvers import precisions
 from accelnn.training.checks import check_count, checked
 from accelnn.training.fit import evaluate
 from accelnn.training.history import Callback, Checkpoint, History, Interrupted, ask
@@ -82,6 +83,7 @@ def minimize(
     )
     with ExitStack() as stack:
         stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
+        stack.enter_context(precisions.of_products(array_module(params.flat), history.precision))
         callbacks = list(callbacks)
         if verbose:
             callbacks.append(
