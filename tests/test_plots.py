@@ -12,7 +12,6 @@ import pytest
 import accelnn
 from accelnn import Network, datasets, plots
 from accelnn.backend import backend_of, to_device, to_host
-from accelnn.solvers import History
 
 pytest.importorskip("matplotlib")
 
@@ -58,7 +57,9 @@ def rendered(figure):
 
 def history(costs):
     epochs = list(range(0, 10 * len(costs), 10))
-    return History(costs, epochs, costs[-1], "direct", "", "numpy", "", "float64", "float64")
+    return SimpleNamespace(
+        costs=costs, epochs=epochs, solver="direct", final_cost=costs[-1], validation_costs=[]
+    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -112,13 +113,8 @@ def test_curves_on_one_another_can_be_seen():
 
 @pytest.mark.parametrize("validation", [[], [0.7, 0.5, 0.45]])
 def test_a_history_is_drawn_whole(validation):
-    trained = SimpleNamespace(
-        costs=[0.7, 0.4, 0.3],
-        epochs=[0, 10, 20],
-        solver="gram",
-        final_cost=0.25,
-        validation_costs=validation,
-    )
+    trained = history([0.7, 0.4, 0.3])
+    trained.validation_costs = validation
     figure = rendered(plots.history(trained))
     [axes] = figure.axes
     assert [line.get_ydata().tolist() for line in axes.lines] == [
@@ -126,7 +122,7 @@ def test_a_history_is_drawn_whole(validation):
         *([validation] if validation else []),
     ]
     text = suptitle(figure) if validation else axes.get_title()
-    assert text == "gram, final cost 0.25"
+    assert text == "direct, final cost 0.3"
 
 
 def test_no_point_of_a_curve_is_left_out():
