@@ -53,7 +53,7 @@ def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
     as_list = numbers.tolist()
     check("math.exp of each number", [math.exp(x) for x in as_list], np.exp(numbers))
     say("")
-    say("Seconds:")
+    say("Times:")
     for what, run in {
         "math.exp(0.5)": lambda: math.exp(0.5),
         "np.exp(0.5)": lambda: np.exp(0.5),
