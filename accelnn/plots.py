@@ -1,21 +1,26 @@
-"""The notes' pictures, by matplotlib: every function returns a Figure and shows nothing.
+"""The notes' pictures, by matplotlib. Every function returns a Figure, which notebooks display.
 
-Columns are examples, as everywhere: X is (n_features, m). Arrays may live on the device. Nothing
-global is touched: no pyplot, no style. Without matplotlib the functions raise
-ModuleNotFoundError; nothing else needs it.
+Columns are examples: X is (n_features, m). Labels and predictions come as class indices (m,), as
+(1, m) of 0 and 1, or one-hot (n_classes, m). Arrays may be on the device. A `title` says which
+training and which data is shown; see `title_of`. Nothing global is changed: no pyplot, no style.
+Without matplotlib the functions raise ModuleNotFoundError.
 """
 
+import functools
+import io
 import math
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
+from accelnn.datasets import Dataset
 from accelnn.files import whole_file
+from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 from accelnn.scores import labels
 from accelnn.training import History
@@ -26,14 +31,14 @@ Curve = History | tuple[Sequence[int], Sequence[float]]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (Wong, Nature Methods 8, 2011);
-# without yellow, which nobody sees on white. Markers tell the classes apart even in grey.
+# Okabe and Ito's colours, which colour-blind readers can distinguish (Wong, Nature Methods 8,
+# 2011), without yellow, which is hard to see on white. Markers distinguish the classes in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 TINTS = np.array(
     [[1 - 0.35 * (1 - int(c[i : i + 2], 16) / 255) for i in (1, 3, 5)] for c in COLOURS]
 )
-DASHES = ("-", "--", ":")
+DASHES = ("-", "--", ":", "-.")
 
 GRID = 300  # points along each side of a decision boundary's picture
 PANELS_A_ROW = 4
@@ -44,30 +49,40 @@ MOST_UNITS = 100  # in the picture of a hidden layer: each takes 40 ms to draw
 # curves and boundaries
 
 
-def costs(curves: Mapping[str, Curve]) -> Figure:
-    """The cost over the epochs, one curve a training; several get a legend.
+def costs(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
+    """The cost over the epochs, one curve per training; several get a legend below.
 
     Parameters
     ----------
     curves : by label, a History or (epochs, costs)
 
-    Raises ValueError where there is no curve.
+    Raises ValueError if there is no curve.
     """
-    figure = _figure(6.4, 4.4)
-    _draw_costs(figure.subplots(), curves)
+    figure = _figure(6.4, 4.4 + 0.25 * _legend_rows(curves, 6.4), title)
+    _draw_costs(figure, curves)
     return figure
+
+
+def history(history: History, title: str | None = None) -> Figure:
+    """The recorded costs of one training, and of its validation set if there was one."""
+    title = title or f"{history.solver}, final cost {history.final_cost:.4g}"
+    if not history.validation_costs:
+        return costs({title: history})
+    validation = history.epochs, history.validation_costs
+    return costs({"training": history, "validation": validation}, title)
 
 
 def decision_boundary(
     net: Network, params: Parameters, X: Array, Y: Array, title: str | None = None
 ) -> Figure:
-    """What the network says of every point of the plane, and the examples on top.
+    """The class that the network predicts at each point of the plane, and the examples.
 
     Parameters
     ----------
-    X : (2, m); Y : (1, m) of 0 and 1, one-hot (n_classes, m) or class indices (m,)
+    X : (2, m)
+    Y : labels of the m examples
 
-    Raises ValueError where X has not two features, or X and Y not as many examples.
+    Raises ValueError if X has not two features, or X and Y differ in their number of examples.
     """
     return decision_boundaries(
         [("Decision boundary" if title is None else title, net, params)], X, Y
@@ -75,20 +90,23 @@ def decision_boundary(
 
 
 def decision_boundaries(
-    panels: Iterable[tuple[str, Network, Parameters]], X: Array, Y: Array
+    panels: Iterable[tuple[str, Network, Parameters]], X: Array, Y: Array, title: str | None = None
 ) -> Figure:
-    """A decision boundary for each (title, net, params), side by side, four a row at most.
+    """A decision boundary for each (name, net, params), side by side, at most four a row.
 
-    X and Y as for `decision_boundary`, which see.
+    X and Y are as for `decision_boundary`.
     """
     panels = list(panels)
-    figure = _figure(*_panels_size(panels))
+    figure = _figure(*_panels_size(panels), title)
     _draw_boundaries(figure, panels, X, Y)
     return figure
 
 
 def comparison(
-    trainings: Mapping[str, tuple[Network, Parameters, Curve]], X: Array, Y: Array
+    trainings: Mapping[str, tuple[Network, Parameters, Curve]],
+    X: Array,
+    Y: Array,
+    title: str | None = None,
 ) -> Figure:
     """Trainings side by side, such as initialisations: boundaries above, costs below.
 
@@ -98,12 +116,50 @@ def comparison(
     X, Y : as for `decision_boundary`
     """
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
+    curves = {name: curve for name, (*_, curve) in trainings.items()}
     width, height = _panels_size(panels)
-    figure = _figure(width, height + 3)
-    above, below = figure.subfigures(2, 1, height_ratios=[height, 3])
-    _draw_boundaries(above, panels, X, Y)
-    _draw_costs(below.subplots(), {name: curve for name, (*_, curve) in trainings.items()})
+    below = 3 + 0.25 * _legend_rows(curves, width)
+    figure = _figure(width, height + below, title)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[height, below])
+    _draw_boundaries(upper, panels, X, Y)
+    _draw_costs(lower, curves)
     return figure
+
+
+def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
+    """Costs as surfaces over a weight and a bias, and below each along w at the middle b.
+
+    The line is thick where the cost bends down, as no convex cost does.
+
+    Parameters
+    ----------
+    w, b : (n,) and (k,), evenly spaced
+    surfaces : by name, the costs (n, k)
+    """
+    w, b = to_host(w), to_host(b)
+    figure = _figure(4.2 * len(surfaces), 6.6)
+    middle = len(b) // 2
+    for number, (name, costs) in enumerate(surfaces.items(), 1):
+        costs = to_host(costs)
+        above = figure.add_subplot(2, len(surfaces), number, projection="3d")
+        above.plot_surface(*np.meshgrid(w, b, indexing="ij"), costs, cmap="cividis", rcount=60)
+        above.set(xlabel="w", ylabel="b", zlabel="cost", title=name)
+        below = figure.add_subplot(2, len(surfaces), len(surfaces) + number)
+        along = costs[:, middle]
+        bends_down = np.zeros(len(w), bool)
+        bends_down[1:-1] = np.diff(along, 2) < -1e-9 * np.abs(along).max()
+        below.plot(w, along, color=COLOURS[0], label="bends up")
+        part = np.where(bends_down, along, np.nan)
+        below.plot(w, part, color=COLOURS[1], linewidth=4, label="bends down")
+        below.set(xlabel="w", ylabel="cost", title=f"at b = {b[middle]:g}")
+        below.grid(alpha=0.3)
+    figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def title_of(training: str, data: Dataset) -> str:
+    """A title that says which training is shown, and whether its data are drawn stand-ins."""
+    return ", ".join(filter(None, [training, "drawn stand-ins" if data.stand_in else ""]))
 
 
 def _rows_and_columns(panels: Sequence[Any]) -> tuple[int, int]:
@@ -118,20 +174,29 @@ def _panels_size(panels: Sequence[Any]) -> tuple[float, float]:
     return (5.6, 4.8) if len(panels) == 1 else (3 * columns, 2.9 * rows + 0.4)
 
 
-def _draw_costs(axes: Axes, curves: Mapping[str, Curve]) -> None:
+def _legend_rows(labels: Collection[str], width: float) -> int:
+    """The rows of a legend so many inches wide; one label alone needs no legend."""
+    if len(labels) < 2:
+        return 0
+    columns = max(1, int(width / (0.7 + 0.08 * max(map(len, labels)))))
+    return math.ceil(len(labels) / columns)
+
+
+def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     if not curves:
         raise ValueError("expected at least one cost curve, got none")
+    axes = figure.subplots()
     finite: list[float] = []
     for number, (label, curve) in enumerate(curves.items()):
         epochs, values = (
-            (curve.epochs, curve.costs) if isinstance(curve, History) else map(to_host, curve)
+            map(to_host, curve) if isinstance(curve, tuple) else (curve.epochs, curve.costs)
         )
         axes.plot(
             epochs,
             values,
             label=label,
             color=COLOURS[number % len(COLOURS)],
-            linestyle=DASHES[number // len(COLOURS) % len(DASHES)],
+            linestyle=DASHES[number % len(DASHES)],  # shows curves that lie on one another
             marker="o" if len(epochs) == 1 else None,  # one point makes no line
         )
         finite.extend(value for value in values if math.isfinite(value))
@@ -140,8 +205,9 @@ def _draw_costs(axes: Axes, curves: Mapping[str, Curve]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="epoch", ylabel="cost")
     axes.grid(alpha=0.3)
-    if len(curves) > 1:
-        axes.legend()
+    rows = _legend_rows(curves, figure.bbox.width / figure.dpi)
+    if rows:  # below the axes: inside, a legend hides curves
+        figure.legend(loc="outside lower center", ncols=math.ceil(len(curves) / rows))
     else:
         axes.set_title(label)
 
@@ -201,26 +267,25 @@ def pictures(
     image_shape: Sequence[int],
     columns: int | None = None,
     limit: int = 100,
+    title: str | None = None,
 ) -> Figure:
-    """Pictures in a grid; where there are more than `limit`, the first ones, and it says so.
+    """Pictures in a grid: the first `limit`, and the figure says so if there are more.
 
     Parameters
     ----------
     X : (height·width·channels, m) in [0, 1], a picture a column, row by row, channels innermost
-    titles : one a picture, or None
+    titles : one for each picture, or None
     image_shape : (height, width), or (height, width, channels) of 1 or 3 channels
-    columns : pictures a row; about as many as rows where none is given
-    limit : pictures at most
+    columns : pictures a row; by default about as many as rows
 
-    Raises ValueError where shapes do not fit, there is no picture or not a title for each.
+    Raises ValueError if shapes do not fit, there is no picture, or not a title for each.
     """
     m = X.shape[1] if X.ndim == 2 else 0
     if titles is not None and len(titles) != m:
         raise ValueError(f"expected a title for each of {m} pictures, got {len(titles)}")
     images = _images(to_host(X[:, :limit]) if m > limit else to_host(X), image_shape)
     figure, _ = _draw_images(np.clip(images, 0, 1), titles, columns, cmap="gray", vmin=0, vmax=1)
-    if m > limit:
-        figure.suptitle(f"the first {limit} of {m}")
+    _set_title(figure, title, f"the first {limit} of {m}" if m > limit else None)
     return figure
 
 
@@ -231,17 +296,17 @@ def misclassified(
     classes: Sequence[str],
     image_shape: Sequence[int],
     limit: int = 25,
+    title: str | None = None,
 ) -> Figure:
-    """The pictures that were taken for something else, titled "predicted / true".
+    """The misclassified pictures, each titled "predicted / true".
 
     Parameters
     ----------
     X, image_shape, limit : as for `pictures`
-    Y : (1, m) of 0 and 1, or one-hot (n_classes, m)
-    predictions : as `Network.predict` gives them
+    Y, predictions : labels of the m pictures
     classes : the classes' names, by label
 
-    Raises ValueError where the shapes do not fit each other.
+    Raises ValueError if the shapes do not fit each other.
     """
     said, true = labels(predictions), labels(Y)
     if not said.size == true.size == X.shape[1]:
@@ -252,9 +317,9 @@ def misclassified(
     wrong = np.flatnonzero(said != true)
     if not wrong.size:
         figure = _figure(4, 1)
-        figure.text(
-            0.5, 0.5, f"none of {true.size} pictures is misclassified", ha="center", va="center"
-        )
+        nothing = f"none of {true.size} pictures is misclassified"
+        figure.text(0.5, 0.3 if title else 0.5, nothing, ha="center", va="center")
+        _set_title(figure, title)
         return figure
     shown = wrong[:limit]
     figure = pictures(
@@ -263,21 +328,23 @@ def misclassified(
         image_shape,
     )
     first = f"the first {limit} of " if wrong.size > limit else ""
-    figure.suptitle(f"{first}{wrong.size} misclassified of {true.size}: predicted / true")
+    _set_title(figure, title, f"{first}{wrong.size} misclassified of {true.size}: predicted / true")
     return figure
 
 
-def hidden_layer(params: Parameters, image_shape: Sequence[int]) -> Figure:
+def hidden_layer(
+    params: Parameters, image_shape: Sequence[int], title: str | None = None
+) -> Figure:
     """Each first-layer unit's incoming weights as a picture: red above 0, blue below.
 
-    Weights of several channels are averaged. All units share one scale. Of many units the first
-    MOST_UNITS are drawn.
+    Weights of several channels are averaged. All units share one scale. At most MOST_UNITS are
+    drawn.
 
     Parameters
     ----------
     image_shape : (height, width), or (height, width, channels), of the pictures trained on
 
-    Raises ValueError where it does not fit the first layer's weights.
+    Raises ValueError if it does not fit the first layer's weights.
     """
     images = _images(to_host(params[0][0]).T, image_shape)
     units, images = len(images), images[:MOST_UNITS]
@@ -288,8 +355,17 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int]) -> Figure:
     figure.colorbar(drawn, ax=figure.axes, label="weight", shrink=0.9)
     figure.set_figwidth(figure.get_figwidth() + 0.9)  # the scale's
     which = "each unit" if units <= MOST_UNITS else f"{MOST_UNITS} of {units} units"
-    figure.suptitle(f"first layer: the weights into {which}")
+    _set_title(figure, title, f"first layer: the weights into {which}")
     return figure
+
+
+def _set_title(figure: Figure, *lines: str | None) -> None:
+    """The lines that are not None above everything else, wrapped to the figure's width."""
+    width = int(figure.get_figwidth() * 9)  # characters
+    text = "\n".join(textwrap.fill(line, width) for line in lines if line)
+    if text:
+        figure.set_figheight(figure.get_figheight() + 0.2 * text.count("\n"))
+        figure.suptitle(text)
 
 
 def _images(X: Array, image_shape: Sequence[int]) -> Array:
@@ -312,7 +388,7 @@ def _images(X: Array, image_shape: Sequence[int]) -> Array:
 def _draw_images(
     images: Array, titles: Sequence[str] | None, columns: int | None, **how: Any
 ) -> tuple[Figure, Any]:
-    """The Figure, and the last picture drawn, whose colour scale is that of all."""
+    """The Figure, and the last picture drawn, which has the colour scale of all."""
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
     rows = math.ceil(len(images) / columns)
     side = max(0.6 if titles is None else 1.5, 3.6 / columns)  # inches
@@ -332,10 +408,10 @@ def _draw_images(
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path`, where `save` can write a picture: ask before a training, not after it.
+    """`path` as a Path, if `save` can write a picture there: check this before a training.
 
-    Raises ValueError where the suffix is none of .png, .pdf and .svg, and FileNotFoundError
-    where the folder does not exist.
+    Raises ValueError if the suffix is none of .png, .pdf and .svg, and FileNotFoundError if the
+    folder does not exist.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -348,23 +424,33 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a Figure as PNG, PDF or SVG, by the suffix; all of it or, where that fails, nothing.
+    """Write a Figure as PNG, PDF or SVG, by the suffix. If that fails, an older file stays.
 
-    Raises as `checked_path` does, and OSError where the file cannot be written.
+    Raises what `checked_path` raises, and OSError if the file cannot be written.
     """
     path = checked_path(path)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty Figure, in inches."""
+def _figure(width: float, height: float, title: str | None = None) -> Figure:
+    """An empty Figure, in inches, which notebooks display."""
     try:
         from matplotlib import figure
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
         raise ModuleNotFoundError(
-            "pictures need matplotlib: pip install 'accelnn[plot]'", name="matplotlib"
+            f"pictures need matplotlib: {install_command('plot')}", name="matplotlib"
         ) from None
-    return figure.Figure(figsize=(width, height), layout="constrained")
+    drawn: Any = figure.Figure(figsize=(width, height), layout="constrained")
+    drawn._repr_png_ = functools.partial(_png, drawn)
+    _set_title(drawn, title)
+    return drawn
+
+
+def _png(figure: Figure) -> bytes:
+    """The picture as IPython asks for it; pyplot, which would display it, is not used."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight")
+    return buffer.getvalue()

@@ -1,7 +1,10 @@
 """Every picture: what it shows is what it was given, and nothing global is touched."""
 
+import io
+import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +12,6 @@ import pytest
 import accelnn
 from accelnn import Network, datasets, plots
 from accelnn.backend import backend_of, to_device, to_host
-from accelnn.training import History
 
 pytest.importorskip("matplotlib")
 
@@ -29,8 +31,18 @@ def trained(layers=(2, 4, 1), epochs=20, data=None, **net):
     return data, net, params, history
 
 
+def untrained():
+    net = Network([2, 1])
+    return net, net.init()
+
+
 def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_title()]
+
+
+def suptitle(figure):
+    """The title above all, without its line breaks."""
+    return " ".join(figure.get_suptitle().split())
 
 
 def shown(axes):
@@ -39,13 +51,15 @@ def shown(axes):
 
 
 def rendered(figure):
-    figure.canvas.draw()  # raises, or warns, where something cannot be drawn
+    figure.savefig(io.BytesIO(), format="png")  # raises or warns if something cannot be drawn
     return figure
 
 
 def history(costs):
     epochs = list(range(0, 10 * len(costs), 10))
-    return History(costs, epochs, costs[-1], "direct", "", "numpy", "", "float64", "float64")
+    return SimpleNamespace(
+        costs=costs, epochs=epochs, solver="direct", final_cost=costs[-1], validation_costs=[]
+    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -69,9 +83,52 @@ def test_several_cost_curves_get_a_legend():
     costs = to_device(np.array([0.7, 0.5]))
     figure = plots.costs({"0.01": history([0.7, 0.3]), "0.001": ([0, 100], costs)})
     [axes] = rendered(figure).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0.01", "0.001"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0.01", "0.001"]
     assert [line.get_ydata().tolist() for line in axes.lines] == [[0.7, 0.3], [0.7, 0.5]]
     assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("n", [1, 4, 7])
+@pytest.mark.parametrize("label", ["{}", "{} hidden units, learning rate 0.0075"])
+def test_a_legend_hides_no_curve_and_is_whole(n, label):
+    curves = {label.format(k): history([0.7, 0.7 - k / 10, 0.3]) for k in range(n)}
+    trainings = {name: (*untrained(), curve) for name, curve in curves.items()}
+    X, Y = np.ones((2, 3)), np.zeros(3)
+    for figure in (plots.costs(curves), plots.comparison(trainings, X, Y)):
+        rendered(figure)
+        [*_, axes] = figure.axes
+        below = figure.subfigs[-1] if figure.subfigs else figure
+        assert len(below.legends) == (n > 1)
+        for legend in below.legends:
+            box = legend.get_window_extent()
+            assert not box.overlaps(axes.get_tightbbox())
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert axes.get_window_extent().height > 150  # of 100 pixels an inch
+
+
+def test_curves_on_one_another_can_be_seen():
+    [axes] = plots.costs({str(k): history([0.7, 0.3]) for k in range(4)}).axes
+    assert len({line.get_linestyle() for line in axes.lines}) == 4
+
+
+@pytest.mark.parametrize("validation", [[], [0.7, 0.5, 0.45]])
+def test_a_history_is_drawn_whole(validation):
+    trained = history([0.7, 0.4, 0.3])
+    trained.validation_costs = validation
+    figure = rendered(plots.history(trained))
+    [axes] = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [
+        trained.costs,
+        *([validation] if validation else []),
+    ]
+    text = suptitle(figure) if validation else axes.get_title()
+    assert text == "direct, final cost 0.3"
+
+
+def test_no_point_of_a_curve_is_left_out():
+    _, _, _, history = trained(epochs=1000)
+    [axes] = plots.history(history).axes
+    assert len(axes.lines[0].get_xdata()) == len(history.costs) == 200
 
 
 def test_many_curves_all_look_different():
@@ -211,7 +268,7 @@ def test_digits_ten_by_ten():
     figure = plots.pictures(digits.X_train[:, :100], None, (28, 28), columns=10)
     assert figure.axes[0].get_gridspec().get_geometry() == (10, 10)
     assert titles(figure) == []
-    assert figure.get_suptitle() == ""
+    assert suptitle(figure) == ""
 
 
 def test_one_picture_and_its_long_title_fit():
@@ -227,7 +284,7 @@ def test_one_picture_and_its_long_title_fit():
 def test_of_too_many_pictures_the_first_are_drawn_and_it_says_so():
     figure = plots.pictures(np.ones((4, 9)), [str(k) for k in range(9)], (2, 2), limit=5)
     assert titles(figure) == ["0", "1", "2", "3", "4"]
-    assert figure.get_suptitle() == "the first 5 of 9"
+    assert suptitle(figure) == "the first 5 of 9"
 
 
 def test_values_beyond_the_range_are_clipped():
@@ -258,18 +315,60 @@ def test_misclassified_pictures_are_titled_predicted_and_true(random):
     Y, said = to_device(np.array([[0.0, 1, 1, 0]])), to_device(np.array([[0, 0, 1, 1]]))
     figure = rendered(plots.misclassified(X, Y, said, ("dog", "cat"), (2, 2)))
     assert titles(figure) == ["dog / cat", "cat / dog"]
-    assert figure.get_suptitle() == "2 misclassified of 4: predicted / true"
+    assert suptitle(figure) == "2 misclassified of 4: predicted / true"
     np.testing.assert_array_equal(shown(figure.axes[0]), images[1])
     np.testing.assert_array_equal(shown(figure.axes[1]), images[3])
 
 
 def test_misclassified_of_several_classes_up_to_a_limit():
-    Y = accelnn.one_hot([0, 1, 2, 2], 3)
+    Y = np.eye(3)[[0, 1, 2, 2]].T
     figure = plots.misclassified(
         np.ones((4, 4)), Y, np.array([1, 2, 0, 2]), ("a", "b", "c"), (2, 2), limit=2
     )
     assert titles(figure) == ["b / a", "c / b"]
-    assert figure.get_suptitle() == "the first 2 of 3 misclassified of 4: predicted / true"
+    assert suptitle(figure) == "the first 2 of 3 misclassified of 4: predicted / true"
+
+
+FORMS = {
+    "(m,)": lambda Y: Y,
+    "(1, m)": lambda Y: Y[None].astype(float),
+    "one-hot": lambda Y: np.eye(2)[Y].T,
+}
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("of_predictions", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("of_labels", FORMS.values(), ids=FORMS)
+def test_labels_are_taken_in_any_form(of_labels, of_predictions):
+    Y, said = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
+    X = to_device(np.ones((4, 4)))
+    Y, said = to_device(of_labels(Y)), to_device(of_predictions(said))
+    figure = plots.misclassified(X, Y, said, ("dog", "cat"), (2, 2))
+    assert titles(figure) == ["dog / cat", "cat / dog"]
+    net, params = untrained()
+    figure = plots.decision_boundary(net, params, X[:2], Y)
+    assert [len(points.get_offsets()) for points in figure.axes[0].collections] == [2, 2]
+
+
+def test_every_picture_can_name_its_training_and_data(random):
+    data = SimpleNamespace(stand_in=True)
+    title = plots.title_of("cat-2layer", data)
+    assert title == "cat-2layer, drawn stand-ins"
+    assert plots.title_of("", data) == "drawn stand-ins"
+    assert plots.title_of("planar", SimpleNamespace(stand_in=False)) == "planar"
+    X, Y, plane = random.random((4, 3)), np.array([0, 1, 1]), random.random((2, 3))
+    net, params = untrained()
+    curve = history([0.7, 0.3])
+    for figure in (
+        plots.costs({"a": curve, "b": curve}, title=title),
+        plots.decision_boundaries([("a", net, params)], plane, Y, title=title),
+        plots.comparison({"a": (net, params, curve)}, plane, Y, title=title),
+        plots.pictures(X, None, (2, 2), title=title),
+        plots.misclassified(X, Y, 1 - Y, ("a", "b"), (2, 2), title=title),
+        plots.misclassified(X, Y, Y, ("a", "b"), (2, 2), title=title),
+        plots.hidden_layer(Network([4, 2, 1]).init(), (2, 2), title=title),
+    ):
+        assert suptitle(figure).startswith(title)
 
 
 def test_where_nothing_is_misclassified_the_figure_says_so():
@@ -308,7 +407,45 @@ def test_a_hidden_layer_of_zeros_is_drawn_and_of_other_pictures_refused():
 
 
 # --------------------------------------------------------------------------------------------
-# files, and matplotlib
+# cost surfaces
+
+
+@pytest.mark.usefixtures("there")
+def test_cost_surfaces_mark_where_the_cost_bends_down():
+    w, b = np.linspace(-2, 2, 41), np.linspace(-1, 1, 21)
+    W, B = np.meshgrid(w, b, indexing="ij")
+    surfaces = {"convex": W**2 + B**2, "wave": np.cos(W) + B**2}
+    surfaces = {name: to_device(costs) for name, costs in surfaces.items()}
+    figure = rendered(plots.cost_surfaces(to_device(w), to_device(b), surfaces))
+    assert titles(figure) == ["convex", "at b = 0", "wave", "at b = 0"]
+    *_, convex = figure.axes[1].lines
+    *_, wave = figure.axes[3].lines
+    assert np.isnan(convex.get_ydata()).all()
+    bent = wave.get_xdata()[np.isfinite(wave.get_ydata())]
+    np.testing.assert_array_equal(bent, w[np.cos(w) > 1e-12])
+
+
+# --------------------------------------------------------------------------------------------
+# notebooks, files, and matplotlib
+
+
+def test_a_figure_displays_itself_in_notebooks():
+    png = plots.costs({"a": history([1.0, 0.5])})._repr_png_()
+    assert png.startswith(b"\x89PNG")
+
+
+def test_ipython_displays_a_figure():
+    formatters = pytest.importorskip("IPython.core.formatters")
+    figure = plots.costs({"a": history([1.0, 0.5])})
+    data, _ = formatters.DisplayFormatter().format(figure)
+    assert data["image/png"].startswith(b"\x89PNG")
+
+
+def test_a_figure_can_be_copied():
+    figure = plots.costs({"a": history([1.0, 0.5])})
+    copied = pickle.loads(pickle.dumps(figure))
+    assert copied._repr_png_().startswith(b"\x89PNG")
+    assert copied._repr_png_.args[0] is copied
 
 
 @pytest.mark.parametrize(
@@ -352,7 +489,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'accelnn\[plot\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"matplotlib: pip install .*\[plot\]"):
         plots.costs({"a": history([1.0])})
 
 

@@ -1,0 +1,41 @@
+"""The notes' exercises that train nothing: each prints what it does, checks it and returns it.
+
+`TOURS[name](say)` runs one. `say` is called like `print`, with one text at a time; arrays are on
+the chosen backend. The values returned are on the host. A value that is not what it must be
+raises ArithmeticError.
+
+A tour that reads files takes their folder as `folder`. A tour that draws stands in FIGURES too:
+`FIGURES[name]` makes the Figure from what the tour returned.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from .checks import Say
+from .computation_graph import computation_graph
+from .ex4_weights import ex4_weights
+from .forward_caches import forward_caches
+from .gradient_checking import gradient_checking
+from .loop_levels import loop_levels
+from .math_and_numpy import math_and_numpy
+from .numpy_basics import numpy_basics
+from .regularisation import regularisation
+from .squared_error import draw, squared_error
+from .vectorization import vectorization
+
+__all__ = ["FIGURES", "TOURS", "Say"]
+
+TOURS: dict[str, Callable[..., dict[Any, Any]]] = {
+    "vectorization": vectorization,
+    "numpy-basics": numpy_basics,
+    "math-and-numpy": math_and_numpy,
+    "loop-levels": loop_levels,
+    "squared-error": squared_error,
+    "computation-graph": computation_graph,
+    "forward-caches": forward_caches,
+    "regularisation": regularisation,
+    "gradient-check": gradient_checking,
+    "ex4-weights": ex4_weights,
+}
+
+FIGURES: dict[str, Callable[[dict[Any, Any]], Any]] = {"squared-error": draw}

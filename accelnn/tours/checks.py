@@ -1,0 +1,43 @@
+"""What the tours share: checking values, printing arrays, drawing the course's weights."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from accelnn.backend import Array, to_device, to_host
+from accelnn.network import Parameters
+
+Say = Callable[[str], object]
+
+
+def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
+    """The value on the host, once it is known to be the expected one.
+
+    Parameters
+    ----------
+    what : the expression or the quantity, for the message
+    value : an array on the host or the device, a number or a tuple
+    expected : the same, in any form that np.array takes
+    tolerance : relative, and 1e-8 absolute
+
+    Raises ArithmeticError if the shape or a value differs.
+    """
+    result = np.asarray(value if isinstance(value, tuple) else to_host(value))
+    right = np.asarray(expected)
+    if result.shape != right.shape or not np.allclose(result, right, rtol=tolerance):
+        raise ArithmeticError(f"{what} gave {result.tolist()}, expected {right.tolist()}")
+    return result
+
+
+def described(name: str, array: Array) -> str:
+    """A name, the shape and the values, on lines that align."""
+    start = f"    {name:5} {array.shape!s:10} "
+    return start + np.array2string(array, max_line_width=100, prefix=start)
+
+
+def drawn(layers: Sequence[int], random: np.random.RandomState) -> Parameters:
+    """W and b by randn, layer by layer, as the course's test cases draw them; on the device."""
+    pairs = [(random.randn(n, before), random.randn(n, 1)) for before, n in pairwise(layers)]
+    return Parameters(to_device(Parameters.from_layers(pairs).flat), layers)

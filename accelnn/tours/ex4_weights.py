@@ -1,0 +1,39 @@
+"""Exercise 4's trained weights, and the costs published with them."""
+
+import os
+
+from accelnn import datasets
+from accelnn.network import Network
+from accelnn.scores import accuracy
+
+from .checks import Say, check
+
+PUBLISHED = {0.0: 0.287629, 1.0: 0.383770}  # the cost by λ
+
+
+def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) -> dict[str, float]:
+    """The costs of exercise 4's given weights, 0.287629 and with L2 0.383770.
+
+    Reads ex4data1.mat and ex4weights.mat; `folder` is as for `datasets.load_ex4`. Returns the
+    costs by name, and the accuracy. Raises FileNotFoundError if there is no such file, and
+    ArithmeticError if L2 adds anything but λ/(2m) Σ W².
+    """
+    data = datasets.load_ex4(folder, dtype="float64")
+    params = datasets.load_ex4_weights(folder, dtype="float64")
+    X, Y = data.X_train, data.Y_train
+    m = X.shape[1]
+    say(f"{data.source}: {m} digits, and the weights of a net {list(params.layers)} beside it")
+    say(f"  {'λ':>3}   {'cost':>9}   published")
+    costs = {}
+    for l2, published in PUBLISHED.items():
+        net = Network(params.layers, hidden="sigmoid", l2=l2)
+        cost = costs[f"cost, λ = {l2:g}"] = net.cost(params, X, Y)
+        agrees = "the same" if abs(cost - published) < 1e-6 else "not the course's files?"
+        say(f"  {l2:3g}   {cost:9.6f}   {published:9.6f}   {agrees}")
+    plain, with_l2 = costs.values()
+    squares = sum(float((W * W).sum()) for W, _ in params)
+    check("what L2 adds", with_l2 - plain, squares / (2 * m))
+    say(f"  L2 adds λ/(2m) Σ W² = {squares / (2 * m):.6f}; biases are not penalised")
+    share = accuracy(net.predict(params, X), Y)
+    say(f"  accuracy on these digits: {share:.2%}")
+    return {**costs, "accuracy": share}

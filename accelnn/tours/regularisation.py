@@ -1,0 +1,115 @@
+"""L2 and dropout on the numeric test cases of the course's exercise "Regularization"."""
+
+from typing import Any
+
+import numpy as np
+
+from accelnn import network
+from accelnn.backend import Array, to_device, to_host
+from accelnn.functions import binary_cross_entropy, sigmoid
+from accelnn.network import Network, Parameters, Workspace
+
+from .checks import Say, check, described, drawn
+
+LAYERS = (3, 2, 3, 1)
+LABELS = ((1.0, 1.0, 0.0, 1.0, 0.0),)
+
+# All figures below are published with the exercise.
+OUTPUT = ((0.40682402, 0.01629284, 0.16722898, 0.10118111, 0.40682402),)
+L2_COST = 1.78648594516  # of OUTPUT, λ = 0.1
+L2_GRADIENTS = {  # λ = 0.7
+    "dW1": [[-0.25604646, 0.12298827, -0.28297129], [-0.17706303, 0.34536094, -0.4410571]],
+    "dW2": [[0.79276486, 0.85133918], [-0.0957219, -0.01720463], [-0.13100772, -0.03750433]],
+    "dW3": [[-1.77691347, -0.11832879, -0.09397446]],
+}
+DROPOUT_OUTPUT = [[0.36974721, 0.00305176, 0.04565099, 0.49683389, 0.36974721]]  # keep_prob 0.7
+DROPOUT_GRADIENTS = {  # masks drawn with keep_prob 0.5, divided by keep_prob 0.8
+    "dA1": [
+        [0.36544439, 0, -0.00188233, 0, -0.17408748],
+        [0.65515713, 0, -0.00337459, 0, 0],
+    ],
+    "dA2": [
+        [0.58180856, 0, -0.00299679, 0, -0.27715731],
+        [0, 0.53159854, 0, 0.53159854, -0.34089673],
+        [0, 0, -0.00292733, 0, 0],
+    ],
+}
+
+
+def regularisation(say: Say = print) -> dict[str, Any]:
+    """L2 and dropout, forward and backward, against the course's published test cases.
+
+    Returns the cost, activations and gradients by name, on the host. Raises ArithmeticError if
+    one is not the published one, or not what a training computes.
+    """
+    return _l2(say) | _dropout(say)
+
+
+def _l2(say: Say) -> dict[str, Any]:
+    net = Network(LAYERS, l2=0.1)
+    params = drawn(LAYERS, np.random.RandomState(1))
+    A, Y = to_device(np.array(OUTPUT)), to_device(np.array(LABELS))
+    cost = binary_cross_entropy(A, Y) + network.penalty(net, params, Y.shape[1])
+    results: dict[str, Any] = {"cost": float(check("the cost with L2", cost, L2_COST, 1e-10))}
+    say(f"A net {list(LAYERS)}, weights and 5 examples drawn with seed 1.")
+    say("L2: cost = cross-entropy + λ/(2m) Σ W², λ = 0.1")
+    say(f"    cost {results['cost']:.11f}, published {L2_COST:.11f}")
+    say("L2 backward: dW = dZ A.T / m + λ/m W, λ = 0.7")
+    X, params = _case()
+    gradients = Network(LAYERS, l2=0.7).gradients(params, X, Y)
+    for (name, published), (dW, _) in zip(L2_GRADIENTS.items(), gradients, strict=True):
+        results[name] = check(name, dW, published)
+        say(described(name, results[name]))
+    return results
+
+
+def _dropout(say: Say) -> dict[str, Any]:
+    X, params = _case()
+    results = {}
+
+    def report(name: str, array: Array, expected: Any) -> None:
+        results[name] = check(name, array, expected)
+        say(described(name, results[name]))
+
+    say("")
+    say("Dropout forward: D = rand(...) < keep_prob, A = A * D / keep_prob, keep_prob = 0.7")
+    *_, A3, _ = _forward(Network(LAYERS, keep_prob=0.7), params, X)
+    report("A3", A3, DROPOUT_OUTPUT)
+
+    say("Dropout backward: dA = dA * D / keep_prob, dZ = dA * (A > 0)")
+    say("with the masks of a forward pass with keep_prob 0.5, and keep_prob 0.8")
+    A1, A2, A3, work = _forward(Network(LAYERS, keep_prob=0.5), params, X)
+    Y = to_device(np.array(LABELS))
+    masks: list[Array] = work.D[:2]
+    D1, D2 = ((D > 0) / 0.8 for D in masks)
+    dZ3 = A3 - Y
+    dA2 = params[2][0].T @ dZ3 * D2
+    dZ2 = dA2 * (A2 > 0)
+    dA1 = params[1][0].T @ dZ2 * D1
+    report("dA2", dA2, DROPOUT_GRADIENTS["dA2"])
+    report("dA1", dA1, DROPOUT_GRADIENTS["dA1"])
+
+    work.D[:2] = D1, D2
+    net = Network(LAYERS, keep_prob=0.8)
+    network.backward(net, params, X, Y, work, 1.0, params.empty_like())
+    check("dZ2 of a training", work.dA[1], to_host(dZ2))
+    check("dZ1 of a training", work.dA[0], to_host(dA1 * (A1 > 0)))
+    say("All are as published, and dZ is what a training computes.")
+    return results
+
+
+def _case() -> tuple[Array, Parameters]:
+    """X (3, 5) and weights, drawn with seed 1."""
+    random = np.random.RandomState(1)
+    X = to_device(random.randn(LAYERS[0], 5))
+    return X, drawn(LAYERS, random)
+
+
+def _forward(net: Network, params: Parameters, X: Array) -> tuple[Array, Array, Array, Workspace]:
+    """A1, A2 and A3 with masks drawn with seed 1, and the workspace, ready for backward."""
+    random = np.random.RandomState(1)
+    work = Workspace(net, params, X.shape[1], dropout=True)
+    for l, keep in enumerate(net.keep_prob):
+        work.D[l] = to_device((random.rand(*work.A[l].shape) < keep) / keep)
+    logits = network.forward(net, params, X, work)
+    return work.A[0].copy(), work.A[1].copy(), sigmoid(logits + params[-1][1]), work

@@ -1,0 +1,132 @@
+"""Why logistic regression does not use the squared error: its cost is not convex."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelnn import plots
+from accelnn.backend import Array, array_module, to_device, to_host
+from accelnn.functions import sigmoid
+
+from .checks import Say, check
+
+X = np.array([-4.0, -3, -2, -1, 0, 1, 2, 3])  # one feature, eight examples
+Y = np.array([0.0, 0, 0, 1, 0, 1, 1, 1])
+SPAN = 10.0  # w and b in ± SPAN
+STARTS = ((-8.0, 0.0), (3.0, 5.0), (0.0, 0.0))  # (w, b) before descent
+STEPS = 1000
+
+
+class Loss(NamedTuple):
+    """A loss of one example as a function of z, with a = sigmoid(z), and its derivatives by z."""
+
+    value: Callable[[Array, Array, Array], Array]  # of z, a, y
+    slope: Callable[[Array, Array], Array]  # of a, y
+    curvature: Callable[[Array, Array], Array]
+
+
+def _squared_curvature(a: Array, y: Array) -> Array:
+    return a * (1 - a) * (a * (1 - a) + (a - y) * (1 - 2 * a))
+
+
+def _cross_entropy(z: Array, _a: Array, y: Array) -> Array:
+    xp = array_module(z)
+    return xp.maximum(z, 0) - z * y + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+LOSSES = {
+    "squared error": Loss(
+        lambda _z, a, y: (a - y) ** 2 / 2,
+        lambda a, y: (a - y) * a * (1 - a),
+        _squared_curvature,
+    ),
+    "cross-entropy": Loss(
+        _cross_entropy,
+        lambda a, y: a - y,
+        lambda a, _y: a * (1 - a),
+    ),
+}
+
+
+def squared_error(say: Say = print, n: int = 81) -> dict[str, Any]:
+    """Why squared error is a bad loss for logistic regression: its cost is not convex.
+
+    Both costs of a model with one weight w and a bias b, on n x n points. Returns w and b (n,);
+    and by loss its costs (n, n), w down and b across, "smallest curvature", and "descent": w, b
+    and the cost that gradient descent reaches from each of STARTS. Raises ArithmeticError if the
+    cross-entropy bends down anywhere, or the squared error nowhere.
+    """
+    w = b = np.linspace(-SPAN, SPAN, n)
+    results: dict[str, Any] = {"w": w, "b": b}
+    say(f"One feature x = {X.astype(int).tolist()}, labels y = {Y.astype(int).tolist()},")
+    say("a = σ(w x + b). Cost and its curvature along w at b = 0, by second differences:")
+    along = np.array([-8.0, -4, -2, -1, 0, 1, 2, 4, 8])
+    say("  " + f"{'w':16}" + "".join(f"{value:10g}" for value in along))
+    for name, loss in LOSSES.items():
+        values, curvatures = _along_w(loss, along)
+        say(f"  {name:16}" + "".join(f"{value:10.4f}" for value in values))
+        say(f"  {'  curvature':16}" + "".join(f"{value:10.1e}" for value in curvatures))
+    say("")
+    say(f"Smallest curvature in any direction, on {n} x {n} points with w and b in ±{SPAN:g};")
+    say(f"and where {STEPS} steps of gradient descent at learning rate 1 end:")
+    for name, loss in LOSSES.items():
+        costs, smallest = _surface(loss, w, b)
+        say(f"  {name}: {smallest.min():.1e}, below 0 at {(smallest < 0).mean():.0%} of the points")
+        ends = np.array([_descend(loss, *start) for start in STARTS])
+        for start, (w_end, b_end, cost) in zip(STARTS, ends, strict=True):
+            say(
+                f"    from w = {start[0]:2g}, b = {start[1]:g} to w = {w_end:5.2f}, "
+                f"b = {b_end:5.2f}: cost {cost:.4f}"
+            )
+        results |= {
+            name: costs,
+            f"{name}: smallest curvature": float(smallest.min()),
+            f"{name}: descent": ends,
+        }
+    convex = {name: results[f"{name}: smallest curvature"] >= 0 for name in LOSSES}
+    if convex != {"squared error": False, "cross-entropy": True}:
+        raise ArithmeticError(f"expected only the cross-entropy to be convex, got {convex}")
+    say("The cross-entropy is convex: descent finds its one minimum from anywhere. The squared")
+    say("error is not: where it is flat, or bends down, descent hardly moves.")
+    return results
+
+
+def draw(results: dict[str, Any]) -> plots.Figure:
+    """The two cost surfaces, from what `squared_error` returned."""
+    return plots.cost_surfaces(results["w"], results["b"], {name: results[name] for name in LOSSES})
+
+
+def _cost(loss: Loss, w: Any, b: Any) -> Array:
+    """The mean over the examples, of the weights w and biases b, (...) each."""
+    x, y = to_device(X), to_device(Y)
+    z = w[..., None] * x + b[..., None]
+    return loss.value(z, sigmoid(z), y).mean(axis=-1)
+
+
+def _along_w(loss: Loss, w: Array, step: float = 1e-3) -> tuple[Array, Array]:
+    """Costs and second derivatives by w at b = 0: second differences, checked by the formula."""
+    b = to_device(np.zeros_like(w))
+    below, at, above = (_cost(loss, to_device(w + d), b) for d in (-step, 0, step))
+    curvature = (above - 2 * at + below) / step**2
+    a = sigmoid(w[:, None] * X)
+    exact = (loss.curvature(a, Y) * X**2).mean(axis=-1)
+    return to_host(at), check("the second differences", curvature, exact, 1e-3)
+
+
+def _surface(loss: Loss, w: Array, b: Array) -> tuple[Array, Array]:
+    """The costs, and the smaller eigenvalue of their Hessians, (n, n) on the host."""
+    W, B = (to_device(grid) for grid in np.meshgrid(w, b, indexing="ij"))
+    a = to_host(sigmoid(W[..., None] * to_device(X) + B[..., None]))
+    curvature = loss.curvature(a, Y)
+    ww, wb, bb = ((curvature * X**k).mean(axis=-1) for k in (2, 1, 0))
+    smaller = (ww + bb) / 2 - np.sqrt(((ww - bb) / 2) ** 2 + wb**2)
+    return to_host(_cost(loss, W, B)), smaller
+
+
+def _descend(loss: Loss, w: float, b: float) -> tuple[float, float, float]:
+    """w, b and the cost after gradient descent from w and b."""
+    for _ in range(STEPS):
+        slope = loss.slope(sigmoid(w * X + b), Y)
+        w, b = w - float((slope * X).mean()), b - float(slope.mean())
+    return w, b, float(_cost(loss, to_device(np.array(w)), to_device(np.array(b))))
