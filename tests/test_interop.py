@@ -1,0 +1,116 @@
+"""Arrays of other packages: taken at the edges, without a copy if the memory can be shared."""
+
+import numpy as np
+import pytest
+
+import accelnn
+from accelnn import Network
+from accelnn.backend import as_array, to_device, to_host
+
+NET = Network([3, 4, 2], output="softmax")
+X = np.random.default_rng(0).normal(size=(3, 20))
+LABELS = np.arange(20) % 2
+
+
+class ByArray:
+    """What pandas offers: `__array__`."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+class ByDLPack:
+    """What PyTorch and JAX offer: DLPack, of memory on a device of this kind."""
+
+    def __init__(self, array, device=(1, 0)):
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+def torch_tensor(array):
+    return pytest.importorskip("torch").from_numpy(array)
+
+
+def jax_array(array):
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax.numpy.asarray(array)
+
+
+def pandas_frame(array):
+    pandas = pytest.importorskip("pandas")
+    return pandas.Series(array) if array.ndim == 1 else pandas.DataFrame(array)
+
+
+def polars_frame(array):
+    polars = pytest.importorskip("polars")
+    return polars.Series(array) if array.ndim == 1 else polars.DataFrame(array)
+
+
+MAKERS = [ByArray, ByDLPack, torch_tensor, jax_array, pandas_frame, polars_frame]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_training_takes_them_and_gives_the_same_bits(make):
+    params, given = NET.init(), (make(X), make(LABELS))
+    options = {"epochs": 5, "learning_rate": 0.3}
+    trained, history = accelnn.fit(NET, params, *given, validation=given, **options)
+    expected, same = accelnn.fit(NET, params, X, LABELS, validation=(X, LABELS), **options)
+    np.testing.assert_array_equal(trained.flat, expected.flat)
+    assert history.validation_costs == same.validation_costs
+    np.testing.assert_array_equal(NET.predict(trained, given[0]), NET.predict(trained, X))
+    assert NET.cost(trained, *given) == NET.cost(trained, X, LABELS)
+    assert NET.accuracy(trained, *given) == NET.accuracy(trained, X, LABELS)
+    assert accelnn.minimize(NET, params, *given, evaluations=5)[1].costs
+
+
+@pytest.mark.parametrize("make", [ByArray, ByDLPack, torch_tensor, jax_array])
+def test_memory_on_the_host_is_shared(make):
+    array = X.copy()
+    given = make(array)
+    for taken in (as_array(given), to_host(given), to_device(given)):
+        assert np.shares_memory(taken, as_array(given))
+        np.testing.assert_array_equal(taken, X)
+    if make is not jax_array:  # which copies what it is made of
+        assert np.shares_memory(as_array(given), array)
+
+
+def test_what_refuses_to_be_shared_says_why():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"X: Tensor gives no array .*detach"):
+        NET.predict(NET.init(), torch.ones(3, 2, requires_grad=True))
+
+
+def test_an_array_on_a_gpu_that_cannot_be_used_is_refused(monkeypatch):
+    from accelnn import backend
+
+    monkeypatch.setattr(backend, "cupy_unusable", lambda: "there is no NVIDIA driver")
+    with pytest.raises(TypeError, match="X is on a CUDA device, but there is no NVIDIA driver"):
+        NET.predict(NET.init(), ByDLPack(X, device=(2, 0)))
+
+
+@pytest.mark.usefixtures("double")
+def test_they_are_moved_to_the_device():
+    moved = to_device(ByArray(X), "float32")
+    assert type(moved).__module__ != "numpy"
+    np.testing.assert_array_equal(to_host(moved), X.astype("float32"))
+
+
+@pytest.mark.gpu
+def test_tensors_on_the_gpu_are_trained_on_where_they_are():
+    torch = pytest.importorskip("torch")
+    accelnn.use("cupy")
+    given = torch.from_numpy(X).cuda(), torch.from_numpy(LABELS).cuda()
+    _, history = accelnn.fit(
+        NET, NET.init(dtype="float64"), *given, epochs=5, learning_rate=0.3
+    )
+    assert history.backend == "cupy"
+    assert as_array(given[0]).data.ptr == given[0].data_ptr()
