@@ -1,5 +1,7 @@
 """Arrays of other packages: taken at the edges, without a copy if the memory can be shared."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,8 @@ def test_what_refuses_to_be_shared_says_why():
 def test_an_array_on_a_gpu_that_cannot_be_used_is_refused(monkeypatch):
     from accelnn import backend
 
-    monkeypatch.setattr(backend, "cupy_unusable", lambda: "there is no NVIDIA driver")
+    reason = functools.cache(lambda _index=None: "there is no NVIDIA driver")
+    monkeypatch.setattr(backend, "cupy_unusable", reason)
     with pytest.raises(TypeError, match="X is on a CUDA device, but there is no NVIDIA driver"):
         NET.predict(NET.init(), ByDLPack(X, device=(2, 0)))
 
