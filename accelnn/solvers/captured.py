@@ -298,8 +298,7 @@ class Step:
     def _relu(self, l: int) -> tuple[list[Launch], list[Launch]]:
         """The same where relu is part of the products. Raises Unsupported where it cannot be.
 
-        Such a relu takes NaN to 0. A training that diverges is told all the same, for its final
-        cost is formed without: the parameters are NaN.
+        Such a relu takes NaN to 0. Divergence is still detected, because the parameters are NaN.
         """
         if self.layers[l + 2] == 1:
             raise Unsupported("cuBLASLt has no derivative of relu for products of vectors")

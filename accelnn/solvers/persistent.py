@@ -27,9 +27,8 @@ WARP = 32
 TILE = 4  # of sample_space.cu
 COLUMNS = 9  # of its table of layers
 
-# What a step takes, in cycles of a multiprocessor: counted for an H200, and NOT measured, for no
-# GPU was at hand. They set how many blocks share the work, how long a launch may become, and what
-# "auto" expects.
+# What a step takes, in cycles of a multiprocessor: counted for an H200 and NOT measured, because no
+# GPU was at hand. They set how many blocks share the work and how long a launch may become.
 CYCLES = 1.7e9  # a second
 EXCHANGE = 800  # until what all blocks wrote has been read by all, however little it is
 LAYER = 300  # forward, backward and the barriers of a layer, however small
@@ -341,13 +340,6 @@ def unfit(job: Job) -> str | None:
             f"{limits.shared / 1024:,.0f} KB"
         )
     return None
-
-
-def seconds(job: Job) -> float:
-    """What a step of a job that is not unfit is expected to take."""
-    chosen = schedule(Shape.of(job), Limits.of_device())
-    assert chosen is not None
-    return chosen.seconds
 
 
 def least_shared(shape: Shape, limits: Limits) -> int:
