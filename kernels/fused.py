@@ -1,8 +1,8 @@
 """The four operations of `operations.py` as loops: one pass over each array, whatever is done.
 
 Each works on the block of rows first ... last-1 and columns start ... stop-1 of its matrices, so
-that threads can share a matrix; `prange` marks rows that are independent. Matrices are
-C-contiguous, columns are examples. Kinds are those of `loops.py`.
+that threads can share a matrix. Matrices are C-contiguous, columns are examples. Kinds are those
+of `loops.py`.
 
 Numbers come in the arrays' dtype, and constants are converted to it: a float64 among float32
 makes the loop compute in float64, with half as many SIMD lanes.
@@ -16,8 +16,6 @@ from .loops import LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTMAX, TANH
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-
-prange = range
 
 # ------------------------------------------------------------------------ bias and activation
 
@@ -56,7 +54,7 @@ def bias_activation(
     stop: int,
 ) -> None:
     """Z ← g(Z + b), and Z ← Z ∘ D with dropout."""
-    for i in prange(first, last):
+    for i in range(first, last):
         z = Z[i, start:stop]
         activate(z, b[i], kind)
         if dropout:
@@ -111,7 +109,7 @@ def activation_gradient(
 
     A stays as it is. Where a unit was dropped D makes its gradient 0, whatever g' is.
     """
-    for i in prange(first, last):
+    for i in range(first, last):
         da, a = dA[i, start:stop], A[i, start:stop]
         if dropout:
             d = D[i, start:stop]
@@ -235,36 +233,12 @@ def output_gradient(
     return loss
 
 
-def output_gradient_by_parts(
-    Z: Matrix,
-    b: Vector,
-    Y: Matrix,
-    kind: int,
-    scale: float,
-    db: Matrix,
-    wanted: bool,
-    work: Matrix,
-    losses: Vector,
-) -> None:
-    """`output_gradient` with the examples in as many parts as there are columns of db."""
-    parts, m = len(losses), Z.shape[1]
-    for part in prange(parts):
-        start, stop = part * m // parts, (part + 1) * m // parts
-        losses[part] = output_gradient(Z, b, Y, kind, scale, db, part, wanted, work, start, stop)
-
-
 # ------------------------------------------------------------------------------------ update
-
-
-def update(theta: Vector, step: Vector) -> None:
-    """θ ← θ - step"""
-    for j in prange(len(theta)):
-        theta[j] -= step[j]
 
 
 def momentum_update(theta: Vector, step: Vector, V: Vector, beta: float, rate: float) -> None:
     """V ← β V + step, θ ← θ - α V"""
-    for j in prange(len(theta)):
+    for j in range(len(theta)):
         v = beta * V[j] + step[j]
         V[j] = v
         theta[j] -= rate * v
@@ -283,7 +257,7 @@ def adam_update(
     """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε); step is (1 - β₁) dθ."""
     one = theta.dtype.type(1)
     factor = (one - beta2) / ((one - beta1) * (one - beta1))
-    for j in prange(len(theta)):
+    for j in range(len(theta)):
         m = beta1 * M[j] + step[j]
         v = beta2 * V[j] + factor * (step[j] * step[j])
         M[j] = m

@@ -119,25 +119,23 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forc
 
 
 @functools.cache
-def fused() -> SimpleNamespace:
-    """`fused.py`, the rows of a matrix shared among threads."""
-    from . import fused as module
+def steps() -> Functions:
+    """What `train` is made of: `elementary.py`, `fused.py`, `blas.py` and `training.py`."""
+    from . import blas, elementary, fused, training
 
-    return SimpleNamespace(
-        **parallel_functions(module, _fused(), _elementary(), _sources(), **FAST)
-    )
+    functions: Functions = {}
+    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (training, FAST)):
+        imported = {name: f for name, f in functions.items() if name in vars(module)}
+        functions |= serial_functions(module, imported, _sources(), **options)
+    return functions
 
 
 @functools.cache
 def train() -> Any:
     """`training.train` compiled for several threads, which share each product; one may be all."""
-    from . import blas
-    from . import training as module
+    from . import training
 
-    compiled_before = _fused() | serial_functions(blas, {}, _sources(), **FAST)
-    imported = {name: f for name, f in compiled_before.items() if name in vars(module)}
-    functions = serial_functions(module, imported, _sources(), **FAST)
-    return parallel_functions(module, functions, imported, _sources(), **FAST)["train"]
+    return parallel_functions(training, steps(), {}, _sources(), **FAST)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -158,20 +156,6 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
     start = time.perf_counter()
     function.compile(tuple(map(numba.typeof, arguments)))
     return time.perf_counter() - start
-
-
-@functools.cache
-def _fused() -> Functions:
-    from . import fused as module
-
-    return serial_functions(module, _elementary(), _sources(), **FAST)
-
-
-@functools.cache
-def _elementary() -> Functions:
-    from . import elementary
-
-    return serial_functions(elementary, {}, _sources(), **EXACT)
 
 
 @functools.cache
