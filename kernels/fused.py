@@ -2,7 +2,7 @@
 
 Each works on the block of rows first ... last-1 and columns start ... stop-1 of its matrices, so
 that threads can share a matrix. Matrices are C-contiguous, columns are examples. Kinds are those
-of `loops.py`.
+of `loops.py`; a function raises ValueError for one that it does not compute.
 
 Numbers come in the arrays' dtype, and constants are converted to it: a float64 among float32
 makes the loop compute in float64, with half as many SIMD lanes.
@@ -12,7 +12,7 @@ from math import sqrt
 from typing import Any
 
 from .elementary import exp, log, log1p, sigmoid, tanh
-from .loops import LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTMAX, TANH
+from .loops import LEAK, LEAKY_RELU, LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
@@ -38,8 +38,7 @@ def activate(z: Vector, bias: float, kind: int) -> None:
             x = z[j] + bias
             z[j] = leak * x if x < zero else x
     else:
-        for j in range(len(z)):
-            z[j] += bias
+        raise ValueError("unknown kind of hidden activation")
 
 
 def bias_activation(
@@ -84,10 +83,12 @@ def multiply_by_slope(da: Vector, a: Vector, keep_prob: float, kind: int) -> flo
         for j in range(len(a)):
             da[j] = da[j] if a[j] > zero else zero * da[j]
             total += da[j]
-    else:
+    elif kind == LEAKY_RELU:
         for j in range(len(a)):
             da[j] = da[j] if a[j] > zero else leak * da[j]
             total += da[j]
+    else:
+        raise ValueError("unknown kind of hidden activation")
     return total
 
 
@@ -227,9 +228,11 @@ def output_gradient(
         if kind == SIGMOID:
             loss += sigmoid_loss(z, b[i], y) if wanted else 0.0
             db[i, column] = sigmoid_gradient(z, b[i], y, scale)
-        else:
+        elif kind == LINEAR:
             loss += linear_loss(z, b[i], y) if wanted else 0.0
             db[i, column] = linear_gradient(z, b[i], y, scale)
+        else:
+            raise ValueError("unknown kind of output")
     return loss
 
 
