@@ -8,6 +8,9 @@ one. Each function is compiled at its first call for each combination of types, 
 import dis
 import functools
 import hashlib
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -152,10 +155,30 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
-    """Load a function compiled for arguments of these types, or compile it; the seconds taken."""
+    """Load a function compiled for arguments of these types, or compile it; the seconds taken.
+
+    Another process compiles `train`, and this one loads the result. In a process that compiles,
+    Numba links a function to those it calls as they were compiled by themselves; a loaded function
+    has its own copies of them, optimised once more. So the training that compiled and all later
+    ones differed in their last bits.
+    """
     start = time.perf_counter()
-    function.compile(tuple(map(numba.typeof, arguments)))
+    signature = tuple(map(numba.typeof, arguments))
+    if function is train() and function.stats.cache_path and not kept(function, arguments):
+        task = pickle.dumps((sys.path, pickle.dumps(signature)))
+        subprocess.run(
+            [sys.executable, "-c", COMPILE_TRAIN], input=task, capture_output=True, check=False
+        )
+    function.compile(signature)
     return time.perf_counter() - start
+
+
+COMPILE_TRAIN = """
+import pickle, sys
+sys.path, signature = pickle.load(sys.stdin.buffer)
+from accelnn.kernels import jit
+jit.train().compile(pickle.loads(signature))
+"""
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from accelnn import Network, operations
 from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import blas, jit, training
 from accelnn.kernels.loops import KINDS
+from accelnn.solvers import jitted
 
 STEPS = SimpleNamespace(**jit.steps())
 
@@ -482,6 +483,14 @@ def test_what_is_kept_is_known_before_it_is_called(twice):
     jit.prepare(another, number)
     assert in_memory(another, number)
     assert sum(another.stats.cache_hits.values()) == 1
+
+
+def test_a_training_runs_loaded_code_even_if_this_process_had_it_compiled():
+    for dtype in TOLERANCE:
+        jitted.load(dtype)
+    stats = jit.train().stats
+    assert sum(stats.cache_hits.values()) == len(TOLERANCE)
+    assert not stats.cache_misses
 
 
 def test_other_types_are_not_kept(twice):
