@@ -157,10 +157,10 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
 def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
     """Load a function compiled for arguments of these types, or compile it; the seconds taken.
 
-    Another process compiles `train`, and this one loads the result. In a process that compiles,
-    Numba links a function to those it calls as they were compiled by themselves; a loaded function
-    has its own copies of them, optimised once more. So the training that compiled and all later
-    ones differed in their last bits.
+    Another process compiles `train`, and this one loads the result; if that fails, this one
+    compiles. In a process that compiles, Numba links a function to those it calls as they were
+    compiled by themselves; a loaded function has its own copies of them, optimised once more.
+    So the last bits of a float32 training changed from the process that compiled to the next.
     """
     start = time.perf_counter()
     signature = tuple(map(numba.typeof, arguments))
