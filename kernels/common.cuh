@@ -102,7 +102,7 @@ DEVICE bool comes_last(unsigned int* counter, unsigned int blocks)
 }
 
 // ------------------------------------------------------------------------- activations and losses
-// As in accelnn/functions.py. Kinds are those of loops.py.
+// As in accelnn/functions.py. Kinds are those of loops.py; an unknown one ends the launch.
 
 enum Kind { SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR };
 
@@ -116,7 +116,7 @@ DEVICE REAL sigmoid(REAL z)
     return 1 / (1 + exp(x > LARGEST_EXPONENT ? LARGEST_EXPONENT : x));
 }
 
-// g(z)
+// g(z); softmax needs its whole column.
 DEVICE REAL activate(REAL z, int kind)
 {
     switch (kind) {
@@ -124,11 +124,13 @@ DEVICE REAL activate(REAL z, int kind)
     case TANH: return tanh(z);
     case RELU: return z < 0 ? REAL(0) : z;
     case LEAKY_RELU: return z < 0 ? LEAK * z : z;
-    default: return z;
+    case LINEAR: return z;
     }
+    __trap();
+    return z;
 }
 
-// g'(z) where g(z) is a
+// g'(z) of a hidden layer, where g(z) is a
 DEVICE REAL slope(REAL a, int kind)
 {
     switch (kind) {
@@ -136,8 +138,9 @@ DEVICE REAL slope(REAL a, int kind)
     case TANH: return 1 - a * a;
     case RELU: return a > 0 ? REAL(1) : REAL(0);
     case LEAKY_RELU: return a > 0 ? REAL(1) : LEAK;
-    default: return REAL(1);
     }
+    __trap();
+    return a;
 }
 
 // -y log g(z) - (1 - y) log(1 - g(z)) with the sigmoid g
@@ -146,8 +149,16 @@ DEVICE REAL sigmoid_loss(REAL z, REAL y)
     return (z < 0 ? REAL(0) : z) - z * y + log1p(exp(-fabs(z)));
 }
 
-// (z - y)^2 / 2
-DEVICE REAL linear_loss(REAL z, REAL y) { return (z - y) * (z - y) / 2; }
+// What one output adds to the loss, from its logit z; softmax needs its whole column.
+DEVICE REAL output_loss(REAL z, REAL y, int kind)
+{
+    switch (kind) {
+    case SIGMOID: return sigmoid_loss(z, y);
+    case LINEAR: return (z - y) * (z - y) / 2;
+    }
+    __trap();
+    return z;
+}
 
 // ---------------------------------------------------------------------------------- random numbers
 

@@ -3,7 +3,7 @@ numbers that they give to CuPy arrays.
 
 Every operation is one launch. Nothing here waits for the device, and scalars are passed by value.
 Arrays of one operation that are not as its kernel needs them (of one dtype, float32 or float64, and
-C-contiguous) go to the vectorised form.
+C-contiguous), and activations without a kernel, go to the vectorised form.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 from accelnn.operations import VECTORISED, Operations
 
-from .loops import KINDS
+from .loops import HIDDEN_KINDS, KINDS, OUTPUT_KINDS
 
 Array = Any  # a cupy.ndarray
 Kernel = Any  # a cupy.RawKernel
@@ -260,7 +260,8 @@ def _sized(n: int, m: int) -> bool:
 
 def bias_activation(Z: Array, b: Array, activation: str, D: Array | None) -> None:
     n, m = Z.shape
-    if not (_sized(n, m) and _fit((Z, (n, m)), (b, (n, 1)), (D, (n, m)))):
+    fit = _sized(n, m) and _fit((Z, (n, m)), (b, (n, 1)), (D, (n, m)))
+    if not (fit and activation in HIDDEN_KINDS):
         return VECTORISED.bias_activation(Z, b, activation, D)
     launch, plan = _planned("bias_activation", Z.dtype, n, m)
     arguments = (Z, b, NONE if D is None else D, np.int32(n), np.int32(m), KIND[activation])
@@ -271,7 +272,8 @@ def activation_gradient(
     dA: Array, A: Array, activation: str, db: Array, D: Array | None, keep_prob: float
 ) -> None:
     n, m = dA.shape
-    if not (_sized(n, m) and _fit((dA, (n, m)), (A, (n, m)), (db, (n, 1)), (D, (n, m)))):
+    fit = _sized(n, m) and _fit((dA, (n, m)), (A, (n, m)), (db, (n, 1)), (D, (n, m)))
+    if not (fit and activation in HIDDEN_KINDS):
         return VECTORISED.activation_gradient(dA, A, activation, db, D, keep_prob)
     launch, plan = _planned("activation_gradient", dA.dtype, n, m)
     masks, keep = (NONE, 1.0) if D is None else (D, keep_prob)
@@ -285,7 +287,7 @@ def output_gradient(
 ) -> None:
     n, m = Z.shape
     fit = _sized(n, m) and _fit((Z, (n, m)), (b, (n, 1)), (db, (n, 1)), (cost, ()))
-    if not (fit and Y.shape == Z.shape and Y.dtype == Z.dtype):
+    if not (fit and Y.shape == Z.shape and Y.dtype == Z.dtype and output in OUTPUT_KINDS):
         return VECTORISED.output_gradient(Z, b, Y, output, scale, db, cost)
     launch, plan = _planned("output_gradient", Z.dtype, n, m)
     if plan.shared > MOST_SHARED:  # more than 5000 outputs

@@ -1,8 +1,8 @@
 """The four operations of `operations.py` as loops: one pass over each array, whatever is done.
 
 Each works on the block of rows first ... last-1 and columns start ... stop-1 of its matrices, so
-that threads can share a matrix; `prange` marks rows that are independent. Matrices are
-C-contiguous, columns are examples. Kinds are those of `loops.py`.
+that threads can share a matrix. Matrices are C-contiguous, columns are examples. Kinds are those
+of `loops.py`; a function raises ValueError for one that it does not compute.
 
 Numbers come in the arrays' dtype, and constants are converted to it: a float64 among float32
 makes the loop compute in float64, with half as many SIMD lanes.
@@ -12,12 +12,10 @@ from math import sqrt
 from typing import Any
 
 from .elementary import exp, log, log1p, sigmoid, tanh
-from .loops import LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTMAX, TANH
+from .loops import LEAK, LEAKY_RELU, LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-
-prange = range
 
 # ------------------------------------------------------------------------ bias and activation
 
@@ -40,8 +38,7 @@ def activate(z: Vector, bias: float, kind: int) -> None:
             x = z[j] + bias
             z[j] = leak * x if x < zero else x
     else:
-        for j in range(len(z)):
-            z[j] += bias
+        raise ValueError("unknown kind of hidden activation")
 
 
 def bias_activation(
@@ -56,7 +53,7 @@ def bias_activation(
     stop: int,
 ) -> None:
     """Z ← g(Z + b), and Z ← Z ∘ D with dropout."""
-    for i in prange(first, last):
+    for i in range(first, last):
         z = Z[i, start:stop]
         activate(z, b[i], kind)
         if dropout:
@@ -86,10 +83,12 @@ def multiply_by_slope(da: Vector, a: Vector, keep_prob: float, kind: int) -> flo
         for j in range(len(a)):
             da[j] = da[j] if a[j] > zero else zero * da[j]
             total += da[j]
-    else:
+    elif kind == LEAKY_RELU:
         for j in range(len(a)):
             da[j] = da[j] if a[j] > zero else leak * da[j]
             total += da[j]
+    else:
+        raise ValueError("unknown kind of hidden activation")
     return total
 
 
@@ -111,7 +110,7 @@ def activation_gradient(
 
     A stays as it is. Where a unit was dropped D makes its gradient 0, whatever g' is.
     """
-    for i in prange(first, last):
+    for i in range(first, last):
         da, a = dA[i, start:stop], A[i, start:stop]
         if dropout:
             d = D[i, start:stop]
@@ -229,42 +228,20 @@ def output_gradient(
         if kind == SIGMOID:
             loss += sigmoid_loss(z, b[i], y) if wanted else 0.0
             db[i, column] = sigmoid_gradient(z, b[i], y, scale)
-        else:
+        elif kind == LINEAR:
             loss += linear_loss(z, b[i], y) if wanted else 0.0
             db[i, column] = linear_gradient(z, b[i], y, scale)
+        else:
+            raise ValueError("unknown kind of output")
     return loss
-
-
-def output_gradient_by_parts(
-    Z: Matrix,
-    b: Vector,
-    Y: Matrix,
-    kind: int,
-    scale: float,
-    db: Matrix,
-    wanted: bool,
-    work: Matrix,
-    losses: Vector,
-) -> None:
-    """`output_gradient` with the examples in as many parts as there are columns of db."""
-    parts, m = len(losses), Z.shape[1]
-    for part in prange(parts):
-        start, stop = part * m // parts, (part + 1) * m // parts
-        losses[part] = output_gradient(Z, b, Y, kind, scale, db, part, wanted, work, start, stop)
 
 
 # ------------------------------------------------------------------------------------ update
 
 
-def update(theta: Vector, step: Vector) -> None:
-    """θ ← θ - step"""
-    for j in prange(len(theta)):
-        theta[j] -= step[j]
-
-
 def momentum_update(theta: Vector, step: Vector, V: Vector, beta: float, rate: float) -> None:
     """V ← β V + step, θ ← θ - α V"""
-    for j in prange(len(theta)):
+    for j in range(len(theta)):
         v = beta * V[j] + step[j]
         V[j] = v
         theta[j] -= rate * v
@@ -283,7 +260,7 @@ def adam_update(
     """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε); step is (1 - β₁) dθ."""
     one = theta.dtype.type(1)
     factor = (one - beta2) / ((one - beta1) * (one - beta1))
-    for j in prange(len(theta)):
+    for j in range(len(theta)):
         m = beta1 * M[j] + step[j]
         v = beta2 * V[j] + factor * (step[j] * step[j])
         M[j] = m

@@ -8,6 +8,9 @@ one. Each function is compiled at its first call for each combination of types, 
 import dis
 import functools
 import hashlib
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,25 +122,23 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forc
 
 
 @functools.cache
-def fused() -> SimpleNamespace:
-    """`fused.py`, the rows of a matrix shared among threads."""
-    from . import fused as module
+def steps() -> Functions:
+    """What `train` is made of: `elementary.py`, `fused.py`, `blas.py` and `training.py`."""
+    from . import blas, elementary, fused, training
 
-    return SimpleNamespace(
-        **parallel_functions(module, _fused(), _elementary(), _sources(), **FAST)
-    )
+    functions: Functions = {}
+    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (training, FAST)):
+        imported = {name: f for name, f in functions.items() if name in vars(module)}
+        functions |= serial_functions(module, imported, _sources(), **options)
+    return functions
 
 
 @functools.cache
 def train() -> Any:
     """`training.train` compiled for several threads, which share each product; one may be all."""
-    from . import blas
-    from . import training as module
+    from . import training
 
-    compiled_before = _fused() | serial_functions(blas, {}, _sources(), **FAST)
-    imported = {name: f for name, f in compiled_before.items() if name in vars(module)}
-    functions = serial_functions(module, imported, _sources(), **FAST)
-    return parallel_functions(module, functions, imported, _sources(), **FAST)["train"]
+    return parallel_functions(training, steps(), {}, _sources(), **FAST)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -154,24 +155,30 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
-    """Load a function compiled for arguments of these types, or compile it; the seconds taken."""
+    """Load a function compiled for arguments of these types, or compile it; the seconds taken.
+
+    Another process compiles `train`, and this one loads the result; if that fails, this one
+    compiles. In a process that compiles, Numba links a function to those it calls as they were
+    compiled by themselves; a loaded function has its own copies of them, optimised once more.
+    So the last bits of a float32 training changed from the process that compiled to the next.
+    """
     start = time.perf_counter()
-    function.compile(tuple(map(numba.typeof, arguments)))
+    signature = tuple(map(numba.typeof, arguments))
+    if function is train() and function.stats.cache_path and not kept(function, arguments):
+        task = pickle.dumps((sys.path, pickle.dumps(signature)))
+        subprocess.run(
+            [sys.executable, "-c", COMPILE_TRAIN], input=task, capture_output=True, check=False
+        )
+    function.compile(signature)
     return time.perf_counter() - start
 
 
-@functools.cache
-def _fused() -> Functions:
-    from . import fused as module
-
-    return serial_functions(module, _elementary(), _sources(), **FAST)
-
-
-@functools.cache
-def _elementary() -> Functions:
-    from . import elementary
-
-    return serial_functions(elementary, {}, _sources(), **EXACT)
+COMPILE_TRAIN = """
+import pickle, sys
+sys.path, signature = pickle.load(sys.stdin.buffer)
+from accelnn.kernels import jit
+jit.train().compile(pickle.loads(signature))
+"""
 
 
 @functools.cache

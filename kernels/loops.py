@@ -18,17 +18,12 @@ Layers = Any  # a list or a tuple with one entry per layer
 
 prange = range  # iterations that are independent; numba.prange in the parallel twins
 
-# What a layer applies to W·A + b. SOFTMAX and LINEAR are for the output layer only.
+# What a layer applies to W·A + b.
 SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR = range(6)
 
-KINDS = {
-    "sigmoid": SIGMOID,
-    "tanh": TANH,
-    "relu": RELU,
-    "leaky_relu": LEAKY_RELU,
-    "softmax": SOFTMAX,
-    "linear": LINEAR,
-}
+HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU}
+OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
+KINDS = HIDDEN_KINDS | OUTPUT_KINDS
 
 LEAK = 0.01  # slope of the leaky ReLU below zero
 SMALLEST = 1e-16  # for logarithms: below it, float64 cannot tell 1 - p from 1
@@ -189,7 +184,9 @@ def activate(z: float, kind: int) -> float:
         return 0.0 if z < 0.0 else z
     if kind == LEAKY_RELU:
         return LEAK * z if z < 0.0 else z
-    return z
+    if kind in (LINEAR, SOFTMAX):
+        return z
+    raise ValueError("unknown kind of activation")
 
 
 def activation_derivative(a: float, kind: int) -> float:
@@ -202,7 +199,9 @@ def activation_derivative(a: float, kind: int) -> float:
         return 1.0 if a > 0.0 else 0.0
     if kind == LEAKY_RELU:
         return 1.0 if a > 0.0 else LEAK
-    return 1.0
+    if kind == LINEAR:
+        return 1.0
+    raise ValueError("unknown kind of activation")
 
 
 def output_loss(a: float, y: float, kind: int) -> float:
@@ -211,7 +210,9 @@ def output_loss(a: float, y: float, kind: int) -> float:
         return -y * math.log(max(a, SMALLEST)) - (1.0 - y) * math.log(max(1.0 - a, SMALLEST))
     if kind == SOFTMAX:
         return -y * math.log(max(a, SMALLEST))
-    return 0.5 * (a - y) * (a - y)
+    if kind == LINEAR:
+        return 0.5 * (a - y) * (a - y)
+    raise ValueError("unknown kind of output")
 
 
 def softmax_columns(Z: Matrix) -> None:

@@ -55,6 +55,7 @@ bias_activation(REAL* __restrict__ Z, const REAL* __restrict__ b, const REAL* __
     case RELU: return activate_packed<RELU>(Z, b, D, n, m);
     case LEAKY_RELU: return activate_packed<LEAKY_RELU>(Z, b, D, n, m);
     }
+    __trap();
 }
 
 // ----------------------------------------------------------------------------- derivative, its sum
@@ -135,6 +136,7 @@ activation_gradient(REAL* __restrict__ dA, const REAL* __restrict__ A, const REA
     case RELU: return gradient_rows<RELU>(dA, A, D, db, partial, counters, n, m, keep);
     case LEAKY_RELU: return gradient_rows<LEAKY_RELU>(dA, A, D, db, partial, counters, n, m, keep);
     }
+    __trap();
 }
 
 // -------------------------------------------------------------------------- output, loss, gradient
@@ -214,12 +216,9 @@ DEVICE void output_columns(REAL* Z, const REAL* b, Labels labels, int n, int m, 
                 const REAL z = Z[at] + b[i], y = labels.at(i, j);
                 if (KIND == SOFTMAX) {
                     dZ = exp(z - largest) / total - y;
-                } else if (KIND == SIGMOID) {
-                    dZ = sigmoid(z) - y;
-                    loss += cost != nullptr ? sigmoid_loss(z, y) : 0;
                 } else {
-                    dZ = z - y;
-                    loss += cost != nullptr ? linear_loss(z, y) : 0;
+                    dZ = activate(z, KIND) - y;
+                    loss += cost != nullptr ? output_loss(z, y, KIND) : 0;
                 }
                 dZ *= scale;
                 Z[at] = dZ;
@@ -279,6 +278,7 @@ output_gradient(REAL* __restrict__ Z, const REAL* __restrict__ b, const REAL* __
     case LINEAR:
         return output_columns<LINEAR>(Z, b, labels, n, m, scale, db, cost, partial, counter);
     }
+    __trap();
 }
 
 // ------------------------------------------------------------------------------------------ update

@@ -419,10 +419,8 @@ struct Block {
             A[i] = z;
         } else if (l == last) {
             at_output(u, j, activate(z, layer.kind));
-            if (costed) {
-                const REAL y = labels[u * width + j];
-                part_of_cost += (layer.kind == LINEAR ? linear_loss(z, y) : sigmoid_loss(z, y)) / m;
-            }
+            if (costed)
+                part_of_cost += output_loss(z, labels[u * width + j], layer.kind) / m;
         } else {
             REAL a = activate(z, layer.kind);
             if (layer.drops) {

@@ -171,7 +171,7 @@ extern "C" __global__ void output_gradient(
                 loss += label * (log(sum) - (x - largest));
             } else {
                 a = activate(x, kind);
-                loss += kind == SIGMOID ? sigmoid_loss(x, label) : linear_loss(x, label);
+                loss += output_loss(x, label, kind);
             }
             dZ[j * stride + i] = to_operand((a - label) * scale);
         }

@@ -15,8 +15,60 @@ import accelnn
 from accelnn import Network, operations
 from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import blas, jit, training
+from accelnn.kernels.loops import KINDS
+from accelnn.solvers import jitted
 
-FORMS = {"vectorised": operations.VECTORISED, "fused": operations.fused()}
+STEPS = SimpleNamespace(**jit.steps())
+
+
+def shared_by(threads):
+    """The compiled operations as so many threads share them in a training."""
+
+    def bias_activation(Z, b, activation, D):
+        masks, kind = Z if D is None else D, KINDS[activation]
+        for part in range(threads):
+            area = training.block(*Z.shape, part, threads)
+            STEPS.bias_activation(Z, b[:, 0], kind, masks, D is not None, *area)
+
+    def activation_gradient(dA, A, activation, db, D, keep_prob):
+        masks, kind = A if D is None else D, KINDS[activation]
+        keep, sums = dA.dtype.type(keep_prob), np.zeros((len(dA), threads), dA.dtype)
+        for part in range(threads):
+            area = training.block(*dA.shape, part, threads)
+            STEPS.activation_gradient(dA, A, kind, sums, part, masks, keep, D is not None, *area)
+        sums.sum(axis=1, keepdims=True, out=db)
+
+    def output_gradient(Z, b, Y, output, scale, db, cost):
+        (n, m), loss = Z.shape, 0.0
+        sums, work = np.zeros((n, threads), Z.dtype), np.empty((2, m), Z.dtype)
+        for part in range(threads):
+            loss += STEPS.output_gradient(
+                Z,
+                b[:, 0],
+                Y,
+                KINDS[output],
+                Z.dtype.type(scale),
+                sums,
+                part,
+                cost is not None,
+                work,
+                part * m // threads,
+                (part + 1) * m // threads,
+            )
+        sums.sum(axis=1, keepdims=True, out=db)
+        if cost is not None:
+            cost[...] = loss / m
+
+    return SimpleNamespace(
+        bias_activation=bias_activation,
+        activation_gradient=activation_gradient,
+        output_gradient=output_gradient,
+        momentum_update=STEPS.momentum_update,
+        adam_update=STEPS.adam_update,
+    )
+
+
+FORMS = {"vectorised": operations.VECTORISED, "compiled": shared_by(1), "shared": shared_by(3)}
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -48,11 +100,12 @@ def labels(output, shape, dtype, seed):
 
 
 def check_same(results, dtype, terms=1):
-    """Arrays of both forms, sums of so many terms."""
+    """Arrays of all forms, sums of so many terms."""
     tolerance = TOLERANCE[dtype] * (1 + terms) ** 0.5 * 4
-    for got, expected in zip(results["fused"], results["vectorised"], strict=True):
-        assert got.dtype == expected.dtype
-        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+    for form in FORMS:
+        for got, expected in zip(results[form], results["vectorised"], strict=True):
+            assert got.dtype == expected.dtype
+            np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 
 
 # --------------------------------------------------------------------------------------------
@@ -69,7 +122,7 @@ def biased_and_activated(Z, b, activation, D):
 
 
 def activation_gradients(Z, dA, activation, D, keep_prob):
-    """dZ and db of both forms, from the activations of the vectorised one."""
+    """dZ and db of all forms, from the activations of the vectorised one."""
     results, A = {}, Z.copy()
     FORMS["vectorised"].bias_activation(A, np.zeros((len(Z), 1), Z.dtype), activation, D)
     for name, form in FORMS.items():
@@ -119,7 +172,7 @@ def test_output_loss_and_gradient(output, dtype, with_cost, shape, seed):
     Z, b, _, _ = drawn(shape, dtype, seed=seed)
     Y = labels(output, shape, dtype, seed)
     results = output_gradients(Z, b, Y, output, with_cost=with_cost)
-    assert np.isnan(results["fused"][2][0]) != with_cost
+    assert np.isnan(results["compiled"][2][0]) != with_cost
     check_same(results, dtype, terms=shape[1])
 
 
@@ -135,15 +188,6 @@ def test_shapes_that_threads_share(shape, dtype):
 
 
 @dtypes
-def test_labels_may_lie_in_rows_of_examples(dtype):
-    """As those of mini-batches do."""
-    Z, b, _, _ = drawn((3, 50), dtype)
-    Y = labels("softmax", (3, 50), dtype, 1)
-    in_rows = np.ascontiguousarray(Y.T).T
-    check_same(output_gradients(Z, b, in_rows, "softmax"), dtype, terms=50)
-
-
-@dtypes
 @few
 @given(size=st.integers(1, 500), seed=seeds)
 def test_updates(dtype, size, seed):
@@ -151,14 +195,13 @@ def test_updates(dtype, size, seed):
     given_ = [random.normal(size=size).astype(dtype) for _ in range(3)]
     given_.append(random.random(size).astype(dtype))
     for operation, arrays, numbers in (
-        ("update", 2, ()),
         ("momentum_update", 3, (0.9, 0.3)),
         ("adam_update", 4, (0.9, 0.999, 0.01, 1e-8)),
     ):
         results = {}
         for name, form in FORMS.items():
             theta, step, *moments = (array.copy() for array in given_[:arrays])
-            getattr(form, operation)(theta, step, *moments, *numbers)
+            getattr(form, operation)(theta, step, *moments, *map(theta.dtype.type, numbers))
             results[name] = [theta, *moments]
         # Where V is near 0 Adam divides by its root, of which float32 knows few digits
         check_same(results, dtype, terms=100)
@@ -174,12 +217,12 @@ def test_nan_stays_where_it_is(activation, dtype):
     Z, b, dA, _ = drawn((3, 40), dtype)
     Z[1, 17] = np.nan
     results = biased_and_activated(Z, b, activation, None)
-    np.testing.assert_array_equal(np.isnan(results["fused"][0]), np.isnan(Z))
+    np.testing.assert_array_equal(np.isnan(results["compiled"][0]), np.isnan(Z))
     check_same(results, dtype)
 
     Z, _, dA, _ = drawn((3, 40), dtype)
     dA[1, 17] = np.nan
-    dZ, db = activation_gradients(Z, dA, activation, None, None)["fused"]
+    dZ, db = activation_gradients(Z, dA, activation, None, None)["compiled"]
     np.testing.assert_array_equal(np.isnan(dZ), np.isnan(dA))
     assert np.isnan(db[:, 0]).tolist() == [False, True, False]
 
@@ -190,7 +233,7 @@ def test_nan_reaches_the_loss_and_what_depends_on_it(output, dtype):
     Z, b, _, _ = drawn((3, 40), dtype)
     Z[1, 17] = np.nan
     results = output_gradients(Z, b, labels(output, (3, 40), dtype, 1), output)
-    dZ, db, cost = results["fused"]
+    dZ, db, cost = results["compiled"]
     expected = np.isnan(Z)
     if output == "softmax":
         expected[:, 17] = True  # the probabilities of an example add up to 1
@@ -208,9 +251,9 @@ def test_extreme_logits_have_finite_losses(output, dtype, size, sign):
     Z = np.array([[1, -1, 1, -1], [-1, 1, 1, -1], [0, 0, 1, 0]], dtype) * size * sign
     Y = np.eye(3, dtype=dtype)[:, [0, 0, 1, 2]]
     results = output_gradients(Z, np.zeros((3, 1), dtype), Y, output)
-    for result in results["fused"]:
+    for result in results["compiled"]:
         assert np.isfinite(result).all()
-    assert results["fused"][2] >= size / 4
+    assert results["compiled"][2] >= size / 4
     check_same(results, dtype)
 
 
@@ -219,42 +262,24 @@ def test_extreme_logits_have_finite_losses(output, dtype, size, sign):
 def test_extreme_activations_are_those_of_the_formulas(activation, dtype):
     Z = np.array([[-1e30, -1e4, -750, -90, -1e-30, 0, 1e-30, 90, 750, 1e4, 1e30]], dtype)
     results = biased_and_activated(Z, np.zeros((1, 1), dtype), activation, None)
-    assert np.isfinite(results["fused"][0]).all()
+    assert np.isfinite(results["compiled"][0]).all()
     check_same(results, dtype)
 
 
 # --------------------------------------------------------------------------------------------
-# in the place of the vectorised forms
+# all together
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    monkeypatch.setattr(operations, "_chosen", dict(operations._chosen))
-
-
-@pytest.mark.usefixtures("registry")
-def test_fused_forms_take_their_place_and_give_it_back():
-    one = np.ones(1)
-    before, on_gpu = operations.operations_for(one), operations._chosen["cupy"]
-    operations.register("numpy", **operations.fused()._asdict())
-    assert operations.operations_for(one) == operations.fused() != before
-    assert operations._chosen["cupy"] == on_gpu
-    operations.register("numpy", **before._asdict())
-    assert operations.operations_for(one) == before
-
-
-@pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("batch_size", [None, 8])
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_a_training_with_fused_forms_is_the_same_training(optimizer, batch_size, output):
+def test_a_compiled_training_is_the_vectorised_one(optimizer, batch_size, output):
     net = Network([5, 7, 6, 3], hidden=("tanh", "leaky_relu"), output=output, keep_prob=0.8, l2=0.1)
     X, Y = np.random.default_rng(0).normal(size=(5, 30)), labels(output, (3, 30), "float64", 1)
-    options = {"epochs": 5, "learning_rate": 0.05, "record_every": 2, "solver": "direct"}
-    options |= {"optimizer": optimizer, "batch_size": batch_size, "validation": 0.2}
-    expected, plain = accelnn.fit(net, net.init("he"), X, Y, **options)
-    operations.register("numpy", **operations.fused()._asdict())
-    params, history = accelnn.fit(net, net.init("he"), X, Y, **options)
+    options = {"epochs": 5, "learning_rate": 0.05, "record_every": 2, "validation": 0.2}
+    options |= {"optimizer": optimizer, "batch_size": batch_size}
+    expected, plain = accelnn.fit(net, net.init("he"), X, Y, solver="direct", **options)
+    params, history = accelnn.fit(net, net.init("he"), X, Y, solver="jitted", **options)
     np.testing.assert_allclose(params.flat, expected.flat, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(history.costs, plain.costs, rtol=1e-12)
     np.testing.assert_allclose(history.validation_costs, plain.validation_costs, rtol=1e-12)
@@ -279,15 +304,6 @@ PRODUCTS = {
 TRANSPOSED = [(0, 0), (1, 0), (0, 1)]  # A, B; a training has no product of both transposed
 FACTORS = [(1, 0), (-1, 1), (1, 0.9), (0.5, -2)]  # α, β
 transposed = pytest.mark.parametrize(("A_transposed", "B_transposed"), TRANSPOSED)
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """`product` and `gemm` on their own, as they are in `jit.train`."""
-    before = jit._fused() | jit.serial_functions(blas, {}, jit._sources(), **jit.FAST)
-    imported = {name: f for name, f in before.items() if name in vars(training)}
-    functions = jit.serial_functions(training, imported, jit._sources(), **jit.FAST)
-    return SimpleNamespace(product=functions["product"], gemm=before["gemm"])
 
 
 def matrices(shape, dtype, A_transposed, B_transposed, beta):
@@ -324,29 +340,27 @@ def areas_of(rows, columns):
 @transposed
 @pytest.mark.parametrize(("alpha", "beta"), FACTORS)
 @dtypes
-def test_products_are_those_of_numpy(
-    compiled, name, A_transposed, B_transposed, alpha, beta, dtype
-):
+def test_products_are_those_of_numpy(name, A_transposed, B_transposed, alpha, beta, dtype):
     rows, _, columns = PRODUCTS[name]
     kind = np.dtype(dtype).type
     for areas in areas_of(rows, columns):
         A, B, C, opA, opB = matrices(PRODUCTS[name], dtype, A_transposed, B_transposed, beta)
         before, routine = C.copy(), blas.address(dtype)
         for area in areas:
-            compiled.product(
+            STEPS.product(
                 routine, A, A_transposed, B, B_transposed, C, kind(alpha), kind(beta), area
             )
         check_product(C, before, opA, opB, alpha, beta, areas)
 
 
 @transposed
-def test_products_of_all_small_sizes_are_those_of_numpy(compiled, A_transposed, B_transposed):
+def test_products_of_all_small_sizes_are_those_of_numpy(A_transposed, B_transposed):
     """All remainders of what is done by eights, fours and twos."""
     routine = blas.address("float64")
     for shape in itertools.product(range(1, 5), range(1, 18), range(1, 4)):
         A, B, C, opA, opB = matrices(shape, "float64", A_transposed, B_transposed, 0)
         area = (0, shape[0], 0, shape[2])
-        compiled.product(routine, A, A_transposed, B, B_transposed, C, 1.0, 0.0, area)
+        STEPS.product(routine, A, A_transposed, B, B_transposed, C, 1.0, 0.0, area)
         np.testing.assert_allclose(C, opA @ opB, rtol=1e-13, atol=1e-13)
 
 
@@ -383,15 +397,13 @@ def test_wide_products_go_by_parts_that_stay_in_the_cache(monkeypatch):
 @pytest.mark.parametrize("name", PRODUCTS)
 @pytest.mark.parametrize(("A_transposed", "B_transposed"), [*TRANSPOSED, (1, 1)])
 @dtypes
-def test_blas_is_given_blocks_of_row_major_matrices(
-    compiled, name, A_transposed, B_transposed, dtype
-):
+def test_blas_is_given_blocks_of_row_major_matrices(name, A_transposed, B_transposed, dtype):
     shape, kind = PRODUCTS[name], np.dtype(dtype).type
     for (alpha, beta), areas in itertools.product(FACTORS, areas_of(shape[0], shape[2])):
         A, B, C, opA, opB = matrices(shape, dtype, A_transposed, B_transposed, beta)
         before = C.copy()
         for area in areas:
-            compiled.gemm(
+            STEPS.gemm(
                 blas.address(dtype),
                 A,
                 A_transposed,
@@ -405,7 +417,7 @@ def test_blas_is_given_blocks_of_row_major_matrices(
         check_product(C, before, opA, opB, alpha, beta, areas)
 
 
-def test_scipy_serves_where_numpys_blas_is_not_found(monkeypatch, compiled):
+def test_scipy_serves_where_numpys_blas_is_not_found(monkeypatch):
     blas.address.cache_clear()
     monkeypatch.setattr(blas, "_openblas_files", list)
     try:
@@ -413,7 +425,7 @@ def test_scipy_serves_where_numpys_blas_is_not_found(monkeypatch, compiled):
     finally:
         blas.address.cache_clear()
     A, B, C, opA, opB = matrices((5, 6, 7), "float64", 0, 0, 0)
-    compiled.gemm(routine, A, 0, B, 0, C, 1.0, 0.0, 0, 5, 0, 7)
+    STEPS.gemm(routine, A, 0, B, 0, C, 1.0, 0.0, 0, 5, 0, 7)
     np.testing.assert_allclose(C, opA @ opB, rtol=1e-13)
 
 
@@ -471,6 +483,14 @@ def test_what_is_kept_is_known_before_it_is_called(twice):
     jit.prepare(another, number)
     assert in_memory(another, number)
     assert sum(another.stats.cache_hits.values()) == 1
+
+
+def test_a_training_runs_loaded_code_even_if_this_process_had_it_compiled():
+    for dtype in TOLERANCE:
+        jitted.load(dtype)
+    stats = jit.train().stats
+    assert sum(stats.cache_hits.values()) == len(TOLERANCE)
+    assert not stats.cache_misses
 
 
 def test_other_types_are_not_kept(twice):

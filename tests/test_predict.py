@@ -157,12 +157,11 @@ def test_more_pictures_than_fit_at_once_are_told_in_their_order(monkeypatch, bri
     assert [t.picture for t in told][3:] == ["absent.png", bright]
 
 
-def test_an_output_that_is_not_a_number_is_an_error_of_its_row(bright):
+def test_an_output_that_is_not_a_number_is_an_error_of_its_row(dark):
     net = accelnn.Network([72, 2, 1])
     params = net.init("zeros")
-    params.flat[:] = 1e300
-    params[1][0][0, 1] = -1e300
-    told = predict(Model(net, params, ("a", "b"), PICTURES), [bright])
+    params.flat[:] = np.inf  # times 0 is NaN, with fused multiply-add as well
+    told = predict(Model(net, params, ("a", "b"), PICTURES), [dark])
     assert "not a number" in told[0].error
 
 

@@ -1,0 +1,195 @@
+"""Activations that no kernel has: vectorised solvers train them, the others refuse them at once."""
+
+import host_cuda
+import numpy as np
+import pytest
+
+import accelnn
+from accelnn import Network, functions, kernels, operations, to_device, to_host
+from accelnn.backend import array_module
+from accelnn.kernels import cuda, jit, loops
+
+
+def softplus(x, out=None):
+    return array_module(x).log1p(array_module(x).exp(x), out=out)
+
+
+def softplus_slope(a, out=None):
+    return array_module(a).subtract(1, array_module(a).exp(-a), out=out)
+
+
+def constant_slope(a, out=None):
+    return array_module(a).add(0 * a, 1, out=out)
+
+
+ADDED = {
+    "softplus": functions.Activation(softplus, softplus_slope),
+    "linear": functions.Activation(functions.identity, constant_slope),  # kernels' outputs have it
+}
+added = pytest.mark.parametrize("activation", ADDED)
+
+
+@pytest.fixture(autouse=True)
+def more_activations(monkeypatch):
+    for name, activation in ADDED.items():
+        monkeypatch.setitem(functions.ACTIVATIONS, name, activation)
+
+
+def problem(activation):
+    """A network, X and Y that all solvers could train but for the activation."""
+    random = np.random.default_rng(1)
+    X = random.normal(size=(40, 12))
+    return Network([40, 5, 1], hidden=activation), X, (X[:1] > 0) * 1.0
+
+
+# --------------------------------------------------------------------------------------------
+# the solvers
+
+COMPILED, VECTORISED = ["jitted", "gram-jitted"], ["direct", "gram"]
+
+
+@added
+@pytest.mark.parametrize("solver", VECTORISED)
+def test_vectorised_solvers_train_what_no_kernel_has(activation, solver):
+    net, X, Y = problem(activation)
+    params = net.init("scaled")
+    assert accelnn.gradient_check(net, params, X, Y) < 1e-7
+    _, history = accelnn.fit(net, params, X, Y, epochs=50, learning_rate=0.1, solver=solver)
+    assert history.final_cost < 0.5 * history.costs[0]
+
+
+@added
+@pytest.mark.parametrize("solver", COMPILED)
+def test_compiled_solvers_refuse_it(activation, solver):
+    net, X, Y = problem(activation)
+    with pytest.raises(ValueError, match=f"the kernels have no hidden activation '{activation}'"):
+        accelnn.fit(net, net.init(), X, Y, epochs=2, learning_rate=0.1, solver=solver)
+
+
+@added
+def test_auto_picks_a_solver_that_can(activation):
+    net, X, Y = problem(activation)
+    epochs = 10**6  # of which a callback ends all but one; compiled solvers would save minutes
+    options = {"epochs": epochs, "learning_rate": 0.1, "callbacks": [lambda _: True]}
+    _, history = accelnn.fit(net, net.init(), X, Y, **options)
+    assert history.solver in VECTORISED
+
+
+@added
+def test_solvers_of_a_gpu_do_the_same(activation, double_with_cublaslt):
+    net, X, Y = problem(activation)
+    params = net.init("scaled", dtype="float64")
+    options = {"epochs": 5, "learning_rate": 0.1, "record_every": 1}
+    for solver in COMPILED:
+        with pytest.raises(ValueError, match=f"no hidden activation '{activation}'"):
+            accelnn.fit(net, params, to_device(X), to_device(Y), solver=solver, **options)
+    _, history = accelnn.fit(net, params, to_device(X), to_device(Y), solver="auto", **options)
+    assert history.solver in VECTORISED
+    assert double_with_cublaslt.counts.launches > 0
+    params = accelnn.Parameters(to_host(params.flat), params.layers)
+    _, on_host = accelnn.fit(net, params, X, Y, solver="direct", **options)
+    np.testing.assert_allclose(history.costs, on_host.costs, rtol=1e-12)
+
+
+def test_the_refusal_names_what_the_kernels_have():
+    assert kernels.why_not(["relu", "tanh"], "softmax") is None
+    assert kernels.why_not(["relu", "softplus"], "softmax") == (
+        "the kernels have no hidden activation 'softplus', only sigmoid, tanh, relu, leaky_relu: "
+        "use the solver 'direct'"
+    )
+    assert "no output activation 'tanh', only sigmoid, softmax, linear" in kernels.why_not(
+        [], "tanh"
+    )
+
+
+def test_kernels_have_all_activations_of_the_library():
+    assert functions.ACTIVATIONS.keys() - ADDED == loops.HIDDEN_KINDS.keys()
+    assert functions.OUTPUTS.keys() == loops.OUTPUT_KINDS.keys()
+
+
+# --------------------------------------------------------------------------------------------
+# the kernels themselves, given a number that is no kind of theirs
+
+no_hidden_kind = pytest.mark.parametrize("kind", [loops.SOFTMAX, loops.LINEAR, 6, -1])
+no_output_kind = pytest.mark.parametrize("kind", [loops.TANH, loops.RELU, 6, -1])
+
+
+@pytest.mark.parametrize("run", [loops, jit.serial, jit.parallel])
+@pytest.mark.parametrize("kind", [6, -1])
+def test_loops_raise(run, kind):
+    W, A, out = np.ones((2, 3)), np.ones((3, 4)), np.ones((2, 4))
+    # From within a prange Numba passes a ValueError on as the cause of a SystemError.
+    error = SystemError if run is jit.parallel else ValueError
+    with pytest.raises(error):
+        run.layer_forward(W, np.ones((2, 1)), A, kind, out)
+    with pytest.raises(error):
+        run.hidden_error(W, out, A, kind, A.copy())
+    with pytest.raises(error):
+        run.network_cost(out, out, kind)
+
+
+@no_hidden_kind
+def test_compiled_hidden_layers_raise(kind):
+    Z, dA, db, area = np.ones((3, 4)), np.ones((3, 4)), np.ones((3, 1)), (0, 3, 0, 4)
+    with pytest.raises(ValueError, match="unknown kind of hidden activation"):
+        jit.steps()["bias_activation"](Z, db[:, 0], kind, Z, False, *area)
+    with pytest.raises(ValueError, match="unknown kind of hidden activation"):
+        jit.steps()["activation_gradient"](dA, Z, kind, db, 0, Z, 1.0, False, *area)
+
+
+@no_output_kind
+def test_compiled_outputs_raise(kind):
+    Z, db, work = np.ones((3, 4)), np.ones((3, 1)), np.ones((2, 4))
+    with pytest.raises(ValueError, match="unknown kind of output"):
+        jit.steps()["output_gradient"](Z, db[:, 0], Z, kind, 0.5, db, 0, True, work, 0, 4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_compiled_training_raises_on_all_its_threads(threads, monkeypatch):
+    monkeypatch.setitem(loops.KINDS, "tanh", 6)
+    monkeypatch.setattr("numba.get_num_threads", lambda: threads)
+    random = np.random.default_rng(0)
+    net, X, Y = Network([100, 300, 1], hidden="tanh"), random.random((100, 50)), np.ones((1, 50))
+    with pytest.raises((ValueError, SystemError)):
+        accelnn.fit(net, net.init(), X, Y, epochs=2, learning_rate=0.1, solver="jitted")
+
+
+def arrays(count):
+    """float32 matrices (3, 4) of ones on the device, and a (3, 1) for b or db."""
+    return (
+        *(to_device(np.ones((3, 4), np.float32)) for _ in range(count)),
+        to_device(np.ones((3, 1), np.float32)),
+    )
+
+
+@no_hidden_kind
+@pytest.mark.usefixtures("double_with_kernels")
+def test_hidden_layers_on_a_gpu_trap(kind, monkeypatch):
+    monkeypatch.setitem(cuda.KIND, "relu", np.int32(kind))
+    Z, dA, b = arrays(2)
+    with pytest.raises(host_cuda.KernelError, match="__trap"):
+        cuda.bias_activation(Z, b, "relu", None)
+    with pytest.raises(host_cuda.KernelError, match="__trap"):
+        cuda.activation_gradient(dA, Z, "relu", b, None, 1.0)
+
+
+@no_output_kind
+@pytest.mark.usefixtures("double_with_kernels")
+def test_outputs_on_a_gpu_trap(kind, monkeypatch):
+    monkeypatch.setitem(cuda.KIND, "linear", np.int32(kind))
+    Z, Y, b = arrays(2)
+    with pytest.raises(host_cuda.KernelError, match="__trap"):
+        cuda.output_gradient(Z, b, Y, "linear", 0.5, b, None)
+
+
+@added
+def test_operations_on_a_gpu_are_then_vectorised(activation, double_with_kernels):
+    Z, dA, b = arrays(2)
+    cuda.bias_activation(Z, b, activation, None)
+    expected = to_device(np.full((3, 4), 2, np.float32))
+    operations.VECTORISED.bias_activation(expected, 0 * b, activation, None)
+    np.testing.assert_array_equal(to_host(Z), to_host(expected))
+    slope = to_host(ADDED[activation].slope(Z))
+    cuda.activation_gradient(dA, Z, activation, b, None, 1.0)
+    np.testing.assert_array_equal(to_host(dA), slope)
+    assert double_with_kernels.counts.launches == 0
