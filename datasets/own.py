@@ -18,7 +18,7 @@ from accelnn.backend import Array
 from .dataset import Dataset, Preprocessing, on_backend, stratified_split
 from .reading import Schema, check_labels, read_hdf5
 
-_NO_PICTURES = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders of pictures
+_NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
 _HDF5_REMEDY = "write it as the documentation of accelnn.datasets.load_hdf5 says"
 
 

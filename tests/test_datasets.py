@@ -552,7 +552,10 @@ def test_blobs_have_any_number_of_classes_and_features(classes, features, n, see
 def test_blobs_are_unit_clusters_about_centres_shared_by_both_sets():
     data = datasets.blobs(m=30_000, classes=3, features=4)
     for label in range(3):
-        cluster, cluster_test = data.X_train[:, data.Y_train == label], data.X_test[:, data.Y_test == label]
+        cluster, cluster_test = (
+            data.X_train[:, data.Y_train == label],
+            data.X_test[:, data.Y_test == label],
+        )
         np.testing.assert_allclose(cluster.std(axis=1), 1, atol=0.05)
         np.testing.assert_allclose(cluster.mean(axis=1), cluster_test.mean(axis=1), atol=0.1)
         assert not np.array_equal(cluster, cluster_test)

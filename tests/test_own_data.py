@@ -246,7 +246,9 @@ def test_ex4_weights_give_what_the_course_computes_from_the_files(ex4, there):
     Y = np.eye(10)[ex4_fields()["y"][:, 0] - 1]
     J = -np.sum(Y * np.log(H) + (1 - Y) * np.log(1 - H)) / 5000
     targets = there.to_device(Y.T, params.dtype)
-    assert net.cost(params, data.X_train, targets) == pytest.approx(J, 1e-5 if there.default_dtype == "float32" else 1e-12)
+    assert net.cost(params, data.X_train, targets) == pytest.approx(
+        J, 1e-5 if there.default_dtype == "float32" else 1e-12
+    )
     assert datasets.load_ex4_weights(ex4, dtype="float32").dtype == np.float32
 
 

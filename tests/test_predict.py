@@ -252,9 +252,7 @@ def test_the_source_of_the_training_data_is_printed_and_in_the_json(tmp_path, br
 
 
 @pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
-def test_a_model_of_stand_ins_says_so_and_names_the_download(
-    tmp_path, bright, capsys, monkeypatch
-):
+def test_a_model_of_stand_ins_says_so_and_names_the_download(tmp_path, bright, capsys, monkeypatch):
     monkeypatch.delenv("ACCELNN_DATA", raising=False)
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
