@@ -66,7 +66,8 @@ def _read_folders(folders: Sequence[Path], size: int) -> tuple[Array, Array]:
     """The pictures (m, size, size, 3) uint8 of all folders, and the folder's number of each."""
     files = [(label, path) for label, folder in enumerate(folders) for path in _files(folder)]
     pictures = np.empty((len(files), size, size, 3), np.uint8)
-    labels, skipped = [], []
+    labels: list[int] = []
+    skipped: list[str] = []
     for label, path in files:
         try:
             pictures[len(labels)] = read_picture(path, pictures.shape[1:])

@@ -186,7 +186,7 @@ def test_a_table_is_scaled_as_its_loader_scales_it(there, tmp_path, random, dtyp
     (tmp_path / "table.csv").write_text("\n".join(["x,y,class", *lines]))
     data = datasets.load_csv(tmp_path / "table.csv", "class", dtype=dtype)
     X = models.apply(data.preprocessing, there.to_device(rows), dtype)
-    loaded = [backend.to_host(part).T for part in (data.X_train, data.X_test)]
+    loaded = [backend.to_host(part).T for part in (data.X_train, data.X_validation, data.X_test)]
     expected = sorted(np.concatenate(loaded).tolist())
     assert sorted(backend.to_host(X).T.tolist()) == expected
 

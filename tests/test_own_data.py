@@ -15,6 +15,7 @@ from PIL import Image
 import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array
+from accelnn.columns import HostColumns
 from accelnn.datasets import Preprocessing
 
 
@@ -600,6 +601,25 @@ def test_hdf5_that_is_absent_or_damaged_is_an_error(tmp_path):
     (tmp_path / "pets.h5").write_text("cat, dog")
     with pytest.raises(ValueError, match="pets.h5: not a whole HDF5 file"):
         datasets.load_hdf5(tmp_path / "pets.h5")
+
+
+def test_data_without_room_on_the_device_keeps_all_three_sets_on_the_host(
+    tmp_path, double, monkeypatch
+):
+    path = write_hdf5(tmp_path / "pets.h5", hdf5_fields(30))
+    monkeypatch.setattr(double.cuda.runtime, "memGetInfo", lambda: (2**10, 2**30))
+    with pytest.warns(RuntimeWarning, match="stays on the host"):
+        data = datasets.load_hdf5(path)
+    with accelnn.use("numpy"):
+        expected = datasets.load_hdf5(path, dtype="float32")
+    for X, Y, whole, labels in (
+        (data.X_train, data.Y_train, expected.X_train, expected.Y_train),
+        (data.X_validation, data.Y_validation, expected.X_validation, expected.Y_validation),
+        (data.X_test, data.Y_test, expected.X_test, expected.Y_test),
+    ):
+        assert isinstance(X, HostColumns)
+        np.testing.assert_array_equal(np.asarray(X), whole)
+        np.testing.assert_array_equal(np.asarray(Y), accelnn.one_hot(labels, 3))
 
 
 # --------------------------------------------------------------------------------- your CSV
