@@ -17,6 +17,7 @@ from accelnn import backend, datasets
 from accelnn.backend import Array
 from accelnn.columns import HostColumns
 from accelnn.datasets import Preprocessing
+from accelnn.recipes import own_recipe
 
 
 def arrays(data: datasets.Dataset) -> list[Array]:
@@ -712,3 +713,50 @@ def test_a_table_that_cannot_be_read_is_an_error_that_says_where(tmp_path, text,
 def test_an_absent_table_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         datasets.load_csv(tmp_path / "absent.csv", "y")
+
+
+# ------------------------------------------------------------------------------ how it is trained
+
+
+def three_classes(tmp_path: Path, random: np.random.Generator, m: int = 300) -> datasets.Dataset:
+    """A table with a class in each of three rings, which no line separates."""
+    radius, angle = random.uniform(0, 3, m), random.uniform(0, 6.28, m)
+    rows = zip(radius * np.cos(angle), radius * np.sin(angle), radius.astype(int), strict=True)
+    return datasets.load_csv(write_csv(tmp_path / "rings.csv", ["x", "y", "ring"], *rows), "ring")
+
+
+def test_the_recipe_for_own_data_fits_the_data(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data)
+    assert recipe.net == accelnn.Network([2, 64, 3], output="softmax")
+    assert recipe.validation[0] is data.X_validation
+    assert recipe.data() is data
+    two = datasets.load_images(write_pictures(tmp_path / "pets", cat=3, dog=3), size=4)
+    assert own_recipe(two, ()).net == accelnn.Network([48, 1])
+    assert own_recipe(two, (20, 7, 5)).net == accelnn.Network([48, 20, 7, 5, 1])
+
+
+def test_without_a_validation_set_nothing_is_watched(tmp_path):
+    data = datasets.load_images(write_pictures(tmp_path, a=3, b=3), size=4, validation=0)
+    recipe = own_recipe(data)
+    assert recipe.validation is recipe.patience is None
+
+
+def test_the_recipe_for_own_data_trains_well_and_stops_by_itself(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data)
+    params, history = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(),
+        data.X_train,
+        data.Y_train,
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        optimizer=recipe.optimizer,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        validation=recipe.validation,
+        patience=recipe.patience,
+    )
+    assert recipe.net.accuracy(params, data.X_test, data.Y_test) > 0.9
+    assert history.stopped
