@@ -1,14 +1,16 @@
 """Trained networks as HDF5 files with everything needed to predict: `save` and `load`.
 
-A file holds the arrays that `_arrays` lists, and as attributes what it is ("accelnn model", a
-format version), which accelnn wrote it, and a SHA-256 of the arrays, for HDF5 itself does not
-notice a flipped byte. Nothing in it is code: no pickle, so a stranger's file is safe to open.
+A file holds one dataset, the weights, and as attributes its format ("accelnn model"), the
+format's version, the version of accelnn that wrote it, everything else about the model as JSON,
+and a SHA-256 of the JSON and the weights, because HDF5 does not notice every flipped byte.
+Nothing in it is code (no pickle), so a file from a stranger is safe to open.
 """
 
 import hashlib
+import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,159 +20,121 @@ import accelnn
 from accelnn.backend import Array, array_module, to_device, to_host
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.datasets.dataset import apply as apply
-from accelnn.files import whole_file
+from accelnn.files import write_whole
 from accelnn.network import FLOATS, Network, Parameters
 
-FORMAT, VERSION = "accelnn model", 1
+FORMAT, VERSION = "accelnn model", 2
+CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
 _REMEDY = "take a whole copy of the file, or train and save the model again"
-
-# What a file must hold: dtype kinds and number of dimensions by name.
-_SCHEMA = {
-    "layers": ("i", (1,)),
-    "hidden": ("S", (1,)),
-    "output": ("S", (0,)),
-    "l2": ("f", (0,)),
-    "keep_prob": ("f", (1,)),
-    "parameters": ("f", (1,)),
-    "classes": ("S", (1,)),
-    "image_shape": ("i", (1,)),
-    "shift": ("f", (0, 1)),
-    "scale": ("f", (0, 1)),
-}
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network, and what it takes to ask it about new data.
+    """A trained network with what it takes to apply it to new data.
 
     net, params : the architecture and its weights
     classes : the classes' names, by label: two for one sigmoid output, one for each of several
         outputs, none for linear outputs
     preprocessing : how raw features become what the network takes; see `apply`
+    source : where the training data came from, in one line; "" if unknown
+    stand_in : whether that data was drawn in place of real data that was not found
     """
 
     net: Network
     params: Parameters
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    source: str = ""
+    stand_in: bool = False
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write `model` to an HDF5 file that `load` reads; a file of that name is replaced.
+    """Write `model` to an HDF5 file that `load` reads, replacing any file of that name.
 
-    The file appears whole or not at all: it is written under another name beside its place.
+    The file is written whole or not at all.
 
-    Raises ValueError where the parts of the model do not fit each other or a weight is NaN or
-    infinite, FileNotFoundError where there is no such folder.
+    Raises ValueError if the parts of the model do not fit each other or a weight is NaN or
+    infinite, FileNotFoundError if the folder does not exist.
     """
-    import h5py  # here, so that importing accelnn.models stays cheap
-
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     _check(model)
-    arrays = _arrays(model)
-    with whole_file(path) as unfinished:
-        # From version 1.8 on HDF5 checks its own structures by checksums. It ends the process on
-        # damaged ones without, and on texts of variable length: neither is in the file.
-        with h5py.File(unfinished, "w", libver="v108") as file:
-            file.attrs["format"] = np.bytes_(FORMAT)
-            file.attrs["format_version"] = VERSION
-            file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
-            file.attrs["sha256"] = np.bytes_(_digest(arrays))
-            for name, array in arrays.items():
-                if array.dtype.kind == "S":
-                    array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
-                file[name] = array
-        with unfinished.open("rb+") as written:
-            os.fsync(written.fileno())
+    write_whole(_to_bytes(model), path)
 
 
 def load(path: str | os.PathLike[str]) -> Model:
     """The model in a file that `save` wrote, its parameters on the chosen backend.
 
-    Raises FileNotFoundError where there is no file, and ValueError where it is damaged, not a
-    model of accelnn's, or of a newer format.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, not a
+    model of accelnn's, or of another format version.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: expected a model saved by accelnn")
-    arrays, digest = _read(path)
+    text, weights = _read(path)
     try:
-        model = _model(arrays)
+        model = _model(json.loads(text), weights)
         _check(model)
-        if _digest(arrays) != digest:
-            raise ValueError("found contents that do not match their checksum: damaged or edited")
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}: {_REMEDY}") from error
-    return Model(
-        model.net,
-        Parameters(to_device(model.params.flat), model.net.layers),
-        model.classes,
-        model.preprocessing,
-    )
+    return replace(model, params=Parameters(to_device(weights), model.net.layers))
 
 
-def _arrays(model: Model) -> dict[str, Array]:
-    """All that a file holds of a model, on the host, by the names of the schema."""
-    net, preprocessing = model.net, model.preprocessing
-    return {
-        "layers": np.array(net.layers, np.int64),
-        "hidden": _encode(net.hidden),
-        "output": np.array(net.output.encode()),
-        "l2": np.float64(net.l2),
-        "keep_prob": np.array(net.keep_prob, np.float64),
-        "parameters": to_host(model.params.flat),
-        "classes": _encode(model.classes),
-        "image_shape": np.array(preprocessing.image_shape or (), np.int64),
-        "shift": np.asarray(preprocessing.shift, np.float64),
-        "scale": np.asarray(preprocessing.scale, np.float64),
+def _to_bytes(model: Model) -> bytes:
+    """The contents of the model's file."""
+    import h5py  # here, so that importing accelnn.models stays cheap
+
+    text, weights = _as_json(model), to_host(model.params.flat)
+    chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
+    # From version 1.8 on HDF5 protects its own structures by checksums. It ends the process on
+    # damaged ones without, and on texts of variable length: the file has neither.
+    with h5py.File("model", "w", driver="core", backing_store=False, libver="v108") as file:
+        file.attrs["format"] = np.bytes_(FORMAT)
+        file.attrs["format_version"] = VERSION
+        file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
+        file.attrs["model"] = np.bytes_(text)
+        file.attrs["sha256"] = np.bytes_(_digest(text, weights))
+        file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
+        file.flush()
+        return file.id.get_file_image()  # type: ignore[no-any-return]
+
+
+def _as_json(model: Model) -> str:
+    """Everything but the weights, as ASCII; Python's JSON gives every float back exactly."""
+    fields = {
+        "net": asdict(model.net),
+        "classes": model.classes,
+        "preprocessing": vars(model.preprocessing),
+        "source": model.source,
+        "stand_in": model.stand_in,
     }
+    return json.dumps(fields, allow_nan=False, default=lambda array: array.tolist())
 
 
-def _model(arrays: dict[str, Array]) -> Model:
-    """The model, on the host, of which `_arrays` gives these."""
-    net = Network(
-        arrays["layers"].tolist(),
-        hidden=_decode(arrays["hidden"]),
-        output=bytes(arrays["output"]).decode(),
-        l2=float(arrays["l2"]),
-        keep_prob=arrays["keep_prob"].tolist(),
-    )
-    image_shape: Any = tuple(arrays["image_shape"].tolist()) or None
+def _model(fields: dict[str, Any], weights: Array) -> Model:
+    """The model, on the host, from what `_as_json` wrote and its weights."""
+    net = Network(**fields["net"])
+    shape, shift, scale = (fields["preprocessing"][name] for name in vars(Preprocessing()))
     return Model(
         net,
-        Parameters(arrays["parameters"], net.layers),
-        _decode(arrays["classes"]),
-        Preprocessing(
-            image_shape,
-            arrays["shift"] if arrays["shift"].ndim else float(arrays["shift"]),
-            arrays["scale"] if arrays["scale"].ndim else float(arrays["scale"]),
-        ),
+        Parameters(weights, net.layers),
+        tuple(fields["classes"]),
+        Preprocessing(shape and tuple(shape), *(np.array(v, float)[()] for v in (shift, scale))),
+        fields["source"],
+        fields["stand_in"],
     )
 
 
-def _encode(names: Any) -> Array:
-    """Texts as an array of UTF-8; undecodable bytes of a folder's name come through."""
-    return np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
+def _digest(text: str, weights: Array) -> str:
+    kind = f"{weights.dtype.str} {weights.shape} "
+    return hashlib.sha256(text.encode() + kind.encode() + weights.tobytes()).hexdigest()
 
 
-def _decode(names: Array) -> tuple[str, ...]:
-    return tuple(name.decode("utf-8", "surrogateescape") for name in names.tolist())
+def _read(path: Path) -> tuple[str, Array]:
+    """The JSON and the weights of a file, which match its checksum.
 
-
-def _digest(arrays: dict[str, Array]) -> str:
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Array], str]:
-    """The arrays of a file, and the digest that they had when they were saved.
-
-    Raises ValueError where it is no whole HDF5 file, or one without what the schema says.
+    Raises ValueError if it is no whole HDF5 file, or one without a model.
     """
     import h5py
 
@@ -178,48 +142,60 @@ def _read(path: Path) -> tuple[dict[str, Array], str]:
         return ValueError(f"{path}: found {found}, expected {expected}: {remedy}")
 
     size = path.stat().st_size
-    arrays = {}
+
+    def attribute(name: str, kind: str) -> Any:
+        """A number or a text, of a type and size that were checked before it is read."""
+        stored = file.attrs.get_id(name) if name in file.attrs else None
+        if not stored or stored.shape != () or stored.dtype.kind != kind:
+            return None
+        if stored.dtype.itemsize > size:
+            return None
+        value = file.attrs[name]
+        return bytes(value).decode("ascii", "replace") if kind == "S" else int(value)
+
     try:
         with h5py.File(path, "r") as file:
-            form, version = file.attrs.get("format"), file.attrs.get("format_version")
-            if not isinstance(form, bytes) or form != FORMAT.encode():
+            if attribute("format", "S") != FORMAT:
                 raise wrong(
                     f"an HDF5 file with the keys {list(file)}",
                     f"an {FORMAT}",
-                    "name a file that accelnn.models.save wrote",
+                    "name a file that accelnn.save wrote",
                 )
-            if not isinstance(version, np.integer) or version < 1:
-                raise wrong(f"format version {version}", f"{VERSION}")
-            if version > VERSION:
-                writer = bytes(file.attrs.get("accelnn_version", b"?")).decode(errors="replace")
+            version = attribute("format_version", "i")
+            if version != VERSION:
                 raise wrong(
-                    f"format version {version}, of accelnn {writer}",
-                    f"at most {VERSION}, which accelnn {accelnn.__version__} reads",
-                    "upgrade accelnn",
+                    f"format version {version}, of accelnn {attribute('accelnn_version', 'S')}",
+                    f"{VERSION}, which accelnn {accelnn.__version__} reads",
+                    "upgrade accelnn" if (version or 0) > VERSION else "train and save it again",
                 )
-            for name, (kind, dimensions) in _SCHEMA.items():
-                stored = file.get(name)
-                if not isinstance(stored, h5py.Dataset):
-                    raise wrong(f"only the keys {list(file)}", f"a dataset {name!r}")
-                if stored.dtype.kind != kind or stored.ndim not in dimensions:
-                    raise wrong(
-                        f"{name} of dtype {stored.dtype} and shape {stored.shape}",
-                        f"kind {kind!r} with {' or '.join(map(str, dimensions))} dimensions",
-                    )
-                if stored.nbytes > size:  # said before any room is made for it
-                    raise wrong(f"{stored.nbytes} bytes of {name}", f"at most the file's {size}")
-                arrays[name] = np.asarray(stored[()])
-            return arrays, bytes(file.attrs.get("sha256", b"")).decode(errors="replace")
-    # what h5py makes of damaged bytes
+            stored = file.get("weights")
+            if not isinstance(stored, h5py.Dataset):
+                raise wrong(f"only the keys {list(file)}", "a dataset 'weights'")
+            if stored.dtype not in FLOATS or stored.ndim != 1 or stored.chunks is None:
+                raise wrong(
+                    f"weights of dtype {stored.dtype} and shape {stored.shape}",
+                    "float32 or float64 in one dimension, in chunks",
+                )
+            if stored.nbytes > size or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
+                raise wrong(
+                    f"{stored.nbytes} bytes of weights in chunks of {stored.chunks[0]}",
+                    f"at most the file's {size} in chunks of at most {CHUNK_BYTES} bytes",
+                )
+            text, digest = attribute("model", "S"), attribute("sha256", "S")
+            weights = stored[()]
+    # h5py raises these for damaged bytes
     except (OSError, RuntimeError, TypeError, LookupError, UnicodeError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked
             raise
-        remedy = f"name a file that accelnn.models.save wrote; if this is one, {_REMEDY}"
+        remedy = f"name a file that accelnn.save wrote; if this is one, {_REMEDY}"
         raise wrong(f"no whole HDF5 file ({error})", f"an {FORMAT}", remedy) from error
+    if text is None or _digest(text, weights) != digest:
+        raise wrong("contents that do not match their checksum", "those that were saved")
+    return text, weights
 
 
 def _check(model: Model) -> None:
-    """Raises ValueError where the parts of a model do not fit each other."""
+    """Raise ValueError if the parts of a model do not fit each other."""
     net, params, preprocessing = model.net, model.params, model.preprocessing
     if params.layers != net.layers:
         raise ValueError(
@@ -239,10 +215,16 @@ def _check(model: Model) -> None:
             f"found {len(model.classes)} classes, expected {expected} for {outputs} {net.output} "
             "outputs"
         )
-    if any("\0" in name for name in model.classes):
-        raise ValueError("found a class name with the character NUL, expected text without it")
+    if not all(isinstance(text, str) for text in (*model.classes, model.source)):
+        raise ValueError(f"found classes {model.classes} of {model.source!r}, expected texts")
+    if not isinstance(model.stand_in, bool):
+        raise ValueError(f"found stand_in {model.stand_in!r}, expected True or False")
     features, shape = net.layers[0], preprocessing.image_shape
-    if shape is not None and (len(shape) != 3 or min(shape) < 1 or math.prod(shape) != features):
+    if shape is not None and (
+        len(shape) != 3
+        or not all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+        or math.prod(shape) != features
+    ):
         raise ValueError(
             f"found pictures of shape {shape}, expected (height, width, channels) with a product "
             f"of {features}"

@@ -1,7 +1,7 @@
-"""`python -m accelnn.predict MODEL IMAGE...`: what a saved model says of your own pictures.
+"""`accelnn predict MODEL IMAGE...`: classify your own pictures with a saved model.
 
-The exit status says whether every picture was told (0), one could not be read or the model
-could not be used (1), or the arguments were wrong (2).
+The exit status is 0 if every picture was classified, 1 if one could not be read or the model
+could not be used, 2 if the arguments were wrong, 130 after Ctrl-C.
 """
 
 import argparse
@@ -15,20 +15,22 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from accelnn import backend, models
 from accelnn.backend import Array, to_device, to_host
 from accelnn.bench.report import console
 from accelnn.datasets import read_picture
+from accelnn.files import check_writable, write_whole
 from accelnn.models import Model
 
-AT_ONCE = 256  # pictures that are in memory together
+AT_ONCE = 256  # pictures in memory at a time
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture: a label and its probability, or why it says nothing."""
+    """A picture's predicted label and its probability, or why there is none."""
 
     picture: str
     label: str | None = None
@@ -37,22 +39,22 @@ class Prediction:
 
 
 def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Prediction]:
-    """What `model` says of each of these picture files, of any size and mode.
+    """Classify picture files of any size and mode.
 
-    Raises ValueError where the model was not trained on pictures, or tells no classes.
+    Raises ValueError if the model was not trained on pictures, or predicts no classes.
     """
     shape = model.preprocessing.image_shape
     if shape is None:
         raise ValueError(
             f"the model takes {model.net.layers[0]} numbers an example, not pictures: "
-            "train one with --images, or ask this one from Python (accelnn.models.load)"
+            "train one on pictures, or use this one from Python (accelnn.load)"
         )
     if not model.classes:
-        raise ValueError("the model tells numbers, not classes: ask it from Python")
+        raise ValueError("the model predicts numbers, not classes: use it from Python")
     predictions = []
     for start in range(0, len(pictures), AT_ONCE):
-        some = [os.fspath(picture) for picture in pictures[start : start + AT_ONCE]]
-        predictions += _predict(model, some, shape)
+        chunk = [os.fspath(picture) for picture in pictures[start : start + AT_ONCE]]
+        predictions += _predict(model, chunk, shape)
     return predictions
 
 
@@ -64,8 +66,8 @@ def _predict(model: Model, pictures: list[str], shape: tuple[int, int, int]) -> 
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{picture}: ")
             errors[picture] = Prediction(picture, error=reason)
-    told = iter(_labels(model, np.stack(rows)) if rows else ())
-    return [errors.get(picture) or _prediction(picture, *next(told)) for picture in pictures]
+    labels = iter(_labels(model, np.stack(rows)) if rows else ())
+    return [errors.get(picture) or _prediction(picture, *next(labels)) for picture in pictures]
 
 
 def _prediction(picture: str, label: str, probability: float) -> Prediction:
@@ -75,13 +77,13 @@ def _prediction(picture: str, label: str, probability: float) -> Prediction:
 
 
 def _labels(model: Model, rows: Array) -> list[tuple[str, float]]:
-    """Label and probability of each of the raw examples (m, n_0), given on the host."""
+    """Label and probability of each of the raw examples (m, n_0), which are on the host."""
     X = models.apply(model.preprocessing, to_device(rows), model.params.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):  # said in the picture's row
+    with np.errstate(over="ignore", invalid="ignore"):  # reported in the picture's row
         A = to_host(model.net.forward(model.params, X)).astype(np.float64)
     if len(A) == 1:
         A = np.concatenate([1 - A, A])
-    best = A.argmax(axis=0)  # the first where two are the same: a half is no 1, as in the notes
+    best = A.argmax(axis=0)  # the first of equals, so a half is class 0, as in the notes
     return [(model.classes[i], float(a[i])) for i, a in zip(best, A.T, strict=True)]
 
 
@@ -89,58 +91,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Predict and print; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.json and options.json != "-" and not Path(options.json).parent.is_dir():
-        parser.error(f"--json {options.json}: there is no folder {Path(options.json).parent}")
+    if options.json and options.json != "-":
+        try:
+            check_writable(Path(options.json))
+        except OSError as error:
+            parser.error(f"--json {error}")
     try:
         if options.backend:
             backend.use(options.backend)
         model = models.load(options.model)
         predictions = predict(model, options.image)
+        if options.json:
+            _write_json(options, model, predictions)
     except (backend.BackendError, ImportError, OSError) as error:
         return _fail(str(error))
     except ValueError as error:
         message = str(error)
         return _fail(message if options.model in message else f"{options.model}: {message}")
-
-    there = backend.current()
-    if options.json:
-        result = {
-            "model": options.model,
-            "backend": there.name,
-            "device": there.device_name(),
-            "dtype": str(model.params.dtype),
-            "predictions": [asdict(prediction) for prediction in predictions],
-        }
-        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(options.json).write_text(text)
-    to = console(sys.stderr if options.json == "-" else sys.stdout)
-    to.print(_table(predictions, box.SIMPLE_HEAD if to.is_terminal else box.ASCII2))
-    to.print(f"Predicted on {there.name} ({there.device_name()}) in {model.params.dtype}.")
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    _show(predictions, model, console(sys.stderr if options.json == "-" else sys.stdout))
     return int(any(prediction.error is not None for prediction in predictions))
 
 
+def _write_json(
+    options: argparse.Namespace, model: Model, predictions: Sequence[Prediction]
+) -> None:
+    device = backend.current()
+    result = {
+        "model": options.model,
+        "data": model.source,
+        "stand_in": model.stand_in,
+        "backend": device.name,
+        "device": device.device_name(),
+        "dtype": str(model.params.dtype),
+        "predictions": [asdict(prediction) for prediction in predictions],
+    }
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    if options.json == "-":
+        sys.stdout.write(text)
+    else:
+        write_whole(text, Path(options.json))
+
+
+def _show(predictions: Sequence[Prediction], model: Model, to: Console) -> None:
+    """Print the table, where it ran and what the model learned from."""
+    to.print(_table(predictions, box.SIMPLE_HEAD if to.is_terminal else box.ASCII2))
+    device = backend.current()
+    to.print(f"Predicted on {device.name} ({device.device_name()}) in {model.params.dtype}.")
+    to.print(f"Training data: {_line(model.source) or 'unknown'}", soft_wrap=True)
+    if model.stand_in:
+        print(
+            f"warning: the model was trained on a {_line(model.source)}: its predictions mean "
+            "nothing for real pictures; download those and train again",
+            file=sys.stderr,
+        )
+
+
 def _fail(message: str) -> int:
-    print(f"python -m accelnn.predict: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m accelnn.predict",
-        description="Tell what a saved model says of your own pictures, of any size and mode.",
+        prog="accelnn predict",
+        description="Classify your own pictures, of any size and mode, with a saved model.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a file that accelnn.train --save wrote")
+    parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
     parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
     parser.add_argument(
         "--backend",
         type=backend.argument,
         metavar="NAME",
-        help="numpy, cupy, cupy:N or auto: where to run; else ACCELNN_BACKEND decides",
+        help="numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the labels; - is standard output")
+    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
     return parser
 
 
@@ -149,17 +176,17 @@ def _table(predictions: Sequence[Prediction], style: box.Box) -> Table:
     table.add_column("picture", overflow="fold")
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right", no_wrap=True)
-    for told in predictions:
-        if told.probability is None:
-            table.add_row(_line(told.picture), _line(f"FAILED: {told.error}"), "", style="bold red")
+    for row in predictions:
+        if row.probability is None:
+            table.add_row(_line(row.picture), _line(f"FAILED: {row.error}"), "", style="bold red")
         else:
-            percent = f"{100 * told.probability:.2f} %"
-            table.add_row(_line(told.picture), _line(told.label or ""), percent)
+            percent = f"{100 * row.probability:.2f} %"
+            table.add_row(_line(row.picture), _line(row.label or ""), percent)
     return table
 
 
 def _line(text: str) -> str:
-    """`text` with a ? for line breaks and all else that would upset a terminal."""
+    """`text` with a ? for every character that is not printable, line breaks included."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

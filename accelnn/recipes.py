@@ -156,3 +156,36 @@ RECIPES = {
         batch_size=128,
     ),
 }
+
+
+LARGE = 10_000
+
+
+def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> Recipe:
+    """How to train on your own data: Adam on mini-batches, stopped by the validation set.
+
+    Parameters
+    ----------
+    data : as `datasets.load_images`, `load_hdf5` and `load_csv` return it
+    hidden : sizes of the hidden layers, () for none; the default is one of 64 units
+
+    TABLE
+    """
+    features, m = data.X_train.shape
+    two = len(data.classes) == 2
+    watched = data.X_validation is not None
+    return Recipe(
+        title="your own data",
+        data=lambda **_: data,
+        net=Network(
+            [features, *((64,) if hidden is None else hidden), 1 if two else len(data.classes)],
+            output="sigmoid" if two else "softmax",
+        ),
+        init="glorot",
+        epochs=1000 if m < LARGE else 200,
+        learning_rate=1e-3,
+        optimizer="adam",
+        batch_size=32 if m < LARGE else 256,
+        validation=(data.X_validation, data.Y_validation) if watched else None,
+        patience=20 if watched else None,
+    )

@@ -1,5 +1,7 @@
-"""`python -m accelnn.datasets download cats|football`: fetch the course's files; the exit status
-is 0 where they are there, 1 where they could not be fetched, 130 after Ctrl-C."""
+"""`accelnn data download cats|football`: download the course's files.
+
+The exit status is 0 on success, 1 if a file could not be downloaded, 130 after Ctrl-C.
+"""
 
 import argparse
 import sys
@@ -12,24 +14,24 @@ from .reading import cache_folder
 def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
     """Run the command with the files below the URL `base`; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m accelnn.datasets", description="Fetch the course's files."
+        prog="accelnn data", description="Download the course's files."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "download",
-        help="fetch a data set, check it and keep it",
-        description="Fetch a data set, check its sha256 and keep it; one that is there already "
-        "is not fetched again.",
+        help="download a data set and verify it",
+        description="Download a data set and verify its sha256. Files that are already there are "
+        "not downloaded again.",
     )
     command.add_argument("name", choices=FILES, help="the data set")
     command.add_argument(
-        "--folder", metavar="DIR", help=f"where to keep it; by default {cache_folder()}"
+        "--folder", metavar="DIR", help=f"where to put it; the default is {cache_folder()}"
     )
     options = parser.parse_args(arguments)
 
     import pooch  # here, so that --help is quick
 
-    pooch.get_logger().setLevel("WARNING")  # the bar says what its messages would
+    pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
     try:
         for path in download(options.name, options.folder, base):
             print(path)

@@ -1,4 +1,4 @@
-"""What every loader returns. Columns are examples: X is (n_features, m), Y is (n_outputs, m).
+"""What every loader returns. Columns are examples: X is (n_features, m).
 
 X is the view `.T` of a row-major (m, n_features) array, so that each example is contiguous.
 """
@@ -16,16 +16,20 @@ from accelnn import backend
 from accelnn.backend import Array, Backend
 from accelnn.columns import HostColumns
 
-# Of a device's free memory, what data may take: a validation split copies it, and activations and
-# sample space need theirs.
+# The share of a device's free memory that data may take: a validation split copies the data, and
+# activations and sample space need memory too.
 SHARE = 0.5
+
+
+class StandInWarning(UserWarning):
+    """The data is a drawn stand-in, because the real data was not found."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """How raw features became what a network is trained on: (raw - shift) / scale.
 
-    image_shape : (height, width, channels) of the pictures, None where there are none; a picture
+    image_shape : (height, width, channels) of the pictures, None if there are none; a picture
         is resized to it and flattened row by row, the channels innermost
     shift, scale : numbers, or one per feature (n_features,) float64 on the host
     """
@@ -37,18 +41,21 @@ class Preprocessing:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training set and a test set, on the backend that was chosen when they were loaded.
+    """Training, validation and test sets, on the backend that was chosen when they were loaded.
 
-    Where a device has no room for them, they stay on the host as HostColumns, which `accelnn.fit`
+    If a device has no room for them, they stay on the host as HostColumns, which `accelnn.fit`
     streams in mini-batches.
 
-    X_train, X_test : (n_features, m) float, pictures in [0, 1]
-    Y_train, Y_test : (1, m) of 0/1 for two classes, else one-hot (n_classes, m); dtype of X
+    X_train, X_test : (n_features, m) float, pictures in [0, 1]; the test set may be empty (m = 0)
+    Y_train, Y_test : (1, m) of 0/1 in X's dtype for two classes, else int64 labels (m,)
     classes : the classes' names, by label
     source : where the data comes from, in one line
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
-    too_large : why they stay on the host, in one line, or None
+    too_large : why the sets stay on the host, in one line, or None. They are HostColumns then,
+        and Y is one-hot (n_classes, m) for more than two classes
+    X_validation, Y_validation : the examples to watch during training, e.g. with
+        `fit(..., validation=(X_validation, Y_validation))`; None if there are none
     """
 
     X_train: Array
@@ -60,10 +67,19 @@ class Dataset:
     stand_in: bool = False
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     too_large: str | None = None
+    X_validation: Array | None = None
+    Y_validation: Array | None = None
+
+    def __repr__(self) -> str:
+        sets = {"train": self.X_train, "validation": self.X_validation, "test": self.X_test}
+        shapes = ", ".join(f"{name} {X.shape}" for name, X in sets.items() if X is not None)
+        few = len(self.classes) <= 10
+        classes = ", ".join(self.classes) if few else f"{len(self.classes)} classes"
+        return f"Dataset({shapes}; {self.X_train.dtype}; {classes}; {self.source})"
 
 
 def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
-    """What a network takes, X (n_features, m), of raw examples: (rows - shift) / scale.
+    """X (n_features, m), as a network takes it, from raw examples: (rows - shift) / scale.
 
     Parameters
     ----------
@@ -92,28 +108,33 @@ def on_backend(
     dtype: DTypeLike | None,
     stand_in: bool = False,
     preprocessing: Preprocessing | None = None,
+    validation: tuple[Array, Array] | None = None,
 ) -> Dataset:
-    """The Dataset of two (examples (m, ...), labels (m,)) pairs on the host.
+    """The Dataset of (examples (m, ...), labels (m,)) pairs on the host.
 
-    Examples and labels travel once and as they are, and `preprocessing` is applied on the device.
-    uint8 examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1]: their preprocessing
-    follows from them.
-    Raises ValueError where `dtype` is no floating-point type. Warns with a RuntimeWarning where
-    the device has no room, and the data stays on the host.
+    Examples and labels are uploaded once and as they are; `preprocessing` is applied on the
+    device. uint8 examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1]; their
+    preprocessing is derived from them.
+
+    Raises ValueError if `dtype` is not a floating-point type. Warns with a RuntimeWarning if the
+    device has no room and the data stays on the host, and with a StandInWarning for a stand-in.
     """
     device = backend.current()
     dtype = np.dtype(device.default_dtype if dtype is None else dtype)
     if dtype.kind != "f":
         raise ValueError(f"expected a floating-point dtype such as float32, got {dtype}")
+    if stand_in:
+        warnings.warn(f"this data is a {source}", StandInWarning, stacklevel=3)
 
     if train[0].dtype == np.uint8:
         height, width, *channels = train[0].shape[1:]
         preprocessing = Preprocessing((height, width, channels[0] if channels else 1), scale=255.0)
     preprocessing = preprocessing or Preprocessing()
-    too_large = _too_large(device, (train[0], test[0]), len(classes), dtype)
+    sets = [pair for pair in (train, validation, test) if pair is not None]
+    too_large = _too_large(device, [examples for examples, _ in sets], len(classes), dtype)
     if too_large:
         warnings.warn(
-            f"{too_large}: it stays on the host, from where mini-batches are streamed",
+            f"{too_large}: it stays on the host, and mini-batches are streamed from there",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -132,26 +153,29 @@ def on_backend(
             Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
             return HostColumns(Y.astype(np.uint8), dtype)
         labels = device.to_device(labels)
-        Y = labels[None] if two else labels == device.xp.arange(len(classes))[:, None]
-        return Y.astype(dtype)
+        return labels[None].astype(dtype) if two else labels.astype(np.int64, copy=False)
 
+    (X_train, Y_train), *watched, (X_test, Y_test) = [
+        (columns(examples), targets(labels)) for examples, labels in sets
+    ]
     return Dataset(
-        X_train=columns(train[0]),
-        Y_train=targets(train[1]),
-        X_test=columns(test[0]),
-        Y_test=targets(test[1]),
-        classes=classes,
-        source=source,
-        stand_in=stand_in,
-        preprocessing=preprocessing,
-        too_large=too_large,
+        X_train,
+        Y_train,
+        X_test,
+        Y_test,
+        classes,
+        source,
+        stand_in,
+        preprocessing,
+        too_large,
+        *(watched[0] if watched else ()),
     )
 
 
 def _too_large(
     device: Backend, examples: Sequence[Array], n_classes: int, dtype: np.dtype[Any]
 ) -> str | None:
-    """Why a device has no room for (m, ...) examples and their labels, or None where it has."""
+    """Why a device has no room for (m, ...) examples and their labels, or None if it has."""
     if device.name == "numpy":
         return None
     outputs = 1 if n_classes == 2 else n_classes
@@ -167,7 +191,7 @@ def _too_large(
 
 
 def stratified_split(labels: Array, n_test: Sequence[int], seed: int) -> tuple[Array, Array]:
-    """Indices of a training and a test part, both shuffled; `n_test[label]` of each in the test.
+    """Indices of a training and a test part, both shuffled; the test has `n_test[label]` of each.
 
     labels : integers (m,) in 0 .. len(n_test) - 1
     """

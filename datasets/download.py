@@ -1,4 +1,4 @@
-"""Public copies of the course's files, fetched once, checked and kept."""
+"""Downloads public copies of the course's files, verifies them and keeps them."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ BASE = (
     "c79617ebb9ff38e765e821f80352adee93f19357/"
 )
 
-# By data set and the name it is saved under: where below BASE, and its sha256.
+# By data set and by the name of the saved file: its path below BASE, and its sha256.
 FILES = {
     "cats": {
         "train_catvnoncat.h5": (
@@ -35,11 +35,11 @@ FILES = {
 
 
 class DownloadError(RuntimeError):
-    """A file could not be fetched, or is not the one it should be; the message says why."""
+    """A file could not be downloaded, or its contents are wrong; the message says why."""
 
 
 class _Bar:
-    """What pooch drives as a progress bar, drawn by rich."""
+    """A progress bar as pooch expects one, drawn by rich."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
@@ -66,17 +66,17 @@ class _Bar:
 def download(
     name: str, folder: str | os.PathLike[str] | None = None, base: str = BASE
 ) -> list[Path]:
-    """The files of a data set, fetched where they are not yet there; a bar goes to stderr.
+    """The paths of a data set's files, downloaded if need be with a progress bar on stderr.
 
     Parameters
     ----------
     name : "cats" or "football"
-    folder : where to keep them, made if need be; by default the user's cache, where `load_cats`
-        and `load_football` look. A file there of the same name but other contents is replaced.
-    base : the URL that the files lie below
+    folder : where to put them, created if need be; by default the user's cache, where
+        `load_cats` and `load_football` look. A file of that name with other contents is replaced
+    base : the URL of the folder that holds the files
 
-    Raises DownloadError where a file cannot be fetched whole or its sha256 is wrong: it is then
-    not kept. ValueError for another name; OSError where the folder cannot be written to.
+    Raises DownloadError if a file cannot be downloaded or its sha256 is wrong, and keeps no part
+    of it; ValueError for another name; OSError if the folder cannot be written to.
     """
     import pooch
     from requests.exceptions import ChunkedEncodingError, HTTPError, RequestException
@@ -103,16 +103,16 @@ def download(
             except RequestException as error:
                 reason = _innermost(error)
                 raise DownloadError(f"{url}: no connection ({reason}): try again") from error
-            except ValueError as error:  # pooch's, of the hash
+            except ValueError as error:  # pooch raises it for a wrong hash
                 raise DownloadError(
-                    f"{url}: the bytes are not the expected ones (sha256 {sha256[:12]}...): they "
-                    "were thrown away; a proxy or a login page may have answered instead"
+                    f"{url}: the bytes are not the expected ones (sha256 {sha256[:12]}...) and "
+                    "were not kept: a proxy or a login page may have answered instead"
                 ) from error
     return paths
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What an error was raised from in the end; requests and urllib3 wrap the system's."""
+    """The first error of a chain: requests and urllib3 wrap the system's."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return error

@@ -1,9 +1,9 @@
 """Drawn stand-ins for the course's cat pictures, for machines that do not have the real ones.
 
-A cat is a head with two ears, two eyes and a nose, in a pose, size and colour of its own before
-a scene; a non-cat is the scene alone, with more in it. Every shape is a coverage: a (64, 64)
-array in [0, 1], 1 inside and soft over the pixel at its edge, worked out in a frame of its own
-(moved, turned and scaled), and painted over what is there.
+A cat is a head with two ears, two eyes and a nose, of random pose, size and colour, in front of
+a scene; a non-cat is a scene alone, with more things in it. Every shape is a coverage: a (64, 64)
+array in [0, 1], 1 inside, with an edge one pixel soft. It is computed in the shape's own frame
+(moved, turned and scaled) and painted over the picture.
 """
 
 import math
@@ -33,11 +33,11 @@ Point = tuple[float, float]
 
 
 class _Frame(NamedTuple):
-    """Coordinates of every pixel in units of a shape's own; `u` runs right and `v` down."""
+    """Coordinates of every pixel in a shape's own units; `u` runs right and `v` down."""
 
     u: Array
     v: Array
-    pixels: float  # to a unit
+    pixels: float  # per unit
 
 
 def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
@@ -51,7 +51,7 @@ def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
 
 
 def _draw(rng: np.random.RandomState, is_cat: bool) -> Array:
-    """One picture, (3, 64, 64) float32 in 0..255: the colour first, for fast painting."""
+    """One picture, (3, 64, 64) float32 in 0..255; colours come first, for fast painting."""
     image = np.empty((3, SIZE, SIZE), np.float32)
     _paint_background(image, rng)
     for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
@@ -88,8 +88,8 @@ def _paint_thing(image: Array, rng: np.random.RandomState) -> None:
 
 
 def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
-    """Paint a cat's head, on a body. Its frame has the head's centre at (0, 0) and its cheeks at
-    u = ±1; with |u| for u what is painted once, on the right, appears on both sides.
+    """Paint a cat's head on a body. The frame has the head's centre at (0, 0) and the cheeks at
+    u = ±1; with |u| in place of u, a shape painted on the right appears on both sides.
     """
     x, y, size = rng.uniform(24, 39), rng.uniform(29, 41), rng.uniform(15, 23)
     frame = _frame(x, y, size, rng.uniform(-0.3, 0.3))

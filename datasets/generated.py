@@ -1,7 +1,7 @@
 """Small classics drawn from a seed, in two dimensions (blobs: in any number).
 
-They are drawn on the host by numpy.random.RandomState, so that they are the same on every
-backend and the course's sets are its own, number for number. The test set is a fresh draw.
+They are drawn on the host by numpy.random.RandomState, so they are the same on every backend,
+and the course's sets equal the course's own number for number. The test set is a second draw.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Datas
     ----------
     m : examples to train on, and as many to test; even
     seed : of the training set; the test set has seed + 1
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
     Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order.
 
-    Raises ValueError where `m` is not positive and even.
+    Raises ValueError if `m` is not positive and even.
 
     From the course's `load_planar_dataset`: m=400 and seed=1 are its numbers.
     """
@@ -54,13 +54,13 @@ def circles(
     Parameters
     ----------
     m, m_test : examples to train on and to test; even
-    noise : the standard deviation of what is added to each coordinate
+    noise : the standard deviation of the noise added to each coordinate
     seed : of the training set; the test set has seed + 1
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
     Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled.
 
-    Raises ValueError where `m` or `m_test` is not positive and even, or `noise` is negative.
+    Raises ValueError if `m` or `m_test` is not positive and even, or `noise` is negative.
 
     The numbers are those of scikit-learn's `make_circles` with random_state=seed; the defaults
     are the course's.
@@ -88,15 +88,15 @@ def spiral(
     Parameters
     ----------
     m : examples to train on, and as many to test; even
-    noise : the standard deviation of what is added to each angle, in radians
+    noise : the standard deviation of the noise added to each angle, in radians
     seed : of the training set; the test set has seed + 1
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (2, m), Y (1, m) of 0 and 1, an arm after the other.
+    Returns X (2, m), Y (1, m) of 0 and 1, one arm after the other.
 
-    Raises ValueError where `m` is not positive and even.
+    Raises ValueError if `m` is not positive and even.
 
-    After the spiral of Stanford's CS231n notes, with two arms for its three.
+    After the spiral of Stanford's CS231n notes, with two arms instead of three.
     """
     n = _per_class(m, 2)
 
@@ -125,12 +125,12 @@ def blobs(
     m : examples to train on, and as many to test; a multiple of `classes`
     classes, features : how many, from 2 and from 1
     seed : of the centres, the training set and the test set, drawn in this order
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (features, m), Y (1, m) of 0/1 for two classes, else one-hot (classes, m); a
-    cluster after the other.
+    Returns X (features, m); Y (1, m) of 0/1 for two classes, else (m,) int64; one cluster after
+    the other.
 
-    Raises ValueError where `m`, `classes` or `features` is none of these.
+    Raises ValueError if `m`, `classes` or `features` is none of these.
     """
     if classes < 2 or features < 1:
         raise ValueError(

@@ -1,6 +1,7 @@
-"""The course's MATLAB files: the football field in two dimensions, and the digits of exercise 4."""
+"""The course's MATLAB files: the two-dimensional football data, and the digits of exercise 4."""
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from accelnn import backend
 from accelnn.backend import Array
 from accelnn.network import Parameters
 
-from .dataset import Dataset, Preprocessing, on_backend
+from .dataset import Dataset, Preprocessing, StandInWarning, on_backend
 from .generated import spiral
 from .reading import Schema, check_labels, find_folder, read_mat
 
 _FOOTBALL_FILES = "football.mat", "data.mat"  # the second is what the course calls it
-_FOOTBALL_REMEDY = "get it with: python -m accelnn.datasets download football"
+_FOOTBALL_REMEDY = "to download it: accelnn data download football"
 _EX4_REMEDY = (
     "put a whole copy from exercise 4 of the course Machine Learning into ./datasets, or name "
     "its folder in ACCELNN_DATA"
@@ -26,27 +27,32 @@ _EX4_REMEDY = (
 def load_football(
     folder: str | os.PathLike[str] | None = None, dtype: DTypeLike | None = None
 ) -> Dataset:
-    """Where on a football field a header was won, and by whom: the course's regularisation data.
+    """The course's regularisation data: the places on a football field where a header was won.
 
     football.mat, or data.mat as the course calls it, is read from `folder`, or else from the
-    first of $ACCELNN_DATA, ./datasets and the user's cache that has it. Where none has, a spiral
-    stands in for it; `source` and `stand_in` say so.
+    first of $ACCELNN_DATA, ./datasets and the user's cache that has it. If none has, a spiral
+    stands in for it: `source`, `stand_in` and a StandInWarning say so. To download the real one:
+    `accelnn data download football`.
 
     Parameters
     ----------
     folder : where the file must be, if given
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
     Returns X (2, 211), Y (1, 211) of 0 (red) and 1 (blue), in the file's order; the test set is
     the file's Xval (2, 200), yval.
 
-    Raises FileNotFoundError where the file is missing from `folder`, or ACCELNN_DATA is no
-    folder; ValueError where its contents are wrong.
+    Raises FileNotFoundError if the file is missing from `folder`, or ACCELNN_DATA is no folder;
+    ValueError if its contents are wrong.
     """
     found = find_folder(*_FOOTBALL_FILES) if folder is None else Path(folder)
     if found is None:
         drawn = spiral(dtype=dtype)
-        source = f"stand-in for the football data (no {_FOOTBALL_FILES[0]} found): {drawn.source}"
+        source = (
+            f"stand-in for the football data (no {_FOOTBALL_FILES[0]} found; "
+            f"{_FOOTBALL_REMEDY}): {drawn.source}"
+        )
+        warnings.warn(f"this data is a {source}", StandInWarning, stacklevel=2)
         return replace(drawn, source=source, stand_in=True)
     paths = [found / name for name in _FOOTBALL_FILES]
     path = next((path for path in paths if path.exists()), paths[0])
@@ -77,14 +83,14 @@ def load_ex4(
     Parameters
     ----------
     folder : where the file must be, if given
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (400, 5000), about in [0, 1], as the file scales it; Y one-hot (10, 5000). A class
-    is the file's label - 1, so that the weights fit: "1", ..., "9", and "0" (labelled 10) last.
-    The test set is empty: (400, 0) and (10, 0).
+    Returns X (400, 5000), about in [0, 1], as the file scales it; Y (5000,) int64. A label is
+    the file's label - 1, so that the weights fit: "1", ..., "9", and "0" (labelled 10) last. The
+    test set is empty: (400, 0) and (0,).
 
-    Raises FileNotFoundError where there is no such file, or ACCELNN_DATA is no folder;
-    ValueError where its contents are wrong.
+    Raises FileNotFoundError if there is no such file, or ACCELNN_DATA is no folder; ValueError
+    if its contents are wrong.
     """
     path = _ex4_path("ex4data1.mat", folder)
     arrays = read_mat(
@@ -93,7 +99,7 @@ def load_ex4(
     labels = check_labels(path, "y", arrays["y"].ravel(), 1, 10, _EX4_REMEDY)
     X = _row_by_row(arrays["X"])
     digits = on_backend((X, labels - 1), (X[:0], labels[:0]), tuple("1234567890"), str(path), dtype)
-    # what pictures of bytes would need; the file's have been scaled
+    # what pictures of bytes would need; the file's are scaled already
     return replace(digits, preprocessing=Preprocessing((20, 20, 1), scale=255.0))
 
 
@@ -102,15 +108,15 @@ def load_ex4_weights(
 ) -> Parameters:
     """The trained weights of exercise 4 for `Network([400, 25, 10], hidden="sigmoid")`.
 
-    ex4weights.mat is looked for like ex4data1.mat: see `load_ex4`, for whose X they are.
+    They fit the X of `load_ex4`; ex4weights.mat is looked for in the same places as its file.
 
     Parameters
     ----------
     folder : where the file must be, if given
     dtype : of the parameters returned; by default the backend's
 
-    Raises FileNotFoundError where there is no such file, or ACCELNN_DATA is no folder;
-    ValueError where its contents are wrong.
+    Raises FileNotFoundError if there is no such file, or ACCELNN_DATA is no folder; ValueError
+    if its contents are wrong.
     """
     path = _ex4_path("ex4weights.mat", folder)
     schema: Schema = {"Theta1": (np.floating, (25, 401)), "Theta2": (np.floating, (10, 26))}

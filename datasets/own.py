@@ -1,10 +1,12 @@
 """Your own data: folders of pictures, an HDF5 file like the cats', or a table as CSV.
 
-Unless there is a test set, a share of every class is set aside by a seed to validate on.
+Every class is split by a seed into examples to train on, to validate on (to watch during
+training and to decide when to stop) and to test on (never seen until the end).
 """
 
 import csv
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,34 +18,35 @@ from accelnn.backend import Array
 from .dataset import Dataset, Preprocessing, on_backend, stratified_split
 from .reading import Schema, check_labels, read_hdf5
 
-_NO_PICTURES = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders of pictures
+_NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
 _HDF5_REMEDY = "write it as the documentation of accelnn.datasets.load_hdf5 says"
 
 
 def load_images(
     folder: str | os.PathLike[str],
     size: int = 64,
-    validation: float = 0.2,
+    validation: float = 0.15,
+    test: float = 0.15,
     seed: int = 0,
     dtype: DTypeLike | None = None,
 ) -> Dataset:
-    """Your pictures, a folder for each class, all made colour pictures of one size.
+    """Your pictures, a folder for each class, all converted to colour pictures of one size.
 
     Parameters
     ----------
     folder : with a folder of pictures for each class; hidden files and folders, and files
-        beside the folders, are left alone
-    size : the height and the width in pixels that every picture is given, see `read_picture`
-    validation : the share of each class, in [0, 1), that becomes the test set
+        beside the folders, are ignored
+    size : the height and the width in pixels to which every picture is resized, see `read_picture`
+    validation, test : the share of each class, in [0, 1), for each of these sets
     seed : of the split and of the order
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (3 * size**2, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else one-hot
-    (n_classes, m). The classes are the folders' names, sorted.
+    Returns X (3 * size**2, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). The
+    classes are the folders' names, sorted.
 
-    Raises FileNotFoundError or NotADirectoryError where `folder` is no folder; ValueError where
-    there are fewer than two classes, a class is too small to be split, a picture cannot be read,
-    or an argument is none of these.
+    Raises FileNotFoundError or NotADirectoryError if `folder` is no folder; ValueError if there
+    are fewer than two classes, a class has no readable picture or too few to be split, or an
+    argument is none of these. Warns with a UserWarning that names files which are no pictures.
     """
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
@@ -53,34 +56,62 @@ def load_images(
     if len(folders) < 2:
         found = ", ".join(path.name for path in folders) or "none"
         raise ValueError(f"{folder}: expected two folders or more, one for each class, got {found}")
-    paths = [_pictures(path) for path in folders]
     classes = tuple(path.name for path in folders)
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in paths])
-    train, test = _split(str(folder), labels, classes, validation, seed)
-    pictures = np.empty((len(labels), size, size, 3), np.uint8)
-    for picture, path in zip(pictures, (path for files in paths for path in files), strict=True):
-        picture[...] = read_picture(path, picture.shape)
-    return on_backend(
-        (pictures[train], labels[train]),
-        (pictures[test], labels[test]),
-        classes=classes,
-        source=_source(f"{folder}: {len(labels)} pictures", validation, seed),
-        dtype=dtype,
+    pictures, labels = _read_folders(folders, size)
+    parts = _split(str(folder), labels, classes, validation, test, seed)
+    return _dataset(folder, "pictures", pictures, labels, parts, classes, seed, dtype)
+
+
+def _read_folders(folders: Sequence[Path], size: int) -> tuple[Array, Array]:
+    """The pictures (m, size, size, 3) uint8 of all folders, and the folder's number of each."""
+    files = [(label, path) for label, folder in enumerate(folders) for path in _files(folder)]
+    pictures = np.empty((len(files), size, size, 3), np.uint8)
+    labels: list[int] = []
+    skipped: list[str] = []
+    for label, path in files:
+        try:
+            pictures[len(labels)] = read_picture(path, pictures.shape[1:])
+            labels.append(label)
+        except (ValueError, IsADirectoryError):
+            skipped.append(f"{folders[label].name}/{path.name}")
+    readable = set(labels)
+    for label, folder in enumerate(folders):
+        if label not in readable:
+            raise ValueError(
+                f"{folder}: no picture in this class that Pillow can read: add some, or remove "
+                "the folder"
+            )
+    if skipped:
+        names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        count = f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
+        warnings.warn(
+            f"{folders[0].parent}: skipped {count} that Pillow cannot read as a picture: {names}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return pictures[: len(labels)], np.array(labels)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in _NO_PICTURES
     )
 
 
 def read_picture(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> Array:
-    """A picture of any size and mode as uint8 (height, width, channels), here as in training.
+    """A picture of any size and mode as uint8 (height, width, channels), as in training.
 
-    It is turned as its EXIF orientation says; what is transparent becomes white; 16-bit greys
-    keep their upper 8 bits. It is resized as a whole, not cropped: its proportions may change.
+    It is turned as its EXIF orientation says; transparent pixels become white; 16-bit greys keep
+    their upper 8 bits. It is resized as a whole, not cropped: its proportions may change.
 
     Parameters
     ----------
-    path : of the file, in any format that Pillow reads; of an animation, the first picture
+    path : of the file, in any format that Pillow reads; an animation's first picture is taken
     image_shape : (height, width, channels), the channels 1 (grey) or 3 (red, green, blue)
 
-    Raises FileNotFoundError and the system's other errors; ValueError where the file is no whole
+    Raises FileNotFoundError and the system's other errors; ValueError if the file is no whole
     picture, or `image_shape` is not of this form.
     """
     from PIL import Image, ImageOps  # here, so that importing accelnn.datasets stays cheap
@@ -110,25 +141,27 @@ def read_picture(path: str | os.PathLike[str], image_shape: tuple[int, int, int]
 
 def load_hdf5(
     file: str | os.PathLike[str],
-    validation: float = 0.2,
+    validation: float = 0.15,
+    test: float = 0.15,
     seed: int = 0,
     dtype: DTypeLike | None = None,
 ) -> Dataset:
-    """Your pictures from one HDF5 file, stored under the names that the course's cats have.
+    """Your pictures from one HDF5 file, stored under the same names as the course's cats.
 
     Parameters
     ----------
     file : with train_set_x, uint8 (m, h, w, c); train_set_y, integers (m,) in 0..n-1;
         list_classes, bytes (n,) such as np.array([b"dog", b"cat"]); and, for a test set of your
         own, test_set_x (k, h, w, c) and test_set_y (k,)
-    validation : the share of each class, in [0, 1), that becomes the test set where there is none
+    validation, test : the share of each class, in [0, 1), for each of these sets; a test set of
+        your own takes the place of `test`
     seed : of the split and of the order
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else one-hot (n, m). With
-    a test set of your own, both are in the file's order.
+    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). A test
+    set of your own keeps the file's order.
 
-    Raises FileNotFoundError; ValueError where the contents are wrong, there are fewer than two
+    Raises FileNotFoundError; ValueError if the contents are wrong, there are fewer than two
     classes, a class is too small to be split, or an argument is none of these.
     """
     path = Path(file)
@@ -151,72 +184,52 @@ def load_hdf5(
         return arrays[f"{name}_set_x"], labels
 
     pictures, labels = part("train")
-    if "test_set_x" in arrays:
-        source = f"{path}: {len(labels)} pictures and a test set"
-        return on_backend((pictures, labels), part("test"), classes, source, dtype)
-    train, test = _split(str(path), labels, classes, validation, seed)
-    return on_backend(
-        (pictures[train], labels[train]),
-        (pictures[test], labels[test]),
-        classes=classes,
-        source=_source(f"{path}: {len(labels)} pictures", validation, seed),
-        dtype=dtype,
-    )
+    own_test = part("test") if "test_set_x" in arrays else None
+    parts = _split(str(path), labels, classes, validation, 0.0 if own_test else test, seed)
+    return _dataset(path, "pictures", pictures, labels, parts, classes, seed, dtype, own_test)
 
 
 def load_csv(
     file: str | os.PathLike[str],
     target: str,
-    validation: float = 0.2,
+    validation: float = 0.15,
+    test: float = 0.15,
     seed: int = 0,
     dtype: DTypeLike | None = None,
 ) -> Dataset:
     """Your table: a header, then a row for each example; commas between cells, text in UTF-8.
 
-    Every feature is standardised to mean 0 and standard deviation 1 over the training part; one
-    that is constant there is only shifted. `preprocessing` keeps both.
+    Every feature is standardised to mean 0 and standard deviation 1 over the training set; a
+    feature that is constant there is only shifted. `preprocessing` keeps both.
 
     Parameters
     ----------
     file : with numbers in every column but the target's
     target : the column of the class, by name or number
-    validation : the share of each class, in [0, 1), that becomes the test set
+    validation, test : the share of each class, in [0, 1), for each of these sets
     seed : of the split and of the order
-    dtype : of the arrays returned; by default the backend's
+    dtype : of X; by default the backend's
 
-    Returns X (n_features, m) in the columns' order; Y (1, m) of 0/1 for two classes, else
-    one-hot (n_classes, m). The classes are sorted, as numbers where all are numbers.
+    Returns X (n_features, m) in the columns' order; Y (1, m) of 0/1 for two classes, else labels
+    (m,). The classes are sorted, as numbers if all are numbers.
 
-    Raises FileNotFoundError; ValueError where the file is empty, a column or a cell is missing,
-    a cell is no finite number, there are fewer than two classes, a class is too small to be
-    split, or an argument is none of these.
+    Raises FileNotFoundError; ValueError if the file is empty, a column or a cell is missing, a
+    cell is no finite number, there are fewer than two classes, a class is too small to be split,
+    or an argument is none of these.
     """
     features, names = _read_csv(Path(file), target)
     classes = _sorted(set(names))
     _require_two(f"{file}: column {target!r}", classes)
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([label_of[name] for name in names])
-    train, test = _split(f"{file}: column {target!r}", labels, classes, validation, seed)
-    known = features[train]
-    # the deviation of a constant column may round to 1e-17, so constancy is asked for itself
+    parts = _split(f"{file}: column {target!r}", labels, classes, validation, test, seed)
+    known = features[parts[0]]
+    # the computed deviation of a constant column may be 1e-17 instead of 0
     constant = known.min(axis=0) == known.max(axis=0)
-    shift, scale = known.mean(axis=0), np.where(constant, 1.0, known.std(axis=0))
-    return on_backend(
-        (known, labels[train]),
-        (features[test], labels[test]),
-        classes=classes,
-        source=_source(f"{file}: {len(labels)} rows", validation, seed),
-        dtype=dtype,
-        preprocessing=Preprocessing(shift=shift, scale=scale),
+    scaling = Preprocessing(
+        shift=known.mean(axis=0), scale=np.where(constant, 1.0, known.std(axis=0))
     )
-
-
-def _pictures(folder: Path) -> list[Path]:
-    names = sorted(path.name for path in folder.iterdir())
-    names = [name for name in names if name[0] != "." and name.lower() not in _NO_PICTURES]
-    if not names:
-        raise ValueError(f"{folder}: no pictures in this class: add some, or remove the folder")
-    return [folder / name for name in names]
+    return _dataset(file, "rows", features, labels, parts, classes, seed, dtype, None, scaling)
 
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
@@ -282,23 +295,63 @@ def _require_two(where: str, classes: Sequence[str]) -> None:
 
 
 def _split(
-    where: str, labels: Array, classes: Sequence[str], validation: float, seed: int
-) -> tuple[Array, Array]:
-    """Indices to train and to validate on; to validate, each class's share, but neither part
-    goes without any of it.
+    where: str,
+    labels: Array,
+    classes: Sequence[str],
+    validation: float,
+    test: float,
+    seed: int,
+) -> tuple[Array, Array, Array]:
+    """Indices to train, to validate and to test on: each class's share, but at least one example
+    in each set that is asked for.
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"expected validation as a share in [0, 1), got {validation}")
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise ValueError(f"expected {name} as a share in [0, 1), got {share}")
+    if validation + test >= 1:
+        raise ValueError(
+            f"expected validation and test to leave a share to train on, got {validation} and "
+            f"{test}"
+        )
     counts = np.bincount(labels, minlength=len(classes))
+    least = 1 + (validation > 0) + (test > 0)
     for name, count in zip(classes, counts, strict=True):
-        if count < 2:
+        if count < least:
             raise ValueError(
-                f"{where}: the class {name!r} has {count} of the examples, expected 2 or more: "
-                "one to train and one to validate on"
+                f"{where}: the class {name!r} has {count} of the examples, expected {least} or "
+                "more: one for each of training, validation and test that is asked for"
             )
-    n_test = np.clip(np.rint(validation * counts), 1, counts - 1) if validation else 0 * counts
-    return stratified_split(labels, [int(n) for n in n_test], seed)
+    n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
+    left = counts - n_test
+    n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
+    rest, tested = stratified_split(labels, [int(n) for n in n_test], seed)
+    train, watched = stratified_split(labels[rest], [int(n) for n in n_validation], seed)
+    return rest[train], rest[watched], tested
 
 
-def _source(data: str, validation: float, seed: int) -> str:
-    return f"{data}, {validation:.0%} of them for validation, seed {seed}"
+def _dataset(
+    path: str | os.PathLike[str],
+    unit: str,
+    examples: Array,
+    labels: Array,
+    parts: Sequence[Array],
+    classes: tuple[str, ...],
+    seed: int,
+    dtype: DTypeLike | None,
+    own_test: tuple[Array, Array] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Dataset:
+    """The Dataset of the examples by part, or with `own_test` in place of the last part."""
+    train, validation, test = ((examples[part], labels[part]) for part in parts)
+    test = own_test or test
+    m_train, m_validation, m_test = (len(labels) for _, labels in (train, validation, test))
+    return on_backend(
+        train,
+        test,
+        classes,
+        f"{path}: {m_train} training, {m_validation} validation and {m_test} test {unit}, "
+        f"seed {seed}",
+        dtype,
+        preprocessing=preprocessing,
+        validation=validation if m_validation else None,
+    )

@@ -1,7 +1,7 @@
-"""Where files are looked for, and reading what they must hold.
+"""Finding data files, and reading them against a schema.
 
-A file that is not what it should be is an error that names the file, the key, what was found,
-what was expected, and what to do; no file is ever skipped because it is broken.
+A file that does not match raises an error that names the file, the key, what was found, what was
+expected, and what to do; no file is skipped because it is broken.
 """
 
 import os
@@ -15,20 +15,20 @@ import platformdirs
 
 from accelnn.backend import Array
 
-# What a file must hold: a type and a shape by key. A letter is any size from 1, and the same
-# size wherever it stands again.
+# What a file must hold: a type and a shape by key. A letter is any size from 1, the same size
+# at every place in the schema.
 Schema = dict[str, tuple[type[np.generic], tuple[int | str, ...]]]
 
 
 def cache_folder() -> Path:
-    """Where downloads go: the user's cache folder for accelnn, which may not exist yet."""
+    """The user's cache folder for accelnn, where downloads go; it may not exist yet."""
     return Path(platformdirs.user_cache_dir("accelnn"))
 
 
 def find_folder(*names: str) -> Path | None:
-    """The first of $ACCELNN_DATA, ./datasets and the user's cache with any of these files.
+    """The first of $ACCELNN_DATA, ./datasets and the user's cache that has any of these files.
 
-    Raises FileNotFoundError where ACCELNN_DATA is no folder.
+    Raises FileNotFoundError if ACCELNN_DATA is no folder.
     """
     folders = [Path("datasets"), cache_folder()]
     if named := os.environ.get("ACCELNN_DATA"):
@@ -46,9 +46,9 @@ def find_folder(*names: str) -> Path | None:
 def read_hdf5(
     path: Path, schema: Schema, remedy: str, optional: Schema | None = None
 ) -> dict[str, Array]:
-    """The arrays of an HDF5 file by key; those of `optional` where the file has any of them.
+    """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
 
-    Raises FileNotFoundError, or ValueError where the file does not hold what `schema` says.
+    Raises FileNotFoundError, or ValueError if the file does not match the schema.
     """
     import h5py  # here, so that importing accelnn.datasets stays cheap
 
@@ -58,7 +58,7 @@ def read_hdf5(
             if optional and any(key in file for key in optional):
                 schema = schema | optional
             return _checked(path, file, h5py.Dataset, schema, remedy)
-    except (OSError, RuntimeError, TypeError) as error:  # what h5py makes of damaged bytes
+    except (OSError, RuntimeError, TypeError) as error:  # h5py raises these for damaged bytes
         if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked
             raise
         raise ValueError(f"{path}: not a whole HDF5 file ({error}): {remedy}") from error
@@ -67,7 +67,7 @@ def read_hdf5(
 def read_mat(path: Path, schema: Schema, remedy: str) -> dict[str, Array]:
     """The arrays of a MATLAB file by key, row-major, floats finite.
 
-    Raises FileNotFoundError, or ValueError where the file does not hold what `schema` says.
+    Raises FileNotFoundError, or ValueError if the file does not match the schema.
     """
     import scipy.io
 
@@ -89,7 +89,7 @@ def read_mat(path: Path, schema: Schema, remedy: str) -> dict[str, Array]:
 
 
 def check_labels(path: Path, key: str, labels: Array, first: int, last: int, remedy: str) -> Array:
-    """`labels` (m,) as int64; raises ValueError where one is no integer in first .. last."""
+    """`labels` (m,) as int64; raises ValueError if one is no integer in first .. last."""
     outside = labels[(labels < first) | (labels > last) | (labels % 1 != 0)]
     if len(outside):
         raise wrong(path, key, f"the label {outside[0]}", f"labels in {first}..{last}", remedy)
@@ -97,7 +97,7 @@ def check_labels(path: Path, key: str, labels: Array, first: int, last: int, rem
 
 
 def wrong(path: Path, key: str, found: str, expected: str, remedy: str) -> ValueError:
-    """The error that says so."""
+    """The error for a file's contents."""
     return ValueError(f"{path}: {key}: found {found}, expected {expected}: {remedy}")
 
 
@@ -109,7 +109,7 @@ def _require(path: Path, remedy: str) -> None:
 def _checked(
     path: Path, file: Mapping[str, Any], array_type: Any, schema: Schema, remedy: str
 ) -> dict[str, Array]:
-    """The arrays that `schema` names, from an open file."""
+    """The arrays in `schema`, from an open file, checked before they are read."""
     arrays: dict[str, Array] = {}
     sizes: dict[int | str, int] = {}
     for key, (kind, letters) in schema.items():

@@ -15,11 +15,23 @@ from PIL import Image
 import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array
+from accelnn.columns import HostColumns
 from accelnn.datasets import Preprocessing
+from accelnn.recipes import own_recipe
 
 
 def arrays(data: datasets.Dataset) -> list[Array]:
     return [data.X_train, data.Y_train, data.X_test, data.Y_test]
+
+
+def sets(data: datasets.Dataset) -> list[tuple[Array, Array]]:
+    """Training, validation and test set, on the host."""
+    pairs = [
+        (data.X_train, data.Y_train),
+        (data.X_validation, data.Y_validation),
+        (data.X_test, data.Y_test),
+    ]
+    return [(backend.to_host(X), backend.to_host(Y)) for X, Y in pairs]
 
 
 @pytest.fixture
@@ -70,6 +82,7 @@ def test_importing_datasets_does_not_import_what_only_some_loaders_need():
 
 
 @pytest.mark.usefixtures("nowhere")
+@pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
 def test_pictures_come_with_their_shape_and_scale():
     assert astuple(datasets.load_cats().preprocessing) == astuple(
         Preprocessing((64, 64, 3), 0.0, 255.0)
@@ -107,7 +120,6 @@ def test_real_football_is_the_courses(real_data):
 
 
 def test_football_is_looked_for_in_order_and_by_both_names(nowhere, monkeypatch):
-    assert datasets.load_football().stand_in
     write_mat(nowhere / "cache/accelnn/data.mat", football_fields(5))
     assert datasets.load_football().X_train.shape[1] == 5
     write_mat(nowhere / "cache/accelnn/football.mat", football_fields(6))
@@ -123,9 +135,11 @@ def test_football_is_looked_for_in_order_and_by_both_names(nowhere, monkeypatch)
 
 @pytest.mark.usefixtures("nowhere")
 def test_without_football_a_spiral_stands_in_and_says_so():
-    data, spiral = datasets.load_football(dtype="float32"), datasets.spiral(dtype="float32")
+    with pytest.warns(datasets.StandInWarning, match="this data is a stand-in for the football"):
+        data = datasets.load_football(dtype="float32")
+    spiral = datasets.spiral(dtype="float32")
     assert data.stand_in
-    assert "no football.mat found" in data.source
+    assert "no football.mat found; to download it: accelnn data download football" in data.source
     assert "spiral" in data.source
     for array, drawn in zip(arrays(data), arrays(spiral), strict=True):
         np.testing.assert_array_equal(array, drawn)
@@ -163,7 +177,7 @@ def test_wrong_contents_of_a_mat_file_are_named(tmp_path, key, value, says):
     with pytest.raises(ValueError, match=says) as error:
         datasets.load_football(tmp_path)
     assert str(error.value).startswith(f"{path}: {key}: found ")
-    assert str(error.value).endswith("python -m accelnn.datasets download football")
+    assert str(error.value).endswith("to download it: accelnn data download football")
 
 
 def test_damaged_mat_files_are_value_errors(tmp_path):
@@ -208,13 +222,13 @@ def ex4(tmp_path_factory):
 
 def test_ex4_digits_are_the_files_pictures_upright(ex4):
     data = datasets.load_ex4(ex4)
-    assert [a.shape for a in arrays(data)] == [(400, 5000), (10, 5000), (400, 0), (10, 0)]
+    assert [a.shape for a in arrays(data)] == [(400, 5000), (5000,), (400, 0), (0,)]
     assert data.classes == ("1", "2", "3", "4", "5", "6", "7", "8", "9", "0")
     assert astuple(data.preprocessing) == astuple(Preprocessing((20, 20, 1), 0.0, 255.0))
     stored = ex4_fields()
     upright = stored["X"][7].reshape(20, 20, order="F")
     np.testing.assert_array_equal(data.X_train[:, 7].reshape(20, 20), upright)
-    np.testing.assert_array_equal(data.Y_train.argmax(axis=0), stored["y"][:, 0] - 1)
+    np.testing.assert_array_equal(data.Y_train, stored["y"][:, 0] - 1)
     assert data.X_train.T.flags.c_contiguous
 
 
@@ -233,8 +247,10 @@ def test_ex4_weights_give_what_the_course_computes_from_the_files(ex4, there):
     H = g(np.c_[ones, g(np.c_[ones, X] @ theta["Theta1"].T)] @ theta["Theta2"].T)
     Y = np.eye(10)[ex4_fields()["y"][:, 0] - 1]
     J = -np.sum(Y * np.log(H) + (1 - Y) * np.log(1 - H)) / 5000
-    cost = backend.to_host(net.cost(params, data.X_train, data.Y_train))
-    assert float(cost) == pytest.approx(J, 1e-5 if there.default_dtype == "float32" else 1e-12)
+    targets = there.to_device(Y.T, params.dtype)
+    assert net.cost(params, data.X_train, targets) == pytest.approx(
+        J, 1e-5 if there.default_dtype == "float32" else 1e-12
+    )
     assert datasets.load_ex4_weights(ex4, dtype="float32").dtype == np.float32
 
 
@@ -405,40 +421,54 @@ def write_pictures(folder: Path, **counts: int) -> Path:
 
 
 def test_folders_of_pictures_become_classes_each_split_in_proportion(tmp_path, there):
-    folder = write_pictures(tmp_path, dog=10, cat=20, bird=2)
-    data = datasets.load_images(folder, size=5)
+    folder = write_pictures(tmp_path, dog=10, cat=20, bird=3)
+    data = datasets.load_images(folder, size=5, validation=0.2, test=0.1)
     assert data.classes == ("bird", "cat", "dog")
-    assert [a.shape for a in arrays(data)] == [(75, 25), (3, 25), (75, 7), (3, 7)]
-    assert {a.dtype for a in arrays(data)} == {there.default_dtype}
-    X_train, Y_train, X_test, Y_test = map(backend.to_host, arrays(data))
-    np.testing.assert_array_equal(Y_train.sum(axis=1), [1, 16, 8])
-    np.testing.assert_array_equal(Y_test.sum(axis=1), [1, 4, 2])
-    greys = np.rint(np.hstack([X_train, X_test]) * 255)
+    assert {a.dtype for a in (data.X_train, data.X_validation, data.X_test)} == {
+        np.dtype(there.default_dtype)
+    }
+    assert [X.shape for X, _ in sets(data)] == [(75, 22), (75, 7), (75, 4)]
+    assert {Y.dtype for _, Y in sets(data)} == {np.dtype(np.int64)}
+    counts = [np.bincount(Y).tolist() for _, Y in sets(data)]
+    assert counts == [[1, 14, 7], [1, 4, 2], [1, 2, 1]]
+    greys = np.rint(np.hstack([X for X, _ in sets(data)]) * 255)
     assert (greys == greys[:1]).all()
     order = np.argsort(greys[0])
-    np.testing.assert_array_equal(greys[0][order], np.arange(10, 42))  # each once
-    labels = np.hstack([Y_train, Y_test]).argmax(axis=0)[order]
-    np.testing.assert_array_equal(labels, [2] * 10 + [1] * 20 + [0] * 2)
+    np.testing.assert_array_equal(greys[0][order], np.arange(10, 43))  # each once
+    labels = np.hstack([Y for _, Y in sets(data)])[order]
+    np.testing.assert_array_equal(labels, [2] * 10 + [1] * 20 + [0] * 3)
     assert astuple(data.preprocessing) == astuple(Preprocessing((5, 5, 3), 0.0, 255.0))
-    assert data.source == f"{folder}: 32 pictures, 20% of them for validation, seed 0"
+    assert data.source == f"{folder}: 22 training, 7 validation and 4 test pictures, seed 0"
     assert not data.stand_in
 
 
-def test_the_seed_and_the_share_choose_the_split(tmp_path):
+def test_the_seed_and_the_shares_choose_the_split(tmp_path):
     folder = write_pictures(tmp_path, a=6, b=6)
-    data = datasets.load_images(folder, size=2, validation=0.5, seed=3)
+    data = datasets.load_images(folder, size=2, validation=0.2, test=0.5, seed=3)
     assert data.Y_test.shape == (1, 6)
     assert data.Y_test.sum() == 3
-    again = datasets.load_images(folder, size=2, validation=0.5, seed=3)
-    other = datasets.load_images(folder, size=2, validation=0.5, seed=4)
+    again = datasets.load_images(folder, size=2, validation=0.2, test=0.5, seed=3)
+    other = datasets.load_images(folder, size=2, validation=0.2, test=0.5, seed=4)
     np.testing.assert_array_equal(data.X_train, again.X_train)
     assert not np.array_equal(data.X_train, other.X_train)
-    assert datasets.load_images(folder, 2, validation=0).X_test.shape == (12, 0)
-    assert datasets.load_images(folder, 2, validation=0.99).X_train.shape == (12, 2)
+    most = datasets.load_images(folder, 2, validation=0.01, test=0.98)
+    assert [Y.shape for _, Y in sets(most)] == [(1, 2), (1, 2), (1, 8)]
+
+
+def test_a_set_of_share_0_is_left_out(tmp_path):
+    folder = write_pictures(tmp_path, a=2, b=2)
+    data = datasets.load_images(folder, 2, validation=0, test=0)
+    assert data.X_test.shape == (12, 0)
+    assert data.X_validation is data.Y_validation is None
+    data = datasets.load_images(folder, 2, validation=0)
+    assert data.X_test.shape == data.X_train.shape == (12, 2)
+    data = datasets.load_images(folder, 2, test=0)
+    assert data.X_validation.shape == data.X_train.shape == (12, 2)
+    assert data.X_test.shape == (12, 0)
 
 
 def test_what_systems_leave_in_folders_is_left_alone(tmp_path):
-    write_pictures(tmp_path, a=2, b=2)
+    write_pictures(tmp_path, a=3, b=3)
     for name in (".DS_Store", "a/.DS_Store", "a/Thumbs.db", "b/desktop.ini", "README.txt"):
         (tmp_path / name).write_text("no picture")
     (tmp_path / ".git").mkdir()
@@ -456,21 +486,38 @@ def test_folders_that_cannot_be_classes_are_errors(tmp_path):
     with pytest.raises(NotADirectoryError):
         datasets.load_images(tmp_path / "a" / "0.png")
     (tmp_path / "b").mkdir()
-    with pytest.raises(ValueError, match=r"b: no pictures in this class"):
-        datasets.load_images(tmp_path)
-    write_pictures(tmp_path, b=1)
-    with pytest.raises(ValueError, match=f"{tmp_path}: the class 'b' has 1 of the examples"):
-        datasets.load_images(tmp_path)
     (tmp_path / "b" / "notes.txt").write_text("not a picture")
-    with pytest.raises(ValueError, match=r"b.notes.txt: not a whole picture that Pillow can read"):
+    with pytest.raises(ValueError, match=r"b: no picture in this class that Pillow can read"):
         datasets.load_images(tmp_path)
+    (tmp_path / "b" / "notes.txt").unlink()
+    write_pictures(tmp_path, b=2)
+    says = f"{tmp_path}: the class 'b' has 2 of the examples, expected 3 or more"
+    with pytest.raises(ValueError, match=says):
+        datasets.load_images(tmp_path)
+
+
+def test_a_file_that_is_no_picture_is_skipped_with_a_warning(tmp_path):
+    write_pictures(tmp_path, a=3, b=3)
+    (tmp_path / "a" / "notes.txt").write_text("not a picture")
+    (tmp_path / "b" / "more").mkdir()
+    with pytest.warns(UserWarning, match="skipped 2 files .*: a/notes.txt, b/more$") as warned:
+        data = datasets.load_images(tmp_path, size=2)
+    assert warned[0].filename == __file__
+    assert sum(X.shape[1] for X, _ in sets(data)) == 6
+    for number in range(7):
+        (tmp_path / "b" / f"half {number}.png").write_bytes(b"half")
+    with pytest.warns(UserWarning, match=r"skipped 9 files .*half 3.png, \.\.\.$"):
+        datasets.load_images(tmp_path, size=2)
 
 
 def test_wrong_arguments_are_errors(tmp_path):
     write_pictures(tmp_path, a=2, b=2)
-    for validation in (-0.1, 1, float("nan")):
-        with pytest.raises(ValueError, match=r"expected validation as a share in \[0, 1\), got"):
-            datasets.load_images(tmp_path, validation=validation)
+    for name in ("validation", "test"):
+        for share in (-0.1, 1, float("nan")):
+            with pytest.raises(ValueError, match=rf"expected {name} as a share in \[0, 1\), got"):
+                datasets.load_images(tmp_path, **{name: share})
+    with pytest.raises(ValueError, match="leave a share to train on, got 0.5 and 0.5"):
+        datasets.load_images(tmp_path, validation=0.5, test=0.5)
     with pytest.raises(ValueError, match="expected a size of 1 pixel or more, got 0"):
         datasets.load_images(tmp_path, size=0)
 
@@ -497,25 +544,28 @@ def write_hdf5(path: Path, fields: dict[str, Array]) -> Path:
 
 def test_hdf5_without_a_test_set_is_split(tmp_path, there):
     path = write_hdf5(tmp_path / "pets.h5", hdf5_fields(30))
-    data = datasets.load_hdf5(path, validation=0.3)
-    assert [a.shape for a in arrays(data)] == [(72, 21), (3, 21), (72, 9), (3, 9)]
+    data = datasets.load_hdf5(path, validation=0.2, test=0.3)
+    assert [X.shape for X, _ in sets(data)] == [(72, 15), (72, 6), (72, 9)]
     assert data.classes == ("dog", "cat", "bird")
     assert data.X_train.dtype == there.default_dtype
     assert astuple(data.preprocessing) == astuple(Preprocessing((4, 6, 3), 0.0, 255.0))
-    assert data.source == f"{path}: 30 pictures, 30% of them for validation, seed 0"
-    together = np.hstack([backend.to_host(data.X_train), backend.to_host(data.X_test)]).T
+    assert data.source == f"{path}: 15 training, 6 validation and 9 test pictures, seed 0"
+    together = np.hstack([X for X, _ in sets(data)]).T
     stored = hdf5_fields(30)["train_set_x"].reshape(30, -1) / 255
     np.testing.assert_allclose(together[np.lexsort(together.T)], stored[np.lexsort(stored.T)], 1e-6)
 
 
-def test_hdf5_with_a_test_set_keeps_the_files_order(tmp_path):
-    train, test = hdf5_fields(6), hdf5_fields(4)
+def test_hdf5_with_a_test_set_validates_on_a_share_of_the_training_set(tmp_path):
+    train, test = hdf5_fields(9), hdf5_fields(4)
     fields = train | {"test_set_x": test["train_set_x"], "test_set_y": test["train_set_y"]}
     data = datasets.load_hdf5(write_hdf5(tmp_path / "pets.h5", fields))
-    np.testing.assert_array_equal(data.X_train, train["train_set_x"].reshape(6, -1).T / 255)
     np.testing.assert_array_equal(data.X_test, test["train_set_x"].reshape(4, -1).T / 255)
-    np.testing.assert_array_equal(data.Y_test.argmax(axis=0), [0, 1, 2, 0])
-    assert "6 pictures and a test set" in data.source
+    np.testing.assert_array_equal(data.Y_test, [0, 1, 2, 0])
+    np.testing.assert_array_equal(np.sort(data.Y_validation), [0, 1, 2])
+    together = np.hstack([data.X_train, data.X_validation]).T
+    stored = train["train_set_x"].reshape(9, -1) / 255
+    np.testing.assert_allclose(together[np.lexsort(together.T)], stored[np.lexsort(stored.T)])
+    assert "6 training, 3 validation and 4 test pictures" in data.source
 
 
 TEST_SET = {"test_set_x": np.zeros((2, 4, 6, 3), np.uint8), "test_set_y": np.array([0, 1])}
@@ -554,6 +604,25 @@ def test_hdf5_that_is_absent_or_damaged_is_an_error(tmp_path):
         datasets.load_hdf5(tmp_path / "pets.h5")
 
 
+def test_data_without_room_on_the_device_keeps_all_three_sets_on_the_host(
+    tmp_path, double, monkeypatch
+):
+    path = write_hdf5(tmp_path / "pets.h5", hdf5_fields(30))
+    monkeypatch.setattr(double.cuda.runtime, "memGetInfo", lambda: (2**10, 2**30))
+    with pytest.warns(RuntimeWarning, match="stays on the host"):
+        data = datasets.load_hdf5(path)
+    with accelnn.use("numpy"):
+        expected = datasets.load_hdf5(path, dtype="float32")
+    for X, Y, whole, labels in (
+        (data.X_train, data.Y_train, expected.X_train, expected.Y_train),
+        (data.X_validation, data.Y_validation, expected.X_validation, expected.Y_validation),
+        (data.X_test, data.Y_test, expected.X_test, expected.Y_test),
+    ):
+        assert isinstance(X, HostColumns)
+        np.testing.assert_array_equal(np.asarray(X), whole)
+        np.testing.assert_array_equal(np.asarray(Y), accelnn.one_hot(labels, 3))
+
+
 # --------------------------------------------------------------------------------- your CSV
 
 
@@ -569,7 +638,7 @@ def test_a_table_is_standardised_by_its_training_part(tmp_path, there):
     path = write_csv(tmp_path / "a.csv", ["a", "ill", "b", "c"], *rows)
     data = datasets.load_csv(path, "ill")
     assert data.classes == ("no", "yes")
-    X_train, Y_train, X_test, Y_test = map(backend.to_host, arrays(data))
+    X_train = backend.to_host(data.X_train)
     assert X_train.dtype == there.default_dtype
     tolerance = 1e-6 if there.default_dtype == "float32" else 1e-12
     np.testing.assert_allclose(X_train.mean(axis=1), 0, atol=tolerance)
@@ -577,10 +646,10 @@ def test_a_table_is_standardised_by_its_training_part(tmp_path, there):
     pre = data.preprocessing
     assert pre.image_shape is None
     assert type(pre.shift) is type(pre.scale) is np.ndarray
-    raw = np.hstack([X_train, X_test]).T.astype(float) * pre.scale + pre.shift
+    raw = np.hstack([X for X, _ in sets(data)]).T.astype(float) * pre.scale + pre.shift
     np.testing.assert_allclose(np.sort(raw, axis=0), np.sort(values, axis=0), 1e-4, 1e-4)
-    np.testing.assert_array_equal(np.hstack([Y_train, Y_test])[0], raw[:, 1] > 0)
-    assert data.source == f"{path}: 40 rows, 20% of them for validation, seed 0"
+    np.testing.assert_array_equal(np.hstack([Y for _, Y in sets(data)])[0], raw[:, 1] > 0)
+    assert data.source == f"{path}: 28 training, 6 validation and 6 test rows, seed 0"
 
 
 def test_a_constant_feature_is_only_shifted(tmp_path):
@@ -593,7 +662,7 @@ def test_a_constant_feature_is_only_shifted(tmp_path):
 
 def test_classes_are_sorted_as_numbers_where_all_are(tmp_path):
     def classes(*names: object) -> tuple[str, ...]:
-        rows = [[1, name] for name in names for _ in range(2)]
+        rows = [[1, name] for name in names for _ in range(3)]
         return datasets.load_csv(write_csv(tmp_path / "a.csv", ["x", "y"], *rows), "y").classes
 
     assert classes(10, 9, -1) == ("-1", "9", "10")
@@ -604,7 +673,7 @@ def test_classes_are_sorted_as_numbers_where_all_are(tmp_path):
 def test_spreadsheets_marks_blank_lines_quotes_and_spaces_are_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbf"x", "y"\r\n1, "a"\r\n\r\n"2",a\r\n 3 ,b\r\n4,b\r\n')
-    data = datasets.load_csv(path, "y")
+    data = datasets.load_csv(path, "y", test=0)
     assert data.classes == ("a", "b")
     assert data.X_train.shape == (1, 2)
 
@@ -628,7 +697,7 @@ def test_spreadsheets_marks_blank_lines_quotes_and_spaces_are_read(tmp_path):
         ("x,y\n1,a\n1, \n", "line 3, column 'y': no class"),
         ("x,y\n1,nan\n", "line 2, column 'y': no class"),
         ("x,y\n1,a\n2,a\n", "column 'y': expected two classes or more, got only a"),
-        ("x,y\n1,a\n2,a\n3,b\n", "column 'y': the class 'b' has 1 of the examples"),
+        ("x,y\n1,a\n2,a\n3,b\n", "column 'y': the class 'a' has 2 of the examples, expected 3"),
         ('x,y\n1,"a\n', "not CSV"),
         ("x,y\n1,\xe9\n", "not text in UTF-8"),
     ],
@@ -644,3 +713,50 @@ def test_a_table_that_cannot_be_read_is_an_error_that_says_where(tmp_path, text,
 def test_an_absent_table_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.csv"):
         datasets.load_csv(tmp_path / "absent.csv", "y")
+
+
+# ------------------------------------------------------------------------------ how it is trained
+
+
+def three_classes(tmp_path: Path, random: np.random.Generator, m: int = 300) -> datasets.Dataset:
+    """A table with a class in each of three rings, which no line separates."""
+    radius, angle = random.uniform(0, 3, m), random.uniform(0, 6.28, m)
+    rows = zip(radius * np.cos(angle), radius * np.sin(angle), radius.astype(int), strict=True)
+    return datasets.load_csv(write_csv(tmp_path / "rings.csv", ["x", "y", "ring"], *rows), "ring")
+
+
+def test_the_recipe_for_own_data_fits_the_data(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data)
+    assert recipe.net == accelnn.Network([2, 64, 3], output="softmax")
+    assert recipe.validation[0] is data.X_validation
+    assert recipe.data() is data
+    two = datasets.load_images(write_pictures(tmp_path / "pets", cat=3, dog=3), size=4)
+    assert own_recipe(two, ()).net == accelnn.Network([48, 1])
+    assert own_recipe(two, (20, 7, 5)).net == accelnn.Network([48, 20, 7, 5, 1])
+
+
+def test_without_a_validation_set_nothing_is_watched(tmp_path):
+    data = datasets.load_images(write_pictures(tmp_path, a=3, b=3), size=4, validation=0)
+    recipe = own_recipe(data)
+    assert recipe.validation is recipe.patience is None
+
+
+def test_the_recipe_for_own_data_trains_well_and_stops_by_itself(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data)
+    params, history = accelnn.fit(
+        recipe.net,
+        recipe.first_weights(),
+        data.X_train,
+        data.Y_train,
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        optimizer=recipe.optimizer,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        validation=recipe.validation,
+        patience=recipe.patience,
+    )
+    assert recipe.net.accuracy(params, data.X_test, data.Y_test) > 0.9
+    assert history.stopped

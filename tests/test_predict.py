@@ -1,14 +1,16 @@
-"""`python -m accelnn.predict`: every kind of picture, and everything that can be wrong."""
+"""`accelnn predict`: every kind of picture, and everything that can be wrong."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import accelnn
-from accelnn import backend, models
+from accelnn import backend, datasets, models
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.models import Model
 
@@ -21,13 +23,13 @@ SHAPE = (4, 6, 3)
 PICTURES = Preprocessing(SHAPE, scale=255.0)
 
 
-def brightness_model(classes=("dark", "bright"), preprocessing=PICTURES):
+def brightness_model(classes=("dark", "bright"), preprocessing=PICTURES, **source):
     """One that tells by its mean whether a picture is bright."""
     net = accelnn.Network([72, 1])
     params = net.init("zeros")
     params[0][0][...] = 20 / 72
     params[0][1][...] = -10
-    return Model(net, params, classes, preprocessing)
+    return Model(net, params, classes, preprocessing, **source)
 
 
 def left_half_model():
@@ -158,11 +160,11 @@ def test_more_pictures_than_fit_at_once_are_told_in_their_order(monkeypatch, bri
 
 
 def test_an_output_that_is_not_a_number_is_an_error_of_its_row(dark):
-    net = accelnn.Network([72, 2, 1])
+    net = accelnn.Network([72, 1])
     params = net.init("zeros")
-    params.flat[:] = np.inf  # times 0 is NaN, with fused multiply-add as well
-    told = predict(Model(net, params, ("a", "b"), PICTURES), [dark])
-    assert "not a number" in told[0].error
+    params[0][0][...] = np.inf  # infinity times the 0 of a black pixel
+    predictions = predict(Model(net, params, ("a", "b"), PICTURES), [dark])
+    assert "not a number" in predictions[0].error
 
 
 # ------------------------------------------------------------------------------ the command
@@ -221,6 +223,59 @@ def test_json_goes_to_a_file(model, bright, tmp_path, capsys):
     assert "100.00 %" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_json_that_cannot_be_written_leaves_the_old_file(
+    model, bright, tmp_path, capsys, monkeypatch, failing
+):
+    path = tmp_path / "told.json"
+    path.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if failing == "fsync" else Path, failing, full)
+    assert main([model, bright, "--json", str(path)]) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert path.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["bright.png", "model.h5", "told.json"]
+
+
+def test_the_source_of_the_training_data_is_printed_and_in_the_json(tmp_path, bright, capsys):
+    path = str(tmp_path / "model.h5")
+    models.save(brightness_model(source="pets: 9 pictures"), path)
+    assert main([path, bright, "--json", str(tmp_path / "told.json")]) == 0
+    out, err = capsys.readouterr()
+    assert "Training data: pets: 9 pictures\n" in out
+    assert err == ""
+    result = json.loads((tmp_path / "told.json").read_text())
+    assert (result["data"], result["stand_in"]) == ("pets: 9 pictures", False)
+
+
+@pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
+def test_a_model_of_stand_ins_says_so_and_names_the_download(tmp_path, bright, capsys, monkeypatch):
+    monkeypatch.delenv("ACCELNN_DATA", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    cats = datasets.load_cats()
+    net = accelnn.Network([12288, 1])
+    parts = (cats.classes, cats.preprocessing, cats.source, cats.stand_in)
+    models.save(Model(net, net.init(), *parts), "cats.h5")
+    assert main(["cats.h5", bright, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["stand_in"]
+    assert "warning: the model was trained on a drawn stand-in for the cat pictures" in err
+    assert "accelnn data download cats" in err
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(model, bright, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "read_picture", interrupted)
+    assert main([model, bright]) == 130
+    assert capsys.readouterr() == ("", "Interrupted.\n")
+
+
 def test_names_cannot_upset_the_table(tmp_path, capsys):
     path, picture = tmp_path / "model.h5", tmp_path / "[red]\x1b[31m\n.png"
     models.save(brightness_model(classes=("a\x1bb", "[bold]猫")), path)
@@ -251,7 +306,7 @@ def bad_models():
         "absent": (None, "no such file"),
         "foreign": (b"hello", "found no whole HDF5 file"),
         "csv": (numbers, "the model takes 72 numbers an example, not pictures"),
-        "linear": (linear, "the model tells numbers, not classes"),
+        "linear": (linear, "the model predicts numbers, not classes"),
     }
 
 
@@ -266,7 +321,7 @@ def test_a_bad_model_is_one_line_of_standard_error(tmp_path, bright, capsys, kin
     assert main([str(path), bright]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"python -m accelnn.predict: {path}: ")
+    assert err.startswith(f"error: {path}: ")
     assert message in err
     assert err.count("\n") == 1
 
@@ -280,7 +335,7 @@ def test_a_backend_that_cannot_be_used_is_one_line_of_standard_error(
     monkeypatch.setattr(backend, "_current", None)
     assert main([model, bright]) == 1
     err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith("python -m accelnn.predict: CuPy is not installed: pip install")
+    assert err[0].startswith("error: CuPy is not installed: pip install")
     assert "ACCELNN_BACKEND: unknown backend 'tpu'" in err[1]
 
 
