@@ -5,6 +5,12 @@ Columns are examples: X is (n_features, m), Y is (n_outputs, m), W[l] is (n_l, n
 b[l] is (n_l, 1).
 """
 
+from accelnn.install import CLONE
+
+# kernels/ and datasets/ are installed inside this package; in a clone they stand beside it.
+if CLONE is not None:
+    __path__.append(str(CLONE))
+
 from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
 from accelnn.functions import one_hot
 from accelnn.gradient_check import gradient_check
