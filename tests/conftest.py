@@ -77,7 +77,11 @@ DEVICES = {"double": "double", "kernels": "double_with_kernels"}
 
 
 @pytest.fixture(
-    params=["numpy", *DEVICES, pytest.param("cupy", marks=pytest.mark.gpu)],
+    params=[
+        "numpy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in DEVICES),
+        pytest.param("cupy", marks=pytest.mark.gpu),
+    ],
 )
 def there(request):
     """Each backend in turn, chosen: NumPy, the device double without and with kernels, a GPU."""

@@ -16,6 +16,8 @@ from accelnn import Network, operations
 from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import blas, jit, training
 
+pytestmark = pytest.mark.slow
+
 FORMS = {"vectorised": operations.VECTORISED, "fused": operations.fused()}
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)

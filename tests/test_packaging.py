@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED_AS = {"accelnn": "accelnn", "kernels": "accelnn/kernels", "datasets": "accelnn/datasets"}
 DATA = {"accelnn/py.typed", "accelnn/datasets/digits.h5"}
