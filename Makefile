@@ -5,11 +5,11 @@ PYTHON ?= python3
 CUDA ?= cuda13
 ARGS ?=
 
-.PHONY: help bench test gpu lint clean
+.PHONY: help bench test test-all gpu lint clean
 .NOTPARALLEL:
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/    make \1:\2/p' Makefile | awk -F: '{ printf "%-16s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/    make \1:\2/p' Makefile | awk -F: '{ printf "%-18s%s\n", $$1, $$2 }'
 	@echo 'ARGS is handed on: make bench ARGS="--quick", make test ARGS="-k loops".'
 	@echo 'PYTHON=python3.13 chooses a Python, CUDA=cuda12 the CuPy of make gpu (else cuda13).'
 	@echo 'GPU_PYTHON=path/to/python runs make gpu in an environment that is there already.'
@@ -17,7 +17,10 @@ help: ## this list
 bench: .venv/stamp ## loops, compiled loops, NumPy and CuPy, timed on this machine
 	@.venv/bin/python -m accelnn.bench $(ARGS)
 
-test: .venv/stamp ## the tests
+test: .venv/stamp ## the tests of what runs on the CPU, within two minutes
+	@.venv/bin/python -m pytest -m 'not slow' $(ARGS)
+
+test-all: .venv/stamp ## all the tests
 	@.venv/bin/python -m pytest $(ARGS)
 
 # GPU_PYTHON is the Python of an environment that has all that is needed, accelnn included. Where

@@ -7,6 +7,12 @@ W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
 
 from typing import TYPE_CHECKING, Any
 
+from accelnn.install import CLONE
+
+# kernels/ and datasets/ are installed inside this package; in a clone they stand beside it.
+if CLONE is not None:
+    __path__.append(str(CLONE))
+
 from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
 from accelnn.functions import one_hot
 from accelnn.gradient_check import gradient_check

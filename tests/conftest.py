@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: the backends, and the real data where it is."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -76,7 +77,11 @@ DEVICES = {"double": "double", "kernels": "double_with_kernels"}
 
 
 @pytest.fixture(
-    params=["numpy", *DEVICES, pytest.param("cupy", marks=pytest.mark.gpu)],
+    params=[
+        "numpy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in DEVICES),
+        pytest.param("cupy", marks=pytest.mark.gpu),
+    ],
 )
 def there(request):
     """Each backend in turn, chosen: NumPy, the device double without and with kernels, a GPU."""
@@ -96,12 +101,21 @@ def real_data():
     return folder
 
 
-def pytest_collection_modifyitems(items):
+def pytest_configure():
+    # Shells start background jobs with Ctrl-C ignored, which the processes that tests interrupt
+    # would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header():
     reason = backend.cupy_unusable()
-    if reason:
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    return [f"tests that need a GPU are deselected: {reason}"] if reason else []
+
+
+def pytest_collection_modifyitems(config, items):
+    if backend.cupy_unusable():
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("gpu")])
+        items[:] = [i for i in items if not i.get_closest_marker("gpu")]
 
 
 @pytest.fixture

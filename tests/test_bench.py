@@ -28,6 +28,8 @@ from accelnn.gpus import Gpu
 from accelnn.kernels import loops
 from accelnn.network import Network
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORD_FIELDS = {
     *("case", "implementation", "backend", "device", "dtype", "threads", "size", "status"),

@@ -23,6 +23,8 @@ from accelnn.optimizers import SGD, inverse_decay
 from accelnn.solvers import captured
 from accelnn.solvers.job import Job
 
+pytestmark = pytest.mark.slow
+
 BATCHES = {"whole": None, "short last batch": 8, "no short batch": 53, "more than there are": 64}
 DEEP = Network([5, 9, 8, 7, 3], ("relu", "sigmoid", "leaky_relu"), output="softmax", l2=0.3)
 

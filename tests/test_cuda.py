@@ -21,6 +21,8 @@ from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import cuda
 from accelnn.kernels.loops import KINDS
 
+pytestmark = pytest.mark.slow
+
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 SOURCES = sorted(path.name for path in KERNELS.glob("*.cu"))
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6}

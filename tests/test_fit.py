@@ -102,6 +102,7 @@ def test_the_flower_is_learnt_by_four_hidden_units(flower):
     assert 0.88 <= accuracy(recipe.net.predict(params, flower[0]), flower[1]) <= 0.93
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_from_the_embedded_file():
     recipe = RECIPES["digits"]
     digits = datasets.load_digits()

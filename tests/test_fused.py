@@ -18,6 +18,8 @@ from accelnn.kernels import blas, jit, training
 from accelnn.kernels.loops import KINDS
 from accelnn.solvers import jitted
 
+pytestmark = pytest.mark.slow
+
 STEPS = SimpleNamespace(**jit.steps())
 
 

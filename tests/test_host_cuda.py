@@ -7,7 +7,10 @@ import pytest
 
 from accelnn.kernels import cuda
 
-pytestmark = pytest.mark.skipif(host_cuda.compiler() is None, reason="there is no C++ compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(host_cuda.compiler() is None, reason="there is no C++ compiler"),
+]
 seeds = pytest.mark.parametrize("seed", range(4))
 
 

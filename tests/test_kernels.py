@@ -23,7 +23,10 @@ EXECUTIONS = {
 }
 TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5}
 
-everywhere = pytest.mark.parametrize("execution", EXECUTIONS)
+everywhere = pytest.mark.parametrize(
+    "execution",
+    ["lists", "arrays", "serial", pytest.param("parallel", marks=pytest.mark.slow)],
+)
 
 
 def execute(execution, name, *args):

@@ -27,6 +27,7 @@ def small(**options):
 # the digits of the notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_tnc_learns_the_digits_in_400_evaluations(dtype):
     digits = datasets.load_digits(test_size=0, dtype=dtype)

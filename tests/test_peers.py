@@ -28,6 +28,8 @@ from accelnn.bench.__main__ import main
 from accelnn.bench.peers import PEERS, Job, Peer, PeerError, Unfit
 from accelnn.network import Parameters
 
+pytestmark = pytest.mark.slow
+
 # per net, what makes it a job of its own
 NETS = {
     "logistic": accelnn.Network([40, 1], l2=0.5),

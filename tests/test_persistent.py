@@ -23,6 +23,8 @@ from accelnn.solvers.gram import Gram
 from accelnn.solvers.job import Job
 from accelnn.solvers.persistent import Limits, Persistent, Schedule, Shape, schedule, schedules
 
+pytestmark = pytest.mark.slow
+
 H200 = Limits(processors=132, shared=227 * 1024)
 
 

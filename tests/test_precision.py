@@ -17,6 +17,8 @@ from accelnn.backend import to_device, to_host
 from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import cuda
 
+pytestmark = pytest.mark.slow
+
 NET = Network([5, 6, 3], hidden="tanh", output="softmax")
 
 

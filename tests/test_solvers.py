@@ -114,6 +114,7 @@ def test_compiled_steps_are_the_same_training(name, optimizer, batch):
     check_same(pair, 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu", "two layers", "dropout by layer", "products by BLAS"])
 @pytest.mark.parametrize(
     ("solver", "options"),
@@ -129,6 +130,7 @@ def test_float32_is_the_same_training_too(name, solver, options):
     check_same(both(NETS[name], M, solver, dtype="float32", **options), 2e-4)
 
 
+@pytest.mark.slow
 def test_adam_of_float32_is_near_that_of_float64():
     """Where a gradient is rounding and nothing else Adam makes a whole step of it, so that two
     trainings in float32 part: costs are compared."""

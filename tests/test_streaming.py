@@ -15,6 +15,8 @@ from accelnn.backend import to_device, to_host
 from accelnn.columns import HostColumns
 from accelnn.scores import accuracy, labels
 
+pytestmark = pytest.mark.slow
+
 M, FEATURES = 53, 6
 
 told_of_too_large_data = pytest.mark.filterwarnings("always:the data takes")

@@ -15,6 +15,8 @@ from accelnn.recipes import RECIPES
 from accelnn.solvers import SOLVERS
 from accelnn.tours import TOURS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_real_data(monkeypatch, tmp_path):
