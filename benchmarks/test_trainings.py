@@ -6,7 +6,7 @@ The same trainings and implementations as `python -m accelnn.bench train`, which
 import pytest
 
 from accelnn.bench.cases import Skip
-from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
 
 EPOCHS = 20  # where an epoch is a single step; else one
 
@@ -24,6 +24,8 @@ def test_training(benchmark, name, implementation):
     if implementation == "python" and name != "planar":
         pytest.skip("takes minutes: python -m accelnn.bench measures a part of it")
     case = TrainingCase(name, "float64", limits={})
+    if implementation == "accelnn":
+        warm_up(case.dtype_of(implementation))
     try:
         trainee = case.prepare(implementation, seconds=60.0, repeat=1).trainee
     except Skip as reason:

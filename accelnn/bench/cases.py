@@ -195,32 +195,80 @@ TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel
 LONGEST_ROW = 10.0
 
 
-def sizes(operation: Operation) -> list[int]:
-    """From the notes' vectors of 15 to the first 1, 2 or 5 times 10^k beyond the caches, and
-    where there is a GPU to what is large for one."""
+def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
+    """The sizes of a full run: from the notes' vectors of 15 to beyond the caches, and on a
+    machine with a GPU up to what is large for that."""
+    found = {*operation.sizes, max(_beyond_caches(operation), 2 * operation.sizes[-1])}
+    if backend.cupy_unusable() is None:
+        found |= {_with_room(operation, n, dtype) for n in operation.gpu_sizes}
+    return sorted(found)
+
+
+def short_sizes(operation: Operation) -> tuple[int, int]:
+    """The two sizes of a short run: the smallest, and one that shows the machine's limit. A
+    product reaches that within the caches; the loops would take too long on a larger one."""
+    largest = operation.sizes[-1]
+    if operation.bound == "stream":
+        largest = max(_beyond_caches(operation), largest)
+    return operation.sizes[0], largest
+
+
+def _beyond_caches(operation: Operation) -> int:
+    """The first 1, 2 or 5 times 10^k whose arrays do not fit the caches."""
     caches = 4 if operation.bound == "stream" else 1
-    beyond = next(
+    return next(
         digit * 10**power
         for power in range(1, 12)
         for digit in (1, 2, 5)
         if operation.elements(digit * 10**power) * 8 > caches * machine.last_level_cache()
     )
-    found = {*operation.sizes, max(beyond, 2 * operation.sizes[-1])}
-    if backend.cupy_unusable() is None:
-        found |= {_with_room(operation, n) for n in operation.gpu_sizes}
-    return sorted(found)
 
 
-def _with_room(operation: Operation, n: int) -> int:
-    """n, or half, a quarter, ... of it, until the arrays fit.
-
-    On the device the inputs are there twice where they are uploaded anew; on the host there are
-    the arrays, their copies in float64 and the difference of the two results.
-    """
-    device, host = backend.CupyBackend().memory()[0], backend.NumpyBackend().memory()[0]
-    while operation.elements(n) * 8 > min(device / 2.5, host / 4) and n > 1:
+def _with_room(operation: Operation, n: int, dtype: str) -> int:
+    """n, or the largest of n/2, n/4, ... whose arrays fit the memory of the host and the GPU."""
+    places = backend.NumpyBackend(), backend.CupyBackend()
+    while n > 1 and any(_why_not(operation, n, dtype, place) for place in places):
         n //= 2
     return n
+
+
+# The share of the free memory that one size may take
+HEADROOM = 0.9
+
+
+def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | None:
+    """Why a size cannot be measured on a backend: it does not fit the free memory."""
+    needed, free = _bytes_needed(operation, n, dtype, place.name), place.memory()[0]
+    if needed <= HEADROOM * free:
+        return None
+    memory = "GPU memory" if place.name == "cupy" else "memory"
+    return f"needs {_gib(needed)} of {memory}, {_gib(free)} are free"
+
+
+def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
+    """The most memory that the implementations of one size hold at the same time."""
+    inputs = sum(math.prod(shape) for shape in operation.inputs(n))
+    output, itemsize = math.prod(operation.output(n)), np.dtype(dtype).itemsize
+    if place == "cupy":  # the inputs a second time when they are timed from the host
+        return itemsize * (2 * inputs + output)
+    shared = [math.prod(s) for i, s in enumerate(operation.inputs(n)) if i not in operation.by_rows]
+    return (
+        itemsize * (inputs + OUTPUTS * output)
+        + 8 * 2 * output  # the reference and its difference from a result
+        + (0 if dtype == "float64" else 8 * inputs)  # from which the reference is computed
+        + LIST_ELEMENT * sum(shared)
+    )
+
+
+# Implementations that each keep a whole result on the host
+OUTPUTS = 4
+
+# Bytes of a float in a Python list: the object and the pointer to it
+LIST_ELEMENT = 32
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size < 2**40 else f"{size / 2**40:,.1f} TiB"
 
 
 @dataclass
@@ -260,6 +308,9 @@ class OperationCase:
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
+        reason = self._too_large.get(place.name) or self._too_large["numpy"]
+        if reason:
+            raise Skip(f"{self} {reason}")
         rows = self._affordable_rows(implementation, seconds / repeat)
         if place.name == "cupy":
             return DeviceContestant(self, implementation, place, rows)
@@ -268,9 +319,19 @@ class OperationCase:
     def compare(self, records: Sequence[Record]) -> None:
         """Each was compared with the float64 reference: there is nothing to add."""
 
+    @functools.cached_property
+    def _too_large(self) -> dict[str, str | None]:
+        """By backend, why this size does not fit; asked once, before anything is allocated."""
+        places: list[Backend] = [backend.NumpyBackend()]
+        if backend.cupy_unusable() is None:
+            places.append(backend.CupyBackend())
+        return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places}
+
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
         if implementation not in TURN:
             return self.n
+        if LOOPS[implementation] is loops:  # a measurement takes up to five runs to prepare
+            seconds /= 3
         one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
         if implementation == "numba-parallel":
             one_row /= numba.get_num_threads()

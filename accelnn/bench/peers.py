@@ -30,8 +30,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 
 from accelnn.backend import Array
-
-INSTALL = "pip install 'accelnn[peers]'"
+from accelnn.install import install_command
 
 # Ends the name of a peer that trains in float32 where the others train in float64.
 FLOAT32 = "-float32"
@@ -308,7 +307,7 @@ class Service:
         except ModuleNotFoundError as error:
             if error.name != kind.package:
                 raise
-            raise Unfit(f"{kind.package} is not installed: {INSTALL}") from None
+            raise Unfit(f"{kind.package} is not installed: {install_command('peers')}") from None
         self.name, self.job = name, job
         self.trainers: Callable[[str, Job], dict[str, Callable[[], Trainer]]] = module.trainers
         ready, compiling, failed = {}, {}, []

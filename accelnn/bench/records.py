@@ -112,13 +112,19 @@ class Crossover:
 
 @dataclass
 class Report:
-    """All that one run of the benchmark found; `crossovers` is there where a GPU was measured."""
+    """All that one run of the benchmark measured.
+
+    crossovers : if a GPU was measured
+    warm_up_seconds : by dtype, until accelnn's compiled solvers were ready: half a minute when
+        they had to be compiled, about a second when they were loaded
+    """
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     limits: Mapping[str, Any]
     records: list[Record] = field(default_factory=list)
     crossovers: list[Crossover] = field(default_factory=list)
+    warm_up_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
