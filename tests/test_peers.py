@@ -26,6 +26,7 @@ from accelnn.bench import peers, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import main
 from accelnn.bench.peers import PEERS, Job, Peer, PeerError, Unfit
+from accelnn.install import install_command
 from accelnn.network import Parameters
 
 # per net, what makes it a job of its own
@@ -452,7 +453,7 @@ def test_a_package_that_is_missing_is_skipped_with_how_to_install_it(monkeypatch
     by_name = {r["implementation"]: r for r in json.loads(capsys.readouterr().out)["records"]}
     assert status == 0
     assert by_name["torch"]["status"] == "skipped"
-    assert by_name["torch"]["reason"] == "torch is not installed: pip install 'accelnn[peers]'"
+    assert by_name["torch"]["reason"] == f"torch is not installed: {install_command('peers')}"
     assert by_name["numpy"]["status"] == "ok"
 
 

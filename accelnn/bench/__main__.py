@@ -300,9 +300,7 @@ def _cases(
     return cases
 
 
-def _left_out(
-    plan: Plan, options: argparse.Namespace, limits: dict[str, dict[str, float]]
-) -> str:
+def _left_out(plan: Plan, options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> str:
     """What a short run does not measure, in a line."""
     measured = {str(case) for case, _ in plan}
     missing = [case for case in _cases(options, limits, short=False) if str(case) not in measured]

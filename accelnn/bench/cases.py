@@ -248,7 +248,7 @@ def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | 
 def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
     """The most memory that the implementations of one size hold at the same time."""
     inputs = sum(math.prod(shape) for shape in operation.inputs(n))
-    output, itemsize = math.prod(operation.output(n)), np.dtype(dtype).itemsize
+    output, itemsize = math.prod(operation.output(n)), int(np.dtype(dtype).itemsize)
     if place == "cupy":  # the inputs a second time when they are timed from the host
         return itemsize * (2 * inputs + output)
     shared = [math.prod(s) for i, s in enumerate(operation.inputs(n)) if i not in operation.by_rows]

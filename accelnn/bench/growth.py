@@ -19,7 +19,7 @@ from accelnn.backend import Array
 from accelnn.bench import machine
 from accelnn.bench.cases import Skip
 from accelnn.bench.records import Record, TrainingRecord
-from accelnn.bench.trainings import TOLERANCE, in_sample_space, operations
+from accelnn.bench.trainings import TOLERANCE, operations
 from accelnn.network import Network, Parameters
 from accelnn.solvers import SOLVERS
 
@@ -185,7 +185,7 @@ class GrowthContestant:
         record.device = backend.NumpyBackend().device_name()
         record.solver, record.epochs_measured = self.picked, self.done
         record.compile_seconds = self.compile_seconds or None
-        if not in_sample_space(record):
+        if not record.in_sample_space:
             products = operations(case.net) * case.examples * case.epochs
             record.gflop_per_s = products / record.seconds / 1e9
         if self.done < case.epochs:

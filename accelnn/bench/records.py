@@ -79,6 +79,11 @@ class TrainingRecord(Record):
     test_accuracy: float | None = None
     data: str | None = None
 
+    @property
+    def in_sample_space(self) -> bool:
+        """Whether it never did the products with X that a rate would count."""
+        return "gram" in f"{self.implementation} {self.solver}"
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -121,7 +126,7 @@ class Report:
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
-    limits: Mapping[str, Any]
+    limits: dict[str, dict[str, float]]
     records: list[Record] = field(default_factory=list)
     crossovers: list[Crossover] = field(default_factory=list)
     warm_up_seconds: dict[str, float] = field(default_factory=dict)

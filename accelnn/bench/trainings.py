@@ -729,7 +729,7 @@ class TrainingContestant:
         record.precision = self.trainee.precision or self.dtype
         if self.trainee.compile_seconds is not None:
             record.compile_seconds = self.trainee.compile_seconds
-        if not in_sample_space(record):
+        if not record.in_sample_space:
             products = operations(training.net) * case.examples * whole
             record.gflop_per_s = products / record.seconds / 1e9
             limits = case.limits.get("cupy" if record.backend == "cuda" else record.backend, {})
@@ -760,11 +760,6 @@ class TrainingContestant:
     def close(self) -> None:
         """End what was started."""
         self.trainee.close()
-
-
-def in_sample_space(record: TrainingRecord) -> bool:
-    """Whether a training never did the products with X that `operations` counts: it has no rate."""
-    return "gram" in f"{record.implementation} {record.solver}"
 
 
 def operations(net: Network) -> int:
