@@ -1098,7 +1098,7 @@ def test_a_gpu_adds_sizes_between_and_beyond_as_far_as_its_memory_reaches(name, 
 
 def test_a_loop_whose_row_takes_too_long_is_left_out():
     case = cases.OperationCase("matmul", 8192, "float64", {})
-    with pytest.raises(cases.Skip, match="one row of 8,192 would take it some 17 s"):
+    with pytest.raises(cases.Skip, match="one of 8,192 rows would take about 17 s"):
         case.prepare("python", seconds=1.0, repeat=3)
 
 

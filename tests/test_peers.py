@@ -569,7 +569,7 @@ def test_peers_are_measured_beside_ours_and_their_outcomes_compared(monkeypatch,
     planar = [record for record in records if record["case"] == "planar"]
     assert max(abs(record["cost_difference"]) for record in planar) < 1e-9
     [shuffled] = [r for r in records if r["case"] != "planar" and r["implementation"] == "sklearn"]
-    assert shuffled["reason"] == "shuffles in an order of its own"
+    assert shuffled["reason"] == "shuffles in its own order"
 
 
 def test_all_peers_are_asked_for_at_once_and_float32_ones_where_they_may_be_fastest():
