@@ -852,6 +852,14 @@ def test_speed_ups_are_told_over_the_python_loop_and_over_numpy():
     assert [cell.strip() for cell in lines["numba"].split("|")[-3:-1]] == ["150", "0.5"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(99.6, "100"), (131_915, "132,000"), (31.4, "31"), (0.00314, "0.0031")]
+)
+def test_speed_ups_have_no_more_digits_than_the_measurements(seconds, text):
+    shown = table(0, False, row("python", seconds), row("numpy", 1.0))
+    assert re.search(rf"\| {re.escape(text)} +\|", re.sub(r"\| +", "| ", shown))
+
+
 @pytest.mark.parametrize("width", [66, 80, 100, 200])
 def test_a_table_fits_its_terminal(width):
     records = [

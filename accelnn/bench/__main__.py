@@ -4,11 +4,10 @@ The exit status is 0 if every result was right, 1 if one was wrong or failed, 13
 """
 
 import argparse
-import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +15,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -113,16 +111,19 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
     """Enter limits and records into `result`; False if Ctrl-C ended it early."""
     repeat, operation_seconds, training_seconds = _times(options)
     growth_seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     to = Console(stderr=True)
     with Progress(
         *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
     ) as progress:
         bar = progress.add_task("", total=sum(len(names) for _, names in plan))
-        say = functools.partial(_describe, progress, bar)
+
+        def say(description: str) -> None:
+            progress.update(bar, description=description)
+
         try:
             for dtype in _dtypes_to_warm_up(plan):
-                say(f"compiling accelnn's solvers for {dtype}, once on a machine: half a minute")
+                say(f"compiling accelnn for {dtype} (once, half a minute)")
                 result.warm_up_seconds[dtype] = warm_up(dtype)
             say("measuring the machine's limits")
             for place in _places(plan):
@@ -135,8 +136,7 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
                     seconds = training_seconds
                 elif isinstance(case, GrowthCase):
                     seconds = growth_seconds
-                say_row = functools.partial(_describe_row, say, case)
-                run_case(case, implementations, repeat, seconds, result.records, say_row, until)
+                run_case(case, implementations, repeat, seconds, result.records, say, until)
                 progress.advance(bar, len(implementations))
         except KeyboardInterrupt:
             return False
@@ -152,14 +152,6 @@ def _times(options: argparse.Namespace) -> tuple[int, float, float]:
     else:
         times = SHORT if _is_short(options) else FULL
     return (options.repeat or times[0], *times[1:])
-
-
-def _describe(progress: Progress, bar: TaskID, description: str) -> None:
-    progress.update(bar, description=description)
-
-
-def _describe_row(say: Callable[[str], None], case: Case, implementation: str) -> None:
-    say(f"{case} {implementation}")
 
 
 _IMPLEMENTATIONS = dict.fromkeys(

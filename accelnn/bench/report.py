@@ -481,7 +481,9 @@ def _times(record: Record, group: list[Record], baseline: str) -> str:
 
 
 def _ratio(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"
+    if ratio < 99.5:
+        return f"{ratio:.2g}"
+    return f"{float(f'{ratio:.3g}'):,.0f}"
 
 
 def _spread(record: Record) -> str:
@@ -499,7 +501,7 @@ def _seconds(seconds: float | None) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.3g} h"
     if seconds >= 1000:
-        return f"{seconds:,.0f} s"
+        return f"{float(f'{seconds:.3g}'):,.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -25,7 +25,7 @@ def run_case(
     ----------
     repeat : measurements of each implementation
     seconds : for all measurements of one implementation, about
-    progress : called with the name of each implementation when its turn begins
+    progress : called with the case and the implementation when its turn begins
     until : value of time.monotonic() after which no implementation is started
 
     After Ctrl-C the measurements made so far are recorded before KeyboardInterrupt is passed on.
@@ -42,7 +42,7 @@ def run_case(
             if time.monotonic() > until:
                 record.reason = "the time was up before its turn"
                 continue
-            progress(name)
+            progress(f"{case} {name}")
             try:
                 contestant = contestants[name] = case.prepare(name, seconds, repeat)
                 start = time.perf_counter()
