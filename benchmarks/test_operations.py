@@ -1,6 +1,6 @@
 """The notes' operations under pytest-benchmark: `pytest benchmarks`.
 
-The same cases as `python -m accelnn.bench ops`, at the sizes whose loops end within seconds.
+The cases of `accelnn bench ops`, at the sizes whose loops end within seconds.
 """
 
 import pytest

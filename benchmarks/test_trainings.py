@@ -1,14 +1,14 @@
 """A few epochs of each training under pytest-benchmark: `pytest benchmarks`.
 
-The same trainings and implementations as `python -m accelnn.bench train`, which trains them whole.
+The trainings and implementations of `accelnn bench train`, which trains them whole.
 """
 
 import pytest
 
 from accelnn.bench.cases import Skip
-from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
 
-EPOCHS = 20  # where an epoch is a single step; else one
+EPOCHS = 20  # of full batches; one epoch of mini-batches
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,15 @@ EPOCHS = 20  # where an epoch is a single step; else one
         (name, implementation)
         for name, training in TRAININGS.items()
         for implementation in training.implementations
-        if implementation != "products"  # nobody's training
+        if implementation != "products"  # not a training
     ],
 )
 def test_training(benchmark, name, implementation):
     if implementation == "python" and name != "planar":
-        pytest.skip("takes minutes: python -m accelnn.bench measures a part of it")
+        pytest.skip("takes minutes: accelnn bench measures a part of it")
     case = TrainingCase(name, "float64", limits={})
+    if implementation == "accelnn":
+        warm_up(case.dtype_of(implementation))
     try:
         trainee = case.prepare(implementation, seconds=60.0, repeat=1).trainee
     except Skip as reason:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import types
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from accelnn.backend import CupyBackend, NumpyBackend, cupy_unusable
+from accelnn.bench import __main__ as command
 from accelnn.bench import cases, growth, machine, notes, report, runner, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import GPU_TRAININGS, main
@@ -151,6 +153,42 @@ def test_one_training_of_several_seeds_tells_their_mean_accuracy(monkeypatch, ca
     found = re.fullmatch(r"test accuracy of 5 seeds (\d+\.\d+)% to (\d+\.\d+)%", record["reason"])
     least, most = (float(text) / 100 for text in found.groups())
     assert least < record["test_accuracy"] < most
+
+
+@pytest.mark.parametrize(
+    ("implementation", "solver", "rated"),
+    [
+        ("accelnn", "gram-jitted", False),
+        ("accelnn-cupy", "gram", False),
+        ("torch-gram", "eager", False),
+        ("accelnn", "jitted", True),
+        ("numpy", "direct", True),
+    ],
+)
+def test_a_training_in_sample_space_has_no_rate(implementation, solver, rated, monkeypatch):
+    case = trainings.TrainingCase("planar", "float64", {"numpy": {"matmul_gflop_per_s": 50.0}})
+    contestant = case.prepare("numpy", seconds=1.0, repeat=1)
+    monkeypatch.setattr(contestant, "name", implementation)
+    contestant.trainee.solver, contestant.trainee.precision = solver, "float64"
+    contestant.trainee.restart(0)
+    contestant.done = case.training.epochs
+    record = case.record(implementation)
+    record.backend = "numpy"
+    data.set_times(record, [1e-3])
+    contestant.finish(record)
+    assert record.in_sample_space is not rated
+    assert (record.gflop_per_s is not None) is (record.share_of_limit is not None) is rated
+
+
+def test_labels_become_the_columns_that_loops_and_notes_need():
+    net = Network([4, 3], output="softmax")
+    labels = np.array([2, 0, 1])
+    columns = trainings.targets(net, labels, "float32")
+    np.testing.assert_array_equal(columns, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    assert columns.dtype == np.float32
+    np.testing.assert_array_equal(trainings.targets(net, columns, "float64"), columns)
+    one = Network([4, 1])
+    np.testing.assert_array_equal(trainings.targets(one, labels > 0, "float64"), [[1, 0, 1]])
 
 
 def test_who_ends_at_a_higher_cost_did_less_and_is_wrong(monkeypatch, capsys):
@@ -358,8 +396,8 @@ def test_the_data_for_gpus_has_ten_classes_and_its_examples_lie_contiguous():
     drawn = trainings._drawn(50)
     assert drawn.X_train.shape == (4096, 50)
     assert drawn.X_train.T.flags.c_contiguous
-    assert drawn.X_train.dtype == drawn.Y_train.dtype == np.float32
-    assert (drawn.Y_train.sum(axis=0) == 1).all()
+    assert drawn.X_train.dtype == np.float32
+    assert {*drawn.Y_train} == {*range(10)}
     assert drawn.X_test.shape[1] == 1000
     trainings._drawn.cache_clear()
 
@@ -375,7 +413,10 @@ def test_json_has_no_nan_and_all_parts(tmp_path, capsys):
     file = tmp_path / "results.json"
     main(["ops", "--case", "dot", "--size", "15", "--quick", "--json", str(file)])
     content = strict_json(file.read_text())
-    assert list(content) == ["schema", "machine", "versions", "limits", "records", "crossovers"]
+    assert list(content) == [
+        *("schema", "machine", "versions", "limits", "records", "crossovers"),
+        "warm_up_seconds",
+    ]
     assert content["schema"] == 1
     assert content["crossovers"] == []
     assert content["machine"]["cores"] >= 1
@@ -443,6 +484,51 @@ def test_a_failure_is_told_and_the_others_go_on(monkeypatch, capsys):
     assert by_name["python"]["status"] == "failed"
     assert by_name["python"]["reason"] == "MemoryError: no room"
     assert by_name["numpy"]["status"] == "ok"
+
+
+def test_sizes_that_do_not_fit_the_memory_are_skipped_and_the_rest_is_right(capsys):
+    status, records = bench(
+        "ops", "--case", "dot", "outer", "--size", "15", "1000000", capsys=capsys
+    )
+    assert status == 0
+    by_size = {(r["case"], r["size"]["n"]): r for r in records if r["implementation"] == "numpy"}
+    assert by_size["dot", 1_000_000]["status"] == by_size["outer", 15]["status"] == "ok"
+    too_large = [r for r in records if r["case"] == "outer" and r["size"]["n"] == 1_000_000]
+    assert {record["status"] for record in too_large} == {"skipped"}
+    reasons = {r["reason"] for r in too_large if r["implementation"] != "cupy"}
+    [reason] = reasons
+    assert re.fullmatch(
+        r"outer\(1,000,000\) needs 43\.7 TiB of memory, [\d,.]+ [GT]iB are free", reason
+    )
+
+
+def test_a_size_is_judged_before_its_arrays_take_memory(monkeypatch):
+    case = cases.OperationCase("outer", 1000, "float64", {})
+    needed = cases._bytes_needed(case.operation, 1000, "float64", "numpy")
+    free = [needed / cases.HEADROOM + 1, 0]
+    monkeypatch.setattr(NumpyBackend, "memory", lambda _: (free.pop(0), 2**40))
+    for implementation in ("numba", "numpy"):
+        case.prepare(implementation, seconds=0.1, repeat=1)
+    assert free == [0]
+
+
+@pytest.mark.parametrize("name", cases.OPERATIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_memory_a_size_needs_covers_what_is_allocated(name, dtype):
+    n = 1_500_000 if name in ("dot", "elementwise") else 1_500
+    case = cases.OperationCase(name, n, dtype, {})
+    needed = cases._bytes_needed(case.operation, n, dtype, "numpy")
+    case.prepare("numpy", seconds=1.0, repeat=1)  # imports and caches
+    cases._inputs.cache_clear()
+    cases._reference.cache_clear()
+    tracemalloc.start()
+    contestants = []
+    for implementation in ("numba", "numba-parallel", "numpy"):
+        contestants.append(case.prepare(implementation, seconds=0.5, repeat=1))
+        contestants[-1].error()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.3 * needed < peak <= needed + 2**20
 
 
 def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
@@ -618,7 +704,7 @@ def test_a_pipe_gets_plain_text_and_standard_error_the_progress():
         check=True,
     )
     assert "\x1b" not in result.stdout
-    assert "Limits measured on numpy: memory" in result.stdout
+    assert "Measured limits of the CPU: memory" in result.stdout
     assert re.search(r"\| dot +\| 15 \| numpy", result.stdout)
     assert "Traceback" not in result.stderr
 
@@ -642,6 +728,97 @@ def test_the_suites_for_pytest_benchmark_run():
     )
     assert result.returncode == 0, result.stdout
     assert re.search(r"\d+ passed", result.stdout)
+
+
+# --------------------------------------------------------------------------------------------
+# short and full runs
+
+
+def planned(*arguments):
+    """What a run would measure: by case and size, its implementations."""
+    parser = command._parser()
+    options = parser.parse_args([*arguments, "--dtype", "float64"])
+    return {str(case): names for case, names in command._plan(parser, options, {})}
+
+
+def test_a_short_run_measures_a_small_and_a_large_size_and_four_trainings():
+    short = planned()
+    assert len(short) == 2 * len(cases.OPERATIONS) + 4
+    assert {"dot(15)", "matmul(1,000)", "cat-logistic", "cat-2layer", "planar", "digits"} < {*short}
+    assert short["dot(15)"] == ["python", "numba", "numba-parallel", "numpy", "cupy"]
+    assert short["digits"][:5] == ["python", "numba", "notes", "numpy", "accelnn"]
+    assert planned("ops").keys() | planned("train").keys() == short.keys()
+
+
+def test_a_full_run_measures_everything():
+    full = planned("--full")
+    assert {*trainings.TRAININGS} < {*full}
+    for name, operation in cases.OPERATIONS.items():
+        assert {f"{name}({n:,})" for n in cases.sizes(operation)} < {*full}
+    assert full["dot(15)"] == list(cases.OperationCase.implementations)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--case", "cat-4layer"), {"cat-4layer"}),
+        (("--case", "gdot", "--size", "7"), {"gdot(7)"}),
+        (("ops", "--size", "100"), {f"{name}(100)" for name in cases.OPERATIONS}),
+        (("train", "--implementation", "notes"), {*list(trainings.TRAININGS)[:5]}),
+    ],
+)
+def test_naming_something_measures_all_there_is_of_it(arguments, expected):
+    assert planned(*arguments).keys() == expected
+    if "--case" in arguments and "--size" in arguments:
+        assert "python-lists" in planned(*arguments)["gdot(7)"]
+
+
+def test_a_short_run_says_what_full_measures_besides(monkeypatch, capsys):
+    monkeypatch.setattr(command, "_measure", lambda *_: True)
+    assert main([]) == 0
+    output = capsys.readouterr().out
+    more = sum(len(cases.sizes(operation)) - 2 for operation in cases.OPERATIONS.values())
+    assert (
+        f"--full also measures {more} more sizes and loops over Python lists, 11 more trainings"
+        in output
+    )
+    main(["--full"])
+    assert "--full" not in capsys.readouterr().out
+
+
+def test_compiled_solvers_are_warmed_up_first_and_for_the_dtypes_of_the_trainings_only(
+    monkeypatch, capsys
+):
+    warmed = []
+    monkeypatch.setattr(command, "warm_up", lambda dtype: warmed.append(dtype) or 12.34)
+    monkeypatch.setattr(command, "run_case", lambda *_: warmed.append("measured"))
+    main(["train"])
+    assert warmed[0] == "float64"
+    assert set(warmed[1:]) == {"measured"}
+    assert "accelnn.warm_up('float64') compiled or loaded its solvers in 12.3 s" in (
+        capsys.readouterr().out
+    )
+    warmed.clear()
+    main(["ops"])
+    main(["train", "--implementation", "numpy"])
+    assert set(warmed) == {"measured"}
+    warmed.clear()
+    capsys.readouterr()
+    main(["growth", "--json", "-"])
+    assert warmed[:2] == ["float32", "float64"]
+    assert strict_json(capsys.readouterr().out)["warm_up_seconds"] == {
+        "float32": 12.34,
+        "float64": 12.34,
+    }
+
+
+def test_an_interrupt_while_the_solvers_are_compiled_still_reports(monkeypatch, capsys):
+    def interrupted(_dtype):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "warm_up", interrupted)
+    status, records = bench("train", capsys=capsys)
+    assert (status, records) == (130, [])
 
 
 # --------------------------------------------------------------------------------------------
@@ -677,6 +854,14 @@ def test_speed_ups_are_told_over_the_python_loop_and_over_numpy():
     assert [cell.strip() for cell in lines["numba"].split("|")[-3:-1]] == ["150", "0.5"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(99.6, "100"), (131_915, "132,000"), (31.4, "31"), (0.00314, "0.0031")]
+)
+def test_speed_ups_have_no_more_digits_than_the_measurements(seconds, text):
+    shown = table(0, False, row("python", seconds), row("numpy", 1.0))
+    assert re.search(rf"\| {re.escape(text)} +\|", re.sub(r"\| +", "| ", shown))
+
+
 @pytest.mark.parametrize("width", [66, 80, 100, 200])
 def test_a_table_fits_its_terminal(width):
     records = [
@@ -688,7 +873,11 @@ def test_a_table_fits_its_terminal(width):
     assert max(map(len, text.splitlines())) <= width
     assert "numba-parallel" in text
     assert "123 ms" in text
-    assert ("spread" in text) == (width == 200)
+    left_out = "Not shown at this width: spread" in text
+    assert left_out == (width < 200)
+    assert (text.count("spread") == 1) == left_out  # else in the heading and in the legend
+    assert "× python" in text
+    assert "numba-parallel: compiled, on all cores" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -814,13 +1003,13 @@ def test_the_tables_of_a_gpu_fit_their_terminal(width):
             rows.append(record)
     text = re.sub(r"\x1b\[[\d;]*m", "", table(width, True, *rows, gpu=GPU, limits={"cupy": H200}))
     assert "NVIDIA H200, 139.0 GiB free of 140.0 GiB, compute capability 9.0, CUDA 13.0" in text
-    assert "copying memory 4,321 GB/s, matrix product 51.2 TFLOP/s" in text.replace("\n", " ")
+    assert "copying memory 4,321 GB/s, matrix product 51.2 TFLOP/s" in " ".join(text.split())
     assert "…" not in text
     tables = text[text.index("Operations") : text.index("Gains")]
     assert "minibatch-4096-8192-bfloat16" in tables
     assert "torch-cuda-compile" in tables
     assert "87 %" in tables or width == 80
-    told = [line for line in tables.splitlines() if "resident: the arrays" not in line]
+    told = [line for line in tables.splitlines() if "resident: with the arrays" not in line]
     assert max(map(len, told)) <= width
     [crossing] = [line for line in tables.splitlines() if line.lstrip().startswith("elementwise")][
         -1:
@@ -846,14 +1035,21 @@ def test_what_is_scaled_unstable_or_a_stand_in_is_remarked():
     data.set_times(training, [1.0])
     text = table(0, False, scaled, noisy, training)
     assert "~1 s" in text
-    assert "dot(1,000) python: 3 of 1,000 rows" in text
+    assert "dot(1,000): python 3 of 1,000 rows" in text
     assert "1 of 3 rows are unstable" in text
     assert "stand-in" in text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(3e-9, "3 ns"), (1.5e-5, "15 µs"), (0.25, "250 ms"), (12.34, "12.3 s"), (2e4, "20,000 s")],
+    [
+        (3e-9, "3 ns"),
+        (1.5e-5, "15 µs"),
+        (0.25, "250 ms"),
+        (12.34, "12.3 s"),
+        (2e3, "2,000 s"),
+        (2e4, "5.56 h"),
+    ],
 )
 def test_times_are_told_in_fitting_units(seconds, text):
     assert text in table(0, False, row("numpy", seconds))
@@ -912,7 +1108,7 @@ def test_a_gpu_adds_sizes_between_and_beyond_as_far_as_its_memory_reaches(name, 
 
 def test_a_loop_whose_row_takes_too_long_is_left_out():
     case = cases.OperationCase("matmul", 8192, "float64", {})
-    with pytest.raises(cases.Skip, match="one row of 8,192 would take it some 17 s"):
+    with pytest.raises(cases.Skip, match="one of 8,192 rows would take about 17 s"):
         case.prepare("python", seconds=1.0, repeat=3)
 
 

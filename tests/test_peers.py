@@ -26,6 +26,7 @@ from accelnn.bench import peers, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import main
 from accelnn.bench.peers import PEERS, Job, Peer, PeerError, Unfit
+from accelnn.install import install_command
 from accelnn.network import Parameters
 
 pytestmark = pytest.mark.slow
@@ -454,7 +455,7 @@ def test_a_package_that_is_missing_is_skipped_with_how_to_install_it(monkeypatch
     by_name = {r["implementation"]: r for r in json.loads(capsys.readouterr().out)["records"]}
     assert status == 0
     assert by_name["torch"]["status"] == "skipped"
-    assert by_name["torch"]["reason"] == "torch is not installed: pip install 'accelnn[peers]'"
+    assert by_name["torch"]["reason"] == f"torch is not installed: {install_command('peers')}"
     assert by_name["numpy"]["status"] == "ok"
 
 
@@ -570,7 +571,7 @@ def test_peers_are_measured_beside_ours_and_their_outcomes_compared(monkeypatch,
     planar = [record for record in records if record["case"] == "planar"]
     assert max(abs(record["cost_difference"]) for record in planar) < 1e-9
     [shuffled] = [r for r in records if r["case"] != "planar" and r["implementation"] == "sklearn"]
-    assert shuffled["reason"] == "shuffles in an order of its own"
+    assert shuffled["reason"] == "shuffles in its own order"
 
 
 def test_all_peers_are_asked_for_at_once_and_float32_ones_where_they_may_be_fastest():

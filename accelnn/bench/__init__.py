@@ -1,4 +1,4 @@
-"""`python -m accelnn.bench`: how long the notes' operations and trainings take on this machine.
+"""`accelnn bench`: how long the notes' operations and trainings take on this machine.
 
-Measured once into records (`records.py`), rendered from them (`report.py`).
+`records.py` holds the measurements; `report.py` renders them.
 """

@@ -1,9 +1,9 @@
-"""`python -m accelnn.bench [all | ops | train | growth | gpu]`: measure, show, and say by the exit
-status whether every result was right (0), one was wrong or failed (1), or Ctrl-C came first (130).
+"""`accelnn bench [all | ops | train | growth | gpu]`: time the notes' operations and trainings.
+
+The exit status is 0 if every result was right, 1 if one was wrong or failed, 130 after Ctrl-C.
 """
 
 import argparse
-import functools
 import math
 import sys
 import time
@@ -15,28 +15,38 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 
 from accelnn import backend
 from accelnn.bench import machine, peers, report
-from accelnn.bench.cases import ON_GPU, OPERATIONS, Case, OperationCase, place_of, sizes
+from accelnn.bench.cases import (
+    ON_GPU,
+    OPERATIONS,
+    Case,
+    OperationCase,
+    place_of,
+    short_sizes,
+    sizes,
+)
 from accelnn.bench.crossover import crossovers
 from accelnn.bench.growth import GROWTHS, GrowthCase
 from accelnn.bench.peers import PEERS, on_gpu
 from accelnn.bench.records import Report, write_whole
 from accelnn.bench.runner import run_case
-from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
 from accelnn.files import check_writable
 
-# (repeat, seconds for an implementation of an operation, seconds for one of a training)
-DEFAULT, QUICK = (5, 0.7, 30.0), (3, 0.04, 0.3)
-OF_GPU = (5, 0.3, 5.0)
+# (repeats, seconds for an implementation of an operation, seconds for one of a training)
+SHORT, QUICK = (5, 0.15, 2.5), (3, 0.04, 0.3)
+FULL, OF_GPU = (5, 0.7, 30.0), (5, 0.3, 5.0)
 
-# What the group "gpu" measures: operations against the fastest on the CPU, and trainings against
-# these packages. To start one and to compile its step takes long, so not all do everything.
+# A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
+SHORT_TRAININGS = ("cat-logistic", "cat-2layer", "planar", "digits")
+
+# The group "gpu" compares operations with the fastest on the CPU, and trainings with these
+# packages. Starting one and compiling its step takes long, so not all of them do everything.
 RIVALS = ("torch-cuda", "torch-cuda-graph")
 ALL_RIVALS = (*RIVALS, "torch-cuda-compile", "jax-cuda")
 GPU_OPERATIONS = ("numba-parallel", "numpy", "cupy")
@@ -49,8 +59,11 @@ GPU_TRAININGS = {
     "minibatch-4096-8192-bfloat16": (*ON_GPU, *RIVALS),
 }
 
-# Seconds for one solver at one size, where it is told how the time grows
+# Seconds for one solver at one size of the group "growth"
 GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
+
+
+Plan = list[tuple[Case, list[str]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,14 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     until = math.inf if options.within is None else time.monotonic() + options.within
-    whole = OF_GPU if options.group == "gpu" else DEFAULT
-    repeat, operation_seconds, training_seconds = QUICK if options.quick else whole
-    repeat = options.repeat or repeat
     if options.group == "gpu" and backend.cupy_unusable() is not None:
         parser.error(f"gpu: no GPU can be used here: {backend.cupy_unusable()}")
     options.dtype = options.dtype or ("float32" if options.group == "gpu" else "float64")
     try:
-        backend.current()  # of several GPUs the chosen one is measured
+        backend.current()  # with several GPUs, measure the chosen one
     except backend.BackendError as error:
         parser.error(str(error))
     limits: dict[str, dict[str, float]] = {}
@@ -79,49 +89,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for _, implementations in plan for name in implementations]
     versions = machine.versions() | peers.versions(names)
     result = Report(machine=machine.describe(), versions=versions, limits=limits)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    interrupted = False
-    to = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
-    ) as progress:
-        bar = progress.add_task("measuring the machine's limits", total=len(names))
-        try:
-            for place in _places(plan):
-                limits[place.name] = machine.limits(place, options.dtype, repeat, _precisions(plan))
-            for case, implementations in plan:
-                seconds = operation_seconds
-                if isinstance(case, TrainingCase):
-                    seconds = training_seconds
-                elif isinstance(case, GrowthCase):
-                    seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
-                run_case(
-                    case,
-                    implementations,
-                    repeat,
-                    seconds,
-                    result.records,
-                    functools.partial(_announce, progress, bar, case),
-                    until,
-                )
-                progress.advance(bar, len(implementations))
-        except KeyboardInterrupt:
-            interrupted = True
-    result.crossovers = crossovers(result.records)
+    interrupted = not _measure(plan, options, until, result)
+    if not _is_short(options):
+        result.crossovers = crossovers(result.records)
 
     if options.json == "-":
         sys.stdout.write(result.to_json())
     elif options.json:
         write_whole(result.to_json(), Path(options.json))
-    report.show(result, report.console(sys.stderr if options.json == "-" else sys.stdout))
+    to = report.console(sys.stderr if options.json == "-" else sys.stdout)
+    report.show(result, to)
+    if _is_short(options):
+        to.print(f"\n{_left_out(plan, options, limits)}", soft_wrap=True)
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130
     return int(any(record.status in ("wrong", "failed") for record in result.records))
 
 
-def _announce(progress: Progress, bar: TaskID, case: Case, implementation: str) -> None:
-    progress.update(bar, description=f"{case} {implementation}")
+def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Report) -> bool:
+    """Enter limits and records into `result`; False if Ctrl-C ended it early."""
+    repeat, operation_seconds, training_seconds = _times(options)
+    growth_seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    to = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=to, transient=True, disable=not to.is_terminal
+    ) as progress:
+        bar = progress.add_task("", total=sum(len(names) for _, names in plan))
+
+        def say(description: str) -> None:
+            progress.update(bar, description=description)
+
+        try:
+            for dtype in _dtypes_to_warm_up(plan):
+                say(f"compiling accelnn for {dtype} (once, half a minute)")
+                result.warm_up_seconds[dtype] = warm_up(dtype)
+            say("measuring the machine's limits")
+            for place in _places(plan):
+                result.limits[place.name] = machine.limits(
+                    place, options.dtype, repeat, _precisions(plan)
+                )
+            for case, implementations in plan:
+                seconds = operation_seconds
+                if isinstance(case, TrainingCase):
+                    seconds = training_seconds
+                elif isinstance(case, GrowthCase):
+                    seconds = growth_seconds
+                run_case(case, implementations, repeat, seconds, result.records, say, until)
+                progress.advance(bar, len(implementations))
+        except KeyboardInterrupt:
+            return False
+    return True
+
+
+def _times(options: argparse.Namespace) -> tuple[int, float, float]:
+    """Repeats, and seconds for an implementation of an operation and of a training."""
+    if options.quick:
+        times = QUICK
+    elif options.group == "gpu":
+        times = OF_GPU
+    else:
+        times = SHORT if _is_short(options) else FULL
+    return (options.repeat or times[0], *times[1:])
 
 
 _IMPLEMENTATIONS = dict.fromkeys(
@@ -134,17 +164,26 @@ _IMPLEMENTATIONS = dict.fromkeys(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m accelnn.bench",
-        description="Time the notes' operations and trainings as Python loops, jitted loops, "
-        "NumPy, CuPy and accelnn's fastest, each checked against a float64 reference.",
+        prog="accelnn bench",
+        description="Time the notes' operations and trainings as Python loops, compiled loops, "
+        "NumPy, CuPy and accelnn. Every result is checked against a float64 reference first. "
+        "Without options this takes about a minute and a half; naming --case, --size, "
+        "--implementation or --peers measures all there is of what was named, as --full does.",
     )
     parser.add_argument(
         "group",
         nargs="?",
         choices=("all", "ops", "train", "growth", "gpu"),
         default="all",
-        help="all is ops and train; growth tells how trainings grow with the size, by solver; gpu "
-        "sets a GPU against the CPU and against other packages on it, in float32, in minutes",
+        help="ops: single operations; train: whole trainings; all: both (default); growth: how "
+        "each solver's time grows with the size of the training; gpu: the GPU against the CPU and "
+        "against other packages on it, in float32, about ten minutes",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="every size, implementation and training: 10 minutes"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="measure each row only briefly: rough figures"
     )
     parser.add_argument(
         "--case",
@@ -158,35 +197,66 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="only these of "
         + ", ".join((*_IMPLEMENTATIONS, *PEERS))
-        + "; to name one of another package is to ask for --peers",
-    )
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="let PyTorch, JAX and scikit-learn do the trainings too, each in a process of its "
-        "own, and where there is a GPU on that as well",
+        + "; naming one of another package turns --peers on",
     )
     parser.add_argument(
         "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
     )
     parser.add_argument(
-        "--dtype", choices=("float64", "float32"), help="float64, of gpu float32, if none is given"
+        "--peers",
+        action="store_true",
+        help="time PyTorch, JAX and scikit-learn on the trainings too, each in its own process",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float64", "float32"), help="default: float64; for gpu float32"
     )
     parser.add_argument("--repeat", type=_positive, metavar="R", help="measurements of each row")
-    parser.add_argument("--quick", action="store_true", help="end within a minute; rough figures")
     parser.add_argument(
-        "--within", type=_positive, metavar="SECONDS", help="begin no row any more after these"
+        "--within", type=_positive, metavar="SECONDS", help="start no new row after SECONDS"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the records; - is standard output")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all measurements; - is standard output"
+    )
     return parser
+
+
+def _is_short(options: argparse.Namespace) -> bool:
+    """Whether to measure a selection: nothing was named, and not everything asked for."""
+    named = options.case or options.size or options.implementation or options.peers
+    return options.group in ("all", "ops", "train") and not (options.full or named)
 
 
 def _plan(
     parser: argparse.ArgumentParser,
     options: argparse.Namespace,
     limits: dict[str, dict[str, float]],
-) -> list[tuple[Case, list[str]]]:
+) -> Plan:
     """The cases to run, and the implementations of each; ends the program on a wrong name."""
+    known = _known_cases(options)
+    for name in options.case or ():
+        if name not in known:
+            parser.error(f"--case {name}: expected one of {', '.join(known)}")
+    cases = _cases(options, limits, _is_short(options))
+    if options.size and not any(isinstance(case, OperationCase) for case in cases):
+        parser.error("--size is for operations, and only trainings were asked for")
+    asked = options.implementation or ()
+    available = list(dict.fromkeys(name for case in cases for name in case.implementations))
+    for name in asked:
+        if name not in available:
+            parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
+    wanted = asked or available
+    if _is_short(options):
+        wanted = [name for name in available if name != "python-lists"]
+    plan = []
+    for case in cases:
+        if options.group == "gpu" and not asked:
+            wanted = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
+        plan.append((case, [name for name in case.implementations if name in wanted]))
+    return [(case, implementations) for case, implementations in plan if implementations]
+
+
+def _known_cases(options: argparse.Namespace) -> tuple[str, ...]:
+    """The names of the group's cases."""
     names: dict[str, tuple[str, ...]] = {
         "ops": tuple(OPERATIONS),
         "train": tuple(TRAININGS),
@@ -194,42 +264,59 @@ def _plan(
         "gpu": (*OPERATIONS, *GPU_TRAININGS),
         "all": (*OPERATIONS, *TRAININGS),
     }
-    known = names[options.group]
-    for name in options.case or ():
-        if name not in known:
-            parser.error(f"--case {name}: expected one of {', '.join(known)}")
+    return names[options.group]
+
+
+def _cases(
+    options: argparse.Namespace, limits: dict[str, dict[str, float]], short: bool
+) -> list[Case]:
+    """The cases of the group, those of a short run if it is one."""
     asked = options.implementation or ()
+    others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
+    on_gpus = any(map(on_gpu, asked)) or backend.cupy_unusable() is None
+    if options.group == "gpu":
+        others = on_gpus = True
     cases: list[Case] = []
-    for name in known:
+    for name in _known_cases(options):
         if options.case and name not in options.case:
             continue
-        if name in TRAININGS:
-            others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
-            on_gpus = any(map(on_gpu, asked)) or backend.cupy_unusable() is None
-            if options.group == "gpu":
-                others = on_gpus = True
-            cases.append(TrainingCase(name, options.dtype, limits, others, on_gpus))
-        elif name in GROWTHS:
+        if name in GROWTHS:
             cases += GROWTHS[name]
-        else:
-            chosen = options.size or sizes(OPERATIONS[name])
+        elif name in OPERATIONS:
+            operation = OPERATIONS[name]
+            found = short_sizes(operation) if short else sizes(operation, options.dtype)
+            chosen = options.size or found
             cases += [OperationCase(name, n, options.dtype, limits) for n in chosen]
-    if options.size and not any(isinstance(case, OperationCase) for case in cases):
-        parser.error("--size is for operations, and only trainings were asked for")
-    available = list(dict.fromkeys(name for case in cases for name in case.implementations))
-    for name in asked:
-        if name not in available:
-            parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
-    plan = []
-    for case in cases:
-        wanted = asked or available
-        if options.group == "gpu" and not asked:
-            wanted = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
-        plan.append((case, [name for name in case.implementations if name in wanted]))
-    return [(case, implementations) for case, implementations in plan if implementations]
+        elif not short or name in SHORT_TRAININGS:
+            cases.append(TrainingCase(name, options.dtype, limits, others, on_gpus))
+    return cases
 
 
-def _places(plan: list[tuple[Case, list[str]]]) -> list[backend.Backend]:
+def _left_out(plan: Plan, options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> str:
+    """What a short run does not measure, in a line."""
+    measured = {str(case) for case, _ in plan}
+    missing = [case for case in _cases(options, limits, short=False) if str(case) not in measured]
+    trainings = sum(isinstance(case, TrainingCase) for case in missing)
+    parts = []
+    if len(missing) > trainings:
+        parts.append(f"{len(missing) - trainings} more sizes and loops over Python lists")
+    if trainings:
+        parts.append(f"{trainings} more trainings")
+    return f"--full also measures {', '.join(parts)}, and each row for longer (10 minutes)."
+
+
+def _dtypes_to_warm_up(plan: Plan) -> list[str]:
+    """The dtypes in which accelnn trains on the CPU."""
+    dtypes = set()
+    for case, implementations in plan:
+        if isinstance(case, GrowthCase):
+            dtypes.add(case.dtype)
+        elif isinstance(case, TrainingCase) and "accelnn" in implementations:
+            dtypes.add(case.dtype_of("accelnn"))
+    return sorted(dtypes)
+
+
+def _places(plan: Plan) -> list[backend.Backend]:
     """The backends whose limits the rows need: CuPy's only where it works."""
     names = {name for _, implementations in plan for name in implementations}
     usable = names - {*ON_GPU} if backend.cupy_unusable() else names
@@ -237,7 +324,7 @@ def _places(plan: list[tuple[Case, list[str]]]) -> list[backend.Backend]:
     return list(places.values())
 
 
-def _precisions(plan: list[tuple[Case, list[str]]]) -> list[str]:
+def _precisions(plan: Plan) -> list[str]:
     """Those of the trainings that have one of their own."""
     found = {case.training.precision for case, _ in plan if isinstance(case, TrainingCase)}
     return sorted(precision for precision in found if precision)

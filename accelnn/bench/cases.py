@@ -1,7 +1,7 @@
-"""What is measured: a case prepares, for each implementation, a contestant that does its job.
+"""The notes' operations as benchmark cases; the trainings are in `trainings.py`.
 
-Here stand the notes' operations; the trainings stand in `trainings.py`. The benchmark command
-and the pytest-benchmark suites both take them from these tables.
+A case prepares, for each implementation, a contestant that does its job. The benchmark command
+and the pytest-benchmark suites both take the cases from these tables.
 """
 
 import functools
@@ -29,10 +29,10 @@ class Skip(Exception):
 class Contestant(Protocol):
     """One implementation of one case, ready to run.
 
-    tolerance : the error up to which the result of `run` counts as right
-    scale : how many of the units that `measure` tells are in the whole job
-    run_share : how many of them `run` does
-    transfer_seconds : to move the inputs to the device, where they had to
+    tolerance : the largest error with which the result of `run` counts as right
+    scale : units of `measure` in the whole job
+    run_share : units that `run` does
+    transfer_seconds : to move the inputs to the device, or None
     """
 
     tolerance: float
@@ -44,19 +44,19 @@ class Contestant(Protocol):
         """Do the job, or a part of it that can be checked."""
 
     def error(self) -> float:
-        """The largest error of what `run` left, relative to the float64 reference."""
+        """The largest error of the result of `run`, relative to the float64 reference."""
 
     def measure(self) -> float:
-        """Measure once; the seconds of one unit of the job."""
+        """Measure once; return the seconds of one unit of the job."""
 
     def finish(self, record: Record) -> None:
-        """Enter into the record what is known when all is measured."""
+        """Complete the record after the last measurement."""
 
     def close(self) -> None:
-        """End whatever was started for it."""
+        """Free what `prepare` started."""
 
 
-# Ours that run on the GPU
+# Our implementations that run on the GPU
 ON_GPU = ("cupy", "accelnn-cupy")
 
 # The implementations whose first run includes compiling
@@ -64,7 +64,7 @@ COMPILED = ("numba", "numba-parallel", *ON_GPU)
 
 
 def place_of(implementation: str) -> Backend:
-    """The backend on which an implementation runs; Skip where that is not to be had."""
+    """The backend on which an implementation runs. Raises Skip if it cannot be used."""
     if implementation not in ON_GPU:
         return backend.NumpyBackend()
     reason = backend.cupy_unusable()
@@ -74,23 +74,23 @@ def place_of(implementation: str) -> Backend:
 
 
 class Case(Protocol):
-    """What the benchmark needs of a case."""
+    """A job that several implementations can do."""
 
     @property
     def implementations(self) -> Sequence[str]:
-        """What can do the job."""
+        """The implementations that can do the job."""
 
     def record(self, implementation: str) -> Record:
-        """A record that says what is to be measured, and nothing yet of the result."""
+        """A record of what is to be measured, without a result."""
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
         """A contestant that can be measured `repeat` times within about `seconds`.
 
-        Raises Skip where the implementation cannot run here.
+        Raises Skip if the implementation cannot run here.
         """
 
     def compare(self, records: Sequence[Record]) -> None:
-        """Judge the results by one another, when all are there."""
+        """Compare the results of all implementations with one another."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -103,15 +103,15 @@ Shape = tuple[int, ...]
 class Operation:
     """One operation on inputs whose shapes follow from a size n.
 
-    vectorised : (xp, *inputs, out) -> the result, in `out` where there is one
+    vectorised : (xp, *inputs, out) -> the result, in `out` unless that is None
     inputs, output : shapes
-    sizes : those that are measured everywhere
-    gpu_sizes : more of them where there is a GPU: between those, to find where it begins to win,
-        and the largest, of 2^28 elements, if it has room for that
-    by_rows : which inputs share their rows with the output; the loops may be given fewer rows
-    sums : how many terms each element of the result adds up
-    bound : what limits it at best: "stream", the memory, or "matmul", the arithmetic
-    by_blas : whether NumPy hands it to BLAS, which uses all threads
+    sizes : those measured on every machine
+    gpu_sizes : more of them for a machine with a GPU: between those, to find the size from which
+        the GPU is faster, and one of 2^28 elements, or fewer if these do not fit the memory
+    by_rows : the inputs that share their rows with the output; slow loops get fewer rows
+    sums : terms that each element of the result adds up
+    bound : its limit, "stream" (memory) or "matmul" (arithmetic)
+    by_blas : whether NumPy calls BLAS, which uses all threads
     """
 
     vectorised: Callable[..., Array]
@@ -129,7 +129,7 @@ class Operation:
         return sum(math.prod(shape) for shape in (*self.inputs(n), self.output(n)))
 
     def multiplications(self, n: int) -> int:
-        """Turns of the innermost loop."""
+        """Iterations of the innermost loop."""
         return math.prod(self.output(n)) * self.sums(n)
 
 
@@ -187,40 +187,85 @@ LOOPS: dict[str, Any] = {
     "numba-parallel": jit.parallel,
 }
 
-# What one turn of the innermost loop takes at most, in seconds: how many rows the loops are given
+# The most seconds that an iteration of the innermost loop takes, to choose the number of rows
 TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
 
 
-# Seconds that one row of a loop may take: who is slower than that is left out.
+# The most seconds that one row of a loop may take
 LONGEST_ROW = 10.0
 
 
-def sizes(operation: Operation) -> list[int]:
-    """From the notes' vectors of 15 to the first 1, 2 or 5 times 10^k beyond the caches, and
-    where there is a GPU to what is large for one."""
-    caches = 4 if operation.bound == "stream" else 1
-    beyond = next(
-        digit * 10**power
-        for power in range(1, 12)
-        for digit in (1, 2, 5)
-        if operation.elements(digit * 10**power) * 8 > caches * machine.last_level_cache()
-    )
-    found = {*operation.sizes, max(beyond, 2 * operation.sizes[-1])}
+def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
+    """The sizes of a full run: from the notes' vectors of 15 to beyond the caches, and on a
+    machine with a GPU up to what is large for that."""
+    found = {*operation.sizes, max(_beyond_caches(operation), 2 * operation.sizes[-1])}
     if backend.cupy_unusable() is None:
-        found |= {_with_room(operation, n) for n in operation.gpu_sizes}
+        found |= {_with_room(operation, n, dtype) for n in operation.gpu_sizes}
     return sorted(found)
 
 
-def _with_room(operation: Operation, n: int) -> int:
-    """n, or half, a quarter, ... of it, until the arrays fit.
+def short_sizes(operation: Operation) -> tuple[int, int]:
+    """The two sizes of a short run: the smallest, and one that shows the machine's limit. A
+    product reaches that within the caches; the loops would take too long on a larger one."""
+    largest = operation.sizes[-1]
+    if operation.bound == "stream":
+        largest = max(_beyond_caches(operation), largest)
+    return operation.sizes[0], largest
 
-    On the device the inputs are there twice where they are uploaded anew; on the host there are
-    the arrays, their copies in float64 and the difference of the two results.
-    """
-    device, host = backend.CupyBackend().memory()[0], backend.NumpyBackend().memory()[0]
-    while operation.elements(n) * 8 > min(device / 2.5, host / 4) and n > 1:
+
+def _beyond_caches(operation: Operation) -> int:
+    """The first 1, 2 or 5 times 10^k whose arrays do not fit the caches."""
+    caches = 4 if operation.bound == "stream" else 1
+    candidates = (int(digit * 10**power) for power in range(1, 12) for digit in (1, 2, 5))
+    enough = caches * machine.last_level_cache()
+    return next(n for n in candidates if operation.elements(n) * 8 > enough)
+
+
+def _with_room(operation: Operation, n: int, dtype: str) -> int:
+    """n, or the largest of n/2, n/4, ... whose arrays fit the memory of the host and the GPU."""
+    places = backend.NumpyBackend(), backend.CupyBackend()
+    while n > 1 and any(_why_not(operation, n, dtype, place) for place in places):
         n //= 2
     return n
+
+
+# The share of the free memory that one size may take
+HEADROOM = 0.9
+
+
+def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | None:
+    """Why a size cannot be measured on a backend: it does not fit the free memory."""
+    needed, free = _bytes_needed(operation, n, dtype, place.name), place.memory()[0]
+    if needed <= HEADROOM * free:
+        return None
+    memory = "GPU memory" if place.name == "cupy" else "memory"
+    return f"needs {_gib(needed)} of {memory}, {_gib(free)} are free"
+
+
+def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
+    """The most memory that the implementations of one size hold at the same time."""
+    inputs = sum(math.prod(shape) for shape in operation.inputs(n))
+    output, itemsize = math.prod(operation.output(n)), int(np.dtype(dtype).itemsize)
+    if place == "cupy":  # the inputs a second time when they are timed from the host
+        return itemsize * (2 * inputs + output)
+    shared = [math.prod(s) for i, s in enumerate(operation.inputs(n)) if i not in operation.by_rows]
+    return (
+        itemsize * (inputs + OUTPUTS * output)
+        + 8 * 2 * output  # the reference and its difference from a result
+        + (0 if dtype == "float64" else 8 * inputs)  # from which the reference is computed
+        + LIST_ELEMENT * sum(shared)
+    )
+
+
+# Implementations that each keep a whole result on the host
+OUTPUTS = 4
+
+# Bytes of a float in a Python list: the object and the pointer to it
+LIST_ELEMENT = 32
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size < 2**40 else f"{size / 2**40:,.1f} TiB"
 
 
 @dataclass
@@ -260,26 +305,39 @@ class OperationCase:
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
+        reason = self._too_large.get(place.name) or self._too_large["numpy"]
+        if reason:
+            raise Skip(f"{self} {reason}")
         rows = self._affordable_rows(implementation, seconds / repeat)
         if place.name == "cupy":
             return DeviceContestant(self, implementation, place, rows)
         return OperationContestant(self, implementation, place, rows)
 
     def compare(self, records: Sequence[Record]) -> None:
-        """Each was compared with the float64 reference: there is nothing to add."""
+        """Nothing to compare: each result was checked against the float64 reference."""
+
+    @functools.cached_property
+    def _too_large(self) -> dict[str, str | None]:
+        """By backend, why this size does not fit; asked once, before anything is allocated."""
+        places: list[Backend] = [backend.NumpyBackend()]
+        if backend.cupy_unusable() is None:
+            places.append(backend.CupyBackend())
+        return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places}
 
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
         if implementation not in TURN:
             return self.n
+        if LOOPS[implementation] is loops:  # a measurement takes up to five runs to prepare
+            seconds /= 3
         one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
         if implementation == "numba-parallel":
             one_row /= numba.get_num_threads()
         if one_row > LONGEST_ROW:
-            raise Skip(f"one row of {self.n:,} would take it some {one_row:.0f} s")
+            raise Skip(f"one of {self.n:,} rows would take about {one_row:.0f} s")
         return max(1, min(self.n, int(seconds / one_row)))
 
 
-# Of the case that is measured at present: the largest take gigabytes.
+# The arrays of the present case only: the largest take gigabytes
 @functools.lru_cache(maxsize=1)
 def _inputs(name: str, n: int, dtype: str) -> list[Array]:
     """The inputs of an operation, drawn from [0, 1)."""
@@ -298,9 +356,9 @@ def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
 
 
 class OperationContestant:
-    """One implementation of an operation, on the first rows. Measures in seconds of a run.
+    """One implementation of an operation, on the first rows. Measures the seconds of a run.
 
-    inputs, out : arrays on the host: what it works on, and what receives its result
+    inputs, out : arrays on the host; `out` receives the result
     """
 
     run_share = 1.0
@@ -310,8 +368,8 @@ class OperationContestant:
         self.case, self.place, self.rows = case, place, rows
         operation = case.operation
         self.scale = case.n / rows
-        # Rounding in a sum of k terms, in any order, stays below about k u (Higham 2002,
-        # chapter 4); a little room, but never so much that a wrong result could pass.
+        # The rounding error of a sum of k terms, in any order, is below about k u (Higham 2002,
+        # chapter 4). Four times that still exposes a wrong result.
         unit = float(np.finfo(case.dtype).eps)
         self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
 
@@ -324,7 +382,7 @@ class OperationContestant:
         self._seconds = stopwatch(self.job, place)
 
     def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
-        """What does it, and what receives the result of a job that returns none."""
+        """The function to time, and the array that holds its result if it returns none."""
         arrays: list[Any] = self.inputs
         out: Any = self.out
         if implementation == "numpy":
@@ -349,11 +407,11 @@ class OperationContestant:
         return float(np.abs(difference, out=difference).max() / largest)
 
     def measure(self) -> float:
-        """Measure once; the seconds of a run."""
+        """Measure once; return the seconds of a run."""
         return self._seconds()
 
     def finish(self, record: Record) -> None:
-        """Enter the rate, its share of the machine's limit, and what was scaled."""
+        """Enter the rate, its share of the machine's limit, and the rows that were run."""
         assert record.seconds is not None
         case, operation = self.case, self.case.operation
         record.device = self.place.device_name()
@@ -371,12 +429,12 @@ class OperationContestant:
                 record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""
 
 
 class DeviceContestant(OperationContestant):
-    """An operation on the GPU: on arrays that lie there, by events; and end to end as the host
-    waits for it, from inputs in NumPy's memory to the result in it."""
+    """An operation on the GPU: by events on arrays in its memory, and end to end as the host waits
+    for it, from inputs in NumPy's memory to the result in NumPy's memory."""
 
     def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
         del implementation
@@ -397,13 +455,13 @@ class DeviceContestant(OperationContestant):
         return functools.partial(operation.vectorised, place.xp, *upload(), there), there
 
     def finish(self, record: Record) -> None:
-        """Measure and enter the times with their transfers besides."""
+        """Measure and enter the times of the transfers too."""
         super().finish(record)
-        record.transfer_seconds = _some(self.move)
-        record.end_to_end_seconds = _some(self.whole)
+        record.transfer_seconds = _median_of_a_few(self.move)
+        record.end_to_end_seconds = _median_of_a_few(self.whole)
 
 
-def _some(measure: Callable[[], float]) -> float:
+def _median_of_a_few(measure: Callable[[], float]) -> float:
     """The median of three measurements, or of as many as take a tenth of a second."""
     times = [measure()]
     while len(times) < 3 and sum(times) < 0.1:

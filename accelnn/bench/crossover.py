@@ -1,7 +1,7 @@
-"""From which size on the GPU wins, operation by operation: found from the sizes that were measured.
+"""The size from which the GPU is faster than the CPU, for each operation.
 
-Between two of them the time of either side is taken to follow a power of the size, so that the
-ratio of the two is a straight line in log-log: where it crosses 1, the GPU begins to win.
+Between two measured sizes each time is taken to follow a power of the size. Their ratio is then a
+straight line in a log-log plot, and the GPU is faster from where it crosses 1.
 """
 
 import math
@@ -13,7 +13,7 @@ GPU = "cupy"
 
 
 def crossovers(records: Sequence[Record]) -> list[Crossover]:
-    """Of each operation that was timed on the GPU and on the CPU, against the fastest there."""
+    """For each operation that was timed on both, against the fastest on the CPU."""
     timed: dict[tuple[str, str], dict[int, list[Record]]] = {}
     for record in records:
         if record.seconds is not None and "n" in record.size:
@@ -39,7 +39,7 @@ def crossovers(records: Sequence[Record]) -> list[Crossover]:
 
 
 def _crossing(points: Sequence[tuple[int, Record, float]]) -> Crossing:
-    """Of (n, the fastest on the CPU, seconds on the GPU), n growing."""
+    """From (n, the fastest record on the CPU, seconds on the GPU), sorted by n."""
     gains = [math.log(_seconds(cpu) / gpu) for _, cpu, gpu in points]
     lost = max((i for i, gain in enumerate(gains) if gain <= 0), default=-1)
     if lost in (-1, len(points) - 1):

@@ -1,9 +1,9 @@
-"""How the time of a training grows with examples, features, depth and batch size, by solver: which
-is fastest where, and what "auto" picked.
+"""How the time of a training grows with examples, features, depth and batch size, for each solver,
+and which solver "auto" picked.
 
-The data is drawn, for only its shape matters; the mini-batches are of the digits. A training that
-would take longer than its time is ended early and the rest added at the rate of its epochs; what
-is set up before the first epoch counts once, as it should.
+The data is random, because only its shape matters; the mini-batches are of the digits. A training
+that would take too long is ended early, and the rest is added at the rate of its epochs; the set-up
+before the first epoch counts once.
 """
 
 import functools
@@ -21,11 +21,11 @@ from accelnn.bench.cases import Skip
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.bench.trainings import TOLERANCE, operations
 from accelnn.network import Network, Parameters
-from accelnn.solvers import SOLVERS, jitted
+from accelnn.solvers import SOLVERS
 
 EPOCHS = 300
 
-# How many examples the first step is checked on: forming G of thousands would take too long.
+# Examples on which the first step is checked: forming G of thousands would take too long.
 CHECKED = 100
 
 
@@ -33,7 +33,7 @@ CHECKED = 100
 class GrowthCase:
     """A net and its data at one size.
 
-    along : what grows; value : to what
+    along : the quantity that grows; value : its value here
     """
 
     name: str
@@ -49,17 +49,17 @@ class GrowthCase:
 
     @property
     def implementations(self) -> Sequence[str]:
-        """The solvers there are, and the choice among them."""
+        """All solvers, and "auto"."""
         return (*SOLVERS, "auto")
 
     @property
     def dtype(self) -> str:
-        """float64, and float32 where the digits are trained in mini-batches."""
+        """float32 for mini-batches, else float64."""
         return "float32" if self.batch_size else "float64"
 
     @property
     def net(self) -> Network:
-        """ReLU, and softmax where there are classes."""
+        """ReLU, with softmax for several outputs."""
         return Network(self.layers, output="softmax" if self.layers[-1] > 1 else "sigmoid")
 
     def record(self, implementation: str) -> TrainingRecord:
@@ -80,7 +80,7 @@ class GrowthCase:
         return GrowthContestant(self, implementation, seconds / repeat)
 
     def compare(self, records: Sequence[Record]) -> None:
-        """Each first step was compared with the reference: there is nothing to add."""
+        """Nothing to compare: each first step was checked against the reference."""
 
     def data(self) -> tuple[Array, Array]:
         """X and Y."""
@@ -89,12 +89,12 @@ class GrowthCase:
         return _drawn(self.layers[0], self.examples)
 
     def first_weights(self) -> Parameters:
-        """He's."""
+        """He's initial weights, on the host."""
         with backend.use("numpy"):
             return self.net.init("he", dtype=self.dtype)
 
 
-@functools.lru_cache(maxsize=1)  # the largest has half a gigabyte
+@functools.lru_cache(maxsize=1)  # the largest takes half a gigabyte
 def _drawn(features: int, examples: int) -> tuple[Array, Array]:
     random = np.random.default_rng(0)
     X = random.random((examples, features)).T
@@ -109,7 +109,7 @@ def _digits() -> tuple[Array, Array]:
 
 
 class GrowthContestant:
-    """One solver at one size. Measures in seconds of the training."""
+    """One solver at one size. Measures the seconds of the training."""
 
     run_share = scale = 1.0
     transfer_seconds: float | None = None
@@ -119,12 +119,15 @@ class GrowthContestant:
         self.tolerance = TOLERANCE[case.dtype]
         self.X, self.Y = case.data()
         self.picked, self.done = solver, 0
-        self.compile_seconds = jitted.load(case.dtype)
+        self.compile_seconds = 0.0
 
     def run(self) -> None:
-        """A step on a few of the examples; Skip where the solver cannot do this job."""
+        """Take a step on a few of the examples.
+
+        Raises Skip if the solver cannot do this training.
+        """
         count = min(CHECKED, self.case.batch_size or CHECKED)
-        self.checked = self.X[:, :count], self.Y[:, :count]
+        self.checked = self.X[:, :count], self.Y[..., :count]
         try:
             self.after_first_step = self._fit(*self.checked, 1)
         except ValueError as reason:
@@ -153,7 +156,7 @@ class GrowthContestant:
         return params
 
     def error(self) -> float:
-        """How far the step is from the float64 reference's, relative to it."""
+        """The relative difference of the step from the float64 reference's."""
         first = self.case.first_weights()
         weights = Parameters(first.flat.astype(np.float64), first.layers)
         reference = -1e-3 * self.case.net.gradients(weights, *self.checked).flat
@@ -161,10 +164,10 @@ class GrowthContestant:
         return float(np.abs(step - reference).max() / np.abs(reference).max())
 
     def measure(self) -> float:
-        """The training, or its beginning and what that tells of the rest."""
+        """Time the training, or its beginning, from which the rest is extrapolated."""
         ends: list[tuple[int, float]] = []
 
-        def watch(checkpoint: accelnn.solvers.Checkpoint) -> bool:
+        def watch(checkpoint: accelnn.Checkpoint) -> bool:
             ends.append((checkpoint.epoch + 1, time.perf_counter()))
             return len(ends) > 2 and ends[-1][1] - ends[0][1] > self.seconds
 
@@ -178,20 +181,21 @@ class GrowthContestant:
         return seconds + missing * (ended - begun) / max(1, last - first)
 
     def finish(self, record: Record) -> None:
-        """Enter what ran."""
+        """Enter the solver, the epochs and the rate."""
         assert isinstance(record, TrainingRecord)
         assert record.seconds is not None
         case = self.case
         record.device = backend.NumpyBackend().device_name()
         record.solver, record.epochs_measured = self.picked, self.done
         record.compile_seconds = self.compile_seconds or None
-        products = operations(case.net) * case.examples * case.epochs
-        record.gflop_per_s = products / record.seconds / 1e9
+        if not record.in_sample_space:
+            products = operations(case.net) * case.examples * case.epochs
+            record.gflop_per_s = products / record.seconds / 1e9
         if self.done < case.epochs:
             record.reason = f"{self.done:,} of {case.epochs:,} epochs"
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""
 
 
 GROWTHS = {

@@ -1,10 +1,9 @@
-"""What machine this is, and the most it can do: the limits that the benchmark's rows are set
-against, measured in the same run.
+"""The machine and its limits, measured in the same run as the rows that are compared with them.
 
 Memory bandwidth is the best of several parallel stream kernels after McCalpin's STREAM (1995),
-counting the bytes that the kernel names, read or written; on a GPU it is that of a copy.
-Arithmetic is a large matrix product of random numbers: a GPU multiplies zeros and ones faster, for
-they take less power.
+counting the bytes that the kernel reads and writes; on a GPU it is that of a copy. The rate of
+arithmetic is that of a large matrix product of random numbers: a GPU multiplies zeros and ones
+faster, because they take less power.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from accelnn.backend import Array, Backend, CupyBackend
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels.jit import njit
 
-ASSUMED_CACHE = 32 * 2**20  # bytes, where the system does not tell
+ASSUMED_CACHE = 32 * 2**20  # bytes, if the system does not report them
 
 
 @functools.cache
@@ -43,7 +42,7 @@ def last_level_cache() -> int:
 
 
 def cache_of(place: Backend) -> int:
-    """Bytes of the cache behind which a backend's memory begins."""
+    """Bytes of a backend's last-level cache."""
     if isinstance(place, CupyBackend):
         return gpus.describe(place.index).cache_bytes or ASSUMED_CACHE
     return last_level_cache()
@@ -55,7 +54,7 @@ def blas_threads() -> int:
 
 
 def describe() -> dict[str, Any]:
-    """The machine, as the JSON reports it; of several GPUs the one that is measured."""
+    """The machine, as in the JSON; with several GPUs, the one that is measured."""
     machine: dict[str, Any] = {
         "processor": backend.NumpyBackend().device_name(),
         "architecture": platform.machine(),
@@ -71,7 +70,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that a figure may depend on."""
+    """The versions of everything that a result may depend on."""
     found = {"python": platform.python_version(), "accelnn": accelnn.__version__}
     for package in ("numpy", "numba", "llvmlite", "scipy"):
         found[package] = metadata.version(package)
@@ -92,15 +91,15 @@ def limits(
     """The rates of `place`: "stream_gb_per_s", "matmul_gflop_per_s" in `dtype`, and of each of
     `precisions` (as in `accelnn.fit`, on a GPU) "matmul_<precision>_gflop_per_s".
 
-    On the host the best of `repeat` measurements, for other work slows some of them down; on a
-    GPU, which is nobody else's, their median by events, over arrays of gigabytes.
+    On the host the best of `repeat` measurements, because other work slows some of them down; on a
+    GPU, which no one else uses, their median by events, over arrays of gigabytes.
     """
     of: Callable[[list[float]], float] = min
     if isinstance(place, CupyBackend):
         of, n = median, min(2**28, place.memory()[0] // 40)
         streams = _cupy_streams(place, n)
     else:
-        # four times the cache an array: none of it is still there when its turn comes again
+        # each array is four times the cache, so that none of it is cached in the next run
         n = max(2**23, 4 * last_level_cache() // 8)
         streams = _numba_streams(n)
     rates = {}
@@ -122,7 +121,7 @@ def limits(
 
 
 def _factors(place: Backend, dtype: str) -> tuple[Array, Array]:
-    """Two square matrices, random in ±1/2: of 8192 rows on a GPU that has room for them."""
+    """Two square matrices, random in ±1/2: of 8192 rows on a GPU with enough memory."""
     n = 8192 if place.name == "cupy" and place.memory()[0] > 2**32 else 2000
     drawn = np.random.default_rng(0).random((2, n, n), np.dtype(dtype)) - np.dtype(dtype).type(0.5)
     A, B = place.to_device(drawn)
@@ -136,7 +135,7 @@ def _product(place: Backend, dtype: str) -> tuple[Callable[[], object], int]:
     return functools.partial(place.xp.matmul, A, B, out=out), 2 * len(A) ** 3
 
 
-# In cuBLAS's words: the type of the factors, and that in which they are multiplied and added up
+# cuBLAS's names for the type of the factors, and for that of products and sums
 PRECISIONS = {
     "float64": ("CUDA_R_64F", "CUBLAS_COMPUTE_64F"),
     "float32": ("CUDA_R_32F", "CUBLAS_COMPUTE_32F"),
@@ -146,14 +145,14 @@ PRECISIONS = {
 
 
 def _product_in(place: CupyBackend, precision: str) -> tuple[Callable[[], Array], int]:
-    """The same with factors and arithmetic of a precision, the result in float32 (of float64 in
-    that), by the one call of cuBLAS that has them all. For that, whose columns are our rows, it is
-    the product of the two in the other order."""
+    """A large product with factors and arithmetic of a precision, the result in float32 (for
+    float64 factors in float64), by cublasGemmEx, which has them all. cuBLAS's columns are our rows:
+    the result is the product of the two matrices in the other order."""
     cuda, cublas = place.xp.cuda, place.xp.cuda.cublas
     dtype = "float64" if precision == "float64" else "float32"
     A, B = _factors(place, dtype)
     out, n = place.xp.empty_like(A), len(A)
-    if precision == "bfloat16":  # the upper half of a float32, of which CuPy need not know more
+    if precision == "bfloat16":  # the upper half of a float32: CuPy needs no such dtype
         A, B = ((X.view(np.uint32) >> 16).astype(np.uint16) for X in (A, B))
     factor, compute = PRECISIONS[precision]
     of_factors, of_result = (getattr(cuda.runtime, name) for name in (factor, PRECISIONS[dtype][0]))
@@ -198,7 +197,7 @@ def _cupy_streams(place: Backend, n: int) -> Streams:
     }
 
 
-# fastmath lets a sum be added up in SIMD lanes: here the limit is wanted, not the order
+# fastmath lets a sum use SIMD lanes: this is a limit, so the order of the terms does not matter
 _parallel = functools.partial(njit, parallel=True, fastmath=True)
 
 

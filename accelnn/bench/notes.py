@@ -1,8 +1,7 @@
-"""The notes' own NumPy expressions, for comparison only: what a reader of the notes runs.
+"""The notes' own NumPy expressions, for comparison: the code that a reader of the notes runs.
 
-Written as the notes write it: dictionaries of parameters and caches, a new array for every
-result, the cost in every epoch, and the gradient of the input, which nobody needs. The library
-computes the same with none of that.
+Written as in the notes: dictionaries of parameters and caches, a new array for every result, the
+cost in every epoch, and the gradient with respect to the input, which is never used.
 """
 
 from collections.abc import Callable
@@ -50,7 +49,7 @@ BACKWARD = {"sigmoid": sigmoid_backward, "tanh": tanh_backward, "relu": relu_bac
 def model_forward(
     X: Array, parameters: dict[str, Array], activations: list[str]
 ) -> tuple[Array, list[Cache]]:
-    """The activations of the last layer, and what backward needs of each."""
+    """The activations of the last layer, and the caches for the backward pass."""
     caches = []
     A = X
     for layer, activation in enumerate(activations, 1):
@@ -92,7 +91,7 @@ def model_backward(
 def update_parameters(
     parameters: dict[str, Array], grads: dict[str, Array], learning_rate: float
 ) -> dict[str, Array]:
-    """Every parameter less its gradient times the learning rate."""
+    """Every parameter minus the learning rate times its gradient."""
     return {name: value - learning_rate * grads["d" + name] for name, value in parameters.items()}
 
 

@@ -23,11 +23,11 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 INSTALL = "pip install 'jax[cuda13]' (CUDA 13 drivers) or 'jax[cuda12]'"
 
-# What XLA calls the arithmetic of products with less than the arrays' precision; "highest" is that.
-# Its own choice on a GPU would be TF32 for float32.
+# XLA's names for products in less than the arrays' precision, which is "highest". Its default for
+# float32 on a GPU would be TF32.
 PRODUCTS = {"tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 
-State = Any  # the weights, and what the optimizer remembers
+State = Any  # the weights and the optimizer's moments
 
 
 def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
@@ -35,7 +35,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     if on_gpu(name):
         try:
             jax.config.update("jax_default_device", jax.devices("cuda")[job.gpu])
-        except Exception as error:  # without its plugin JAX ends in one or another
+        except Exception as error:  # without its plugin JAX raises one or another
             reason = f"{type(error).__name__}: {error}".splitlines()[0].strip(": ")
             raise Unfit(f"JAX has no CUDA device here ({reason}): {INSTALL}") from None
         products = PRODUCTS.get(job.precision or "", "highest")
@@ -50,7 +50,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
 
 
 def gpu_name(job: Job) -> str:
-    """Of the GPU that the job runs on."""
+    """The name of the job's GPU."""
     return str(jax.devices("cuda")[job.gpu].device_kind)
 
 
@@ -80,7 +80,7 @@ class FullBatch:
 
 
 class MiniBatches(FullBatch):
-    """One call for each epoch, as the order is drawn by NumPy; the next is drawn meanwhile.
+    """One call for each epoch, because NumPy draws its order; the next is drawn meanwhile.
 
     shuffled : whether the examples are put into the epoch's order at once, or batch by batch
     """

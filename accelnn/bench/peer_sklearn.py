@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier as a peer, where its job is ours. Runs in the child."""
+"""scikit-learn's MLPClassifier as a peer, for jobs that it can do. Runs in the child."""
 
 import warnings
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
 
 
 class Classifier:
-    """MLPClassifier with our weights, and with all that would end it early switched off.
+    """MLPClassifier with our weights and without early stopping.
 
     Its `fit` goes on from the weights, but with a new optimizer: momentum and Adam have to be
     trained in one go.
@@ -58,20 +58,20 @@ class Classifier:
             n_iter_no_change=np.inf,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one example is fewer than a batch
-            # it makes its arrays in no other way; their values are then ours
+            warnings.simplefilter("ignore")  # a warning that one example is fewer than a batch
+            # the only way to make it allocate its arrays, which then get our values
             self.model.partial_fit(job.X[:1], self.labels[:1], classes=self.classes)
         layers = list(layers_of(weights, job.layers))
         self.model.coefs_ = [np.ascontiguousarray(W.T) for W, _ in layers]
         self.model.intercepts_ = [b for _, b in layers]
         self.model.t_ = 0
-        del self.model._optimizer  # it has the arrays that were replaced
-        self.model.warm_start = True  # `fit` goes on from the weights that are there
+        del self.model._optimizer  # it holds the arrays that were replaced
+        self.model.warm_start = True  # `fit` continues from the current weights
 
     def train(self, epochs: int) -> None:
         before = self.model.t_
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has not converged in so many epochs
+            warnings.simplefilter("ignore")  # a warning that it has not converged
             if self._has_all_classes():
                 self.model.max_iter = epochs
                 self.model.fit(self.job.X, self.labels)

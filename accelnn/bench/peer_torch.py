@@ -1,12 +1,12 @@
 """PyTorch as a peer: eager, compiled, and given our sample-space algorithm; on a GPU also with the
 whole step captured as a CUDA graph. Runs in the child.
 
-The ways that are tried, as measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as
-[2, 4, 1] one thread beats two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with
-forward and loss compiled, 1100 with the whole step, so that is what "torch-compile" compiles.
+Measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as [2, 4, 1] one thread is faster
+than two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with forward and loss compiled,
+1100 with the whole step, so "torch-compile" compiles the whole step.
 
-On a GPU everything that a training needs lies there before it begins; of each epoch only the order
-of its mini-batches is sent there.
+On a GPU all data is uploaded before the training starts; during it only the order of the
+mini-batches of each epoch is.
 """
 
 import functools
@@ -38,7 +38,7 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "leaky_relu": lambda dA, A: torch.ops.aten.leaky_relu_backward(dA, A, 0.01, True),
 }
 
-# how PyTorch's optimizers may go over the parameters
+# the implementations of PyTorch's optimizers
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -78,7 +78,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
 
 
 def trainers_on_gpu(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
-    """Those on the job's GPU. Raises Unfit where PyTorch cannot use it."""
+    """The ways on the job's GPU. Raises Unfit if PyTorch cannot use it."""
     if torch.version.cuda is None:
         raise Unfit(f"this PyTorch, {torch.__version__}, is built without CUDA")
     if not torch.cuda.is_available():
@@ -95,7 +95,7 @@ def trainers_on_gpu(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
 
 
 def gpu_name(job: Job) -> str:
-    """Of the GPU that the job runs on."""
+    """The name of the job's GPU."""
     return str(torch.cuda.get_device_name(job.gpu))
 
 
@@ -103,14 +103,14 @@ def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, X (m, n_0); its products in the job's precision."""
     if job.precision != "bfloat16":
         return cost(job, layers, X, Y)
-    # As PyTorch's users do it. Without copies of the weights, for each is used once a step, and a
-    # graph must not hold old ones.
+    # As PyTorch's users do it. Without cached copies of the weights: each is used once a step, and
+    # a graph would keep old ones.
     with torch.autocast(X.device.type, torch.bfloat16, cache_enabled=False):
         return cost(job, layers, X, Y)
 
 
 def cost(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
-    """The same in whatever precision PyTorch is set to."""
+    """The cost without L2, in the precision that PyTorch is set to."""
     A = X
     for (W, b), activation in zip(layers, job.hidden, strict=False):
         A = ACTIVATIONS[activation](F.linear(A, W, b))
@@ -128,11 +128,11 @@ class Eager:
     def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
         self.job, self.device, self.threads, self.options = job, device, threads, options
         self.X = self.there(job.X)
-        # classes as indices are what cross_entropy is fastest with
+        # cross_entropy is fastest with classes as indices
         self.Y = self.there(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
 
     def there(self, array: Array) -> Tensor:
-        """The array as a tensor where the training runs."""
+        """The array as a tensor on the training's device."""
         return torch.from_numpy(array).to(self.device)
 
     def restart(self, weights: Array, seed: int) -> None:
@@ -146,7 +146,7 @@ class Eager:
     def _optimizer(self) -> Any:
         job = self.job
         groups = [
-            # the gradient of λ/(2m) Σ w², in the pass that updates
+            # the gradient of λ/(2m) Σ w², added by the optimizer
             {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
             {"params": [b for _, b in self.layers]},
         ]
@@ -168,7 +168,7 @@ class Eager:
         self.wait()
 
     def wait(self) -> None:
-        """Until all is done that was begun."""
+        """Wait until all launched work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -192,7 +192,7 @@ class Captured(Eager):
     """
 
     def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
-        # what Adam counts its steps by has to be on the GPU
+        # Adam's count of steps has to be on the GPU
         more = {"capturable": True} if job.optimizer == "adam" else {}
         super().__init__(job, device, threads, options | more)
         self.launches: dict[int, Callable[[], None]] = {}
@@ -209,7 +209,7 @@ class Captured(Eager):
                     parameter.copy_(torch.from_numpy(values))
             for state in self.optimizer.state.values():
                 for value in state.values():
-                    if isinstance(value, torch.Tensor):  # as they begin: moments and steps at 0
+                    if isinstance(value, torch.Tensor):  # moments and steps start at 0
                         value.zero_()
 
     def _capture(self) -> None:
@@ -241,7 +241,7 @@ class Captured(Eager):
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:
-    """What launches all that `function` does as one CUDA graph.
+    """A function that launches all work of `function` as one CUDA graph.
 
     Before the capture it runs on a side stream, as PyTorch wants it: so that everything is there
     that is made at the first call, such as the optimizer's state and cuBLAS's workspace.
@@ -264,7 +264,7 @@ class Compiled(Eager):
 
     def __init__(self, job: Job, device: Any, threads: int) -> None:
         super().__init__(job, device, threads, {})
-        # a mini-batch that is short, the last, is compiled for itself
+        # the last mini-batch, if smaller, is compiled separately
         self.compiled = torch.compile(functools.partial(step_of, job), dynamic=False)
 
     def restart(self, weights: Array, seed: int) -> None:

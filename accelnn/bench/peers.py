@@ -1,13 +1,13 @@
-"""Other packages given the very same trainings, each in a process of its own.
+"""Other packages on the same trainings, each in its own process.
 
-Same data, first weights, dtype, threads, epochs and mini-batches, and each in the best way its
-users would run it: where there are several ways, a short trial picks the fastest, and its name is
-kept. The packages are imported in the child only. Data is examples first here, X (m, n_0) and
-Y (m, n_L), both C-contiguous: the layout that all of these packages work on.
+They get the same data, first weights, dtype, threads, epochs and mini-batches, and run in the best
+way that their users would choose: if there are several, a short trial picks the fastest, which the
+record names. The packages are imported in the child only. X (m, n_0) and Y (m, n_L) hold examples
+first, both C-contiguous: the layout of all of these packages.
 
-A package is one entry of PEERS: a module whose `trainers(name, job)` gives, by name, the ways in
-which it can do a job (`Trainer`), and whose `gpu_name(job)`, where it runs on one, tells which that
-is. `Peer` is the parent's end of the process.
+A package is one entry of PEERS: a module whose `trainers(name, job)` returns, by name, the ways in
+which it can do a job (`Trainer`), and whose `gpu_name(job)` returns the name of the GPU, for those
+that run on one. `Peer` is the parent's end of the process.
 """
 
 import contextlib
@@ -30,13 +30,12 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 
 from accelnn.backend import Array
-
-INSTALL = "pip install 'accelnn[peers]'"
+from accelnn.install import install_command
 
 # Ends the name of a peer that trains in float32 where the others train in float64.
 FLOAT32 = "-float32"
 
-# Seconds until a peer that does not answer is ended: compiling takes the longest of all.
+# Seconds after which a peer that does not answer is ended: compiling takes longest
 TIMEOUT = 600.0
 
 # Seconds for which each way of running a job is tried
@@ -44,11 +43,11 @@ TRIAL = 0.5
 
 
 class Unfit(Exception):
-    """This peer cannot do this job here; the message says why."""
+    """A peer cannot do a job here; the message says why."""
 
 
 class PeerError(Exception):
-    """A peer's process crashed, hung or raised; the message says what is known."""
+    """A peer's process crashed, hung or raised an error; the message says which."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,12 @@ class Job:
     layers, hidden, output, l2 : as in Network
     optimizer : "sgd" | "momentum" (β = 0.9) | "adam" (β = 0.9 and 0.999, ε = 1e-8)
     batch_size : None is full batch
-    threads : that the peer may use
+    threads : for the peer to use
     weights : the first ones as one vector, as Parameters.flat
-    seed : of the mini-batches' order, which is ours: accelnn.batches
+    seed : of the mini-batches' order, which is that of accelnn.batches
     X : (m, n_0), Y : (m, n_L), C-contiguous, of the job's dtype
-    precision : of the matrix products, "tf32" | "bfloat16" with sums in float32; else the dtype's
-    gpu : index among the visible ones, for those that run on one
+    precision : of the matrix products, "tf32" | "bfloat16" with sums in float32; None is the dtype
+    gpu : index of the GPU, for peers that run on one
     """
 
     layers: tuple[int, ...]
@@ -83,16 +82,16 @@ class Job:
 
     @property
     def m(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return len(self.X)
 
     @property
     def decay(self) -> float:
-        """λ/m, m being the examples of a step (the short last one aside): dW gets decay * W."""
+        """λ/m with the examples m of a full step: decay * W is added to dW."""
         return self.l2 / (self.batch_size or self.m)
 
     def first_step(self) -> "Job":
-        """The same on its first mini-batch alone: an epoch of it is a single step."""
+        """The job on its first mini-batch alone, where an epoch is a single step."""
         return replace(self, X=self.X[: self.batch_size], Y=self.Y[: self.batch_size])
 
 
@@ -100,22 +99,22 @@ class Trainer(Protocol):
     """One way in which a package does a job."""
 
     def restart(self, weights: Array, seed: int) -> None:
-        """Begin anew from these weights (flat), with a new optimizer and order of mini-batches."""
+        """Start again from these weights (flat), with a new optimizer and order of batches."""
 
     def train(self, epochs: int) -> None:
-        """Train on; the weights are ready when this returns."""
+        """Continue training; the weights are ready when this returns."""
 
     def weights(self) -> Array:
-        """The present ones as one vector."""
+        """The current weights as one vector."""
 
 
 class PeerKind(NamedTuple):
     """A way of training by another package.
 
-    module : gives the trainers
-    package : what it needs, by the name it is imported by
-    compiles : whether what its first run takes beyond the second is compiling
-    gpu : whether it runs there, and not on the CPU
+    module : with its trainers
+    package : that it needs, by import name
+    compiles : whether the time of its first run beyond the second is compiling
+    gpu : whether it runs on the GPU instead of the CPU
     """
 
     module: str
@@ -145,7 +144,7 @@ def on_gpu(implementation: str) -> bool:
 
 
 def versions(implementations: Iterable[str]) -> dict[str, str]:
-    """Of the packages behind those of these that are peers, where they are installed."""
+    """The versions of the installed packages behind the peers among these implementations."""
     found = {}
     for name in implementations:
         kind = PEERS.get(name.removesuffix(FLOAT32))
@@ -178,18 +177,18 @@ class Peer:
     """A peer's process, ready to train: started, compiled, warmed up.
 
     variant : the way of running that the trial picked
-    compile_seconds : until it was compiled; None where nothing is
+    compile_seconds : to compile it; None if it compiles nothing
     device : the GPU's name; None on the CPU
 
-    Raises Unfit where the package is not installed or its job is another one, and PeerError
-    where it fails. To be closed at the end; it ends by itself when this process ends.
+    Raises Unfit if the package is not installed or cannot do this job, and PeerError if it fails.
+    Must be closed; it also ends when this process ends.
     """
 
     def __init__(self, name: str, job: Job) -> None:
         self.name = name
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        # A session of its own: Ctrl-C in the terminal is for the parent, which then ends it. The
-        # pipe is its lifeline: when the parent dies, however it does, the child reads its end.
+        # In its own session Ctrl-C in the terminal reaches only the parent, which then ends it.
+        # If the parent dies, the child reads the end of the pipe.
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from accelnn.bench.peers import serve; serve()"],
             stdin=subprocess.PIPE,
@@ -212,15 +211,15 @@ class Peer:
         return self._ask("first_step")
 
     def restart(self, weights: Array, seed: int) -> None:
-        """Begin anew from these weights, with a new optimizer and order of mini-batches."""
+        """Start again from these weights, with a new optimizer and order of mini-batches."""
         self._ask("restart", weights, seed)
 
     def train(self, epochs: int) -> float:
-        """Train on; the seconds that it took, measured in the child."""
+        """Continue training; return the seconds it took, measured in the child."""
         return float(self._ask("train", epochs))
 
     def weights(self) -> Array:
-        """The present ones as one vector."""
+        """The current weights as one vector."""
         return self._ask("weights")
 
     def close(self) -> None:
@@ -237,7 +236,7 @@ class Peer:
                 pipe.close()
 
     def _ask(self, *request: Any) -> Any:
-        """What the child answers; ends it where it does not within TIMEOUT."""
+        """The child's answer; the child is ended if there is none within TIMEOUT."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         late = threading.Event()
@@ -275,16 +274,16 @@ class Peer:
 
 
 def _environment(name: str, threads: int) -> dict[str, str]:
-    """What holds a child to this many threads, and to the CPU or to the GPU."""
+    """Variables that limit a child to these threads, and to the CPU or the GPU."""
     count = str(threads)
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
     if on_gpu(name):
-        # JAX would take three quarters of the GPU's memory at once, of which we hold a part
+        # by default JAX would take three quarters of the GPU's memory, of which we hold a part
         return limits | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     limits |= {
         "NPROC": count,  # XLA's pool of threads
         "JAX_PLATFORMS": "cpu",
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compilers that goes on beside ours
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compilers that keeps running
     }
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
@@ -300,15 +299,15 @@ class Service:
     """What a child does on request."""
 
     def prepare(self, name: str, job: Job) -> tuple[str, float | None, str | None]:
-        """Compile, warm up and choose; which way of running won, its seconds of compiling, and
-        the GPU's name."""
+        """Compile, warm up and choose; return the fastest way of running, the seconds to compile
+        it, and the GPU's name."""
         kind = PEERS[name]
         try:
             module = importlib.import_module(kind.module)
         except ModuleNotFoundError as error:
             if error.name != kind.package:
                 raise
-            raise Unfit(f"{kind.package} is not installed: {INSTALL}") from None
+            raise Unfit(f"{kind.package} is not installed: {install_command('peers')}") from None
         self.name, self.job = name, job
         self.trainers: Callable[[str, Job], dict[str, Callable[[], Trainer]]] = module.trainers
         ready, compiling, failed = {}, {}, []
@@ -319,7 +318,7 @@ class Service:
                 first, second = seconds_of(trainer, 1), seconds_of(trainer, 1)
             except Unfit:
                 raise
-            except Exception as error:  # an older release may lack one way, and have the others
+            except Exception as error:  # an older release may lack one of the ways
                 failed.append(error)
                 continue
             ready[variant], compiling[variant] = trainer, max(0.0, first - second)
@@ -328,40 +327,40 @@ class Service:
         self.variant = fastest(ready) if len(ready) > 1 else next(iter(ready))
         self.trainer: Trainer = ready[self.variant]
         self.restart(job.weights, job.seed)
-        # the most that one way took: what they share is compiled for the first of them
+        # the largest, because code that they share is compiled with the first
         compile_seconds = max(compiling.values()) if kind.compiles else None
         return self.variant, compile_seconds, module.gpu_name(job) if kind.gpu else None
 
     def first_step(self) -> Array:
-        """The weights after one step on the first mini-batch, by the way that was chosen."""
+        """The weights after one step on the first mini-batch, in the chosen way."""
         trainer = self.trainers(self.name, self.job.first_step())[self.variant]()
         trainer.restart(self.job.weights, self.job.seed)
         trainer.train(1)
         return trainer.weights()
 
     def restart(self, weights: Array, seed: int) -> None:
-        """Begin anew."""
+        """Start again."""
         self.trainer.restart(weights, seed)
 
     def train(self, epochs: int) -> float:
-        """Train on; the seconds it took."""
+        """Continue training; return the seconds it took."""
         return seconds_of(self.trainer, epochs)
 
     def weights(self) -> Array:
-        """The present weights."""
+        """The current weights."""
         return self.trainer.weights()
 
 
 def seconds_of(trainer: Trainer, epochs: int) -> float:
-    """Train; the seconds it took."""
+    """Train; return the seconds it took."""
     start = time.perf_counter()
     trainer.train(epochs)
     return time.perf_counter() - start
 
 
 def fastest(trainers: dict[str, Trainer]) -> str:
-    """The name of the quickest, of three short measurements each, in turn."""
-    # as many epochs as the quickest does in a third of the time: set-up must not decide alone
+    """The name of the fastest in three short measurements of each, in turn."""
+    # as many epochs as the fastest does in a third of the time, so that set-up counts little
     epoch = min(seconds_of(trainer, 3) / 3 for trainer in trainers.values())
     epochs = max(1, int(TRIAL / 3 / epoch))
     seconds = dict.fromkeys(trainers, float("inf"))
@@ -374,9 +373,9 @@ def fastest(trainers: dict[str, Trainer]) -> str:
 def serve() -> None:
     """Answer the parent's requests on standard input until it ends."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a package prints must not get between the answers
+    os.dup2(2, 1)  # output of a package must not mix with the answers
     service = Service()
-    # A thread reads, so that the end of the parent is noticed in the midst of a training too.
+    # A thread reads, so that the end of the parent is noticed during a training too.
     arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:

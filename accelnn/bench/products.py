@@ -1,5 +1,5 @@
-"""The matrix products of a training and nothing else: what is left of its time is all that a
-faster implementation can win, unless it has faster products."""
+"""The matrix products of a training and nothing else. Only the rest of a training's time can be
+saved without a faster matrix product."""
 
 import time
 
@@ -12,10 +12,11 @@ from accelnn.network import Network, Parameters
 
 
 class Products:
-    """The 3L - 1 products of every step, by NumPy into arrays allocated before, in the layout
-    that is faster. Measures in seconds of an epoch.
+    """The 3L - 1 products of every step, by NumPy into preallocated arrays, in the faster layout.
+    Measures the seconds of an epoch.
 
-    Z[l] = W[l] A[l-1], dW[l] = dZ[l] A[l-1]ᵀ and, but for the first layer, dA[l-1] = W[l]ᵀ dZ[l].
+    Z[l] = W[l] A[l-1], dW[l] = dZ[l] A[l-1]ᵀ and, in all but the first layer,
+    dA[l-1] = W[l]ᵀ dZ[l].
     """
 
     run_share = 1.0
@@ -27,7 +28,7 @@ class Products:
         self.batches = [X[:, start : start + size] for start in range(0, X.shape[1], size)]
         self.weights = [W for W, _ in weights]
         random = np.random.default_rng(0)
-        # by layout and by the size of the batch, for the last may be short
+        # by layout and by batch size: the last batch may be smaller
         self.work: dict[str, dict[int, tuple[list[Array], ...]]] = {
             layout: {m: self._arrays(m, layout, random) for m in (size, X.shape[1] % size) if m}
             for layout in "CF"
@@ -68,7 +69,7 @@ class Products:
         self._step(self.batches[0], self.layout)
 
     def error(self) -> float:
-        """The largest error of any of them, relative to its largest element."""
+        """The largest error of any product, relative to its largest element."""
         X = self.batches[0].astype(np.float64)
         A, dZ, Z, dA, dW = self.work[self.layout][X.shape[1]]
         before, weights = [X, *A], [W.astype(np.float64) for W in self.weights]
@@ -84,11 +85,11 @@ class Products:
         return sum(self._epoch(self.layout) for _ in range(self.epochs)) / self.epochs
 
     def finish(self, record: Record) -> None:
-        """Enter that all was measured, and in which layout."""
+        """Enter the layout; all epochs were measured."""
         assert isinstance(record, TrainingRecord)
         record.device = backend.NumpyBackend().device_name()
         record.epochs_measured = self.epochs
         record.solver = {"C": "examples last", "F": "examples first"}[self.layout]
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""

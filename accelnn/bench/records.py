@@ -1,4 +1,5 @@
-"""A benchmark's results as data: one `Record` per case, size and implementation; JSON."""
+"""The benchmark's results as data, written as JSON: a `Record` for each case, size and
+implementation."""
 
 import json
 import math
@@ -15,18 +16,20 @@ SCHEMA = 1
 
 @dataclass
 class Record:
-    """What was measured of one implementation of one case at one size.
+    """The measurement of one implementation of one case at one size.
 
     status : "ok" | "wrong" (not timed: the result differs from the reference) | "skipped" |
-        "failed"; `reason` says why, and of an "ok" row what has to be known beside its figures
-    seconds, seconds_min, seconds_max : median, least and most of `repeats` measurements; of what
-        ran on our GPU by its own events, on arrays that lie there
-    compile_seconds : what the first call took beyond the others: in no other figure
-    transfer_seconds : to move the inputs to the device and the result back, of a training X and Y
-        there: in no other figure but the next
+        "failed"
+    reason : why it is not "ok", or a remark on the figures of an "ok" record
+    seconds, seconds_min, seconds_max : median, minimum and maximum of `repeats` measurements; on
+        our GPU by CUDA events, with the arrays in its memory
+    compile_seconds : the time of the first call beyond that of the others; in no other figure
+    transfer_seconds : to move the inputs to the device and the result back (of a training X and Y
+        to the device); otherwise only in end_to_end_seconds
     end_to_end_seconds : of an operation on a GPU, from inputs on the host to the result on it
+    gb_per_s, gflop_per_s : None for a training in sample space, which does fewer operations
     share_of_limit : of the machine's measured stream or matrix-product rate (in the same
-        precision); None where the data fits the cache, for which the stream rate is no limit
+        precision); None if the data fits the cache, where the stream rate is no limit
     max_rel_error : max |result - reference| / max |reference|, the reference in float64
     """
 
@@ -56,14 +59,14 @@ class Record:
 class TrainingRecord(Record):
     """A record of a whole training.
 
-    solver : what ran: our solver, or the way of running that was a peer's fastest
-    precision : that of the matrix products: "float64" | "float32" | "tf32" | "bfloat16"
-    epochs, epochs_measured : of the whole training, and how many of them were run; where they
-        differ, the seconds are scaled to the whole and nothing is told of its outcome
+    solver : our solver, or the fastest of a peer's ways of running
+    precision : of the matrix products: "float64" | "float32" | "tf32" | "bfloat16"
+    epochs, epochs_measured : of the whole training, and how many of them were run; if these
+        differ, the seconds are scaled to the whole, and costs and accuracies are None
     optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
-    data : "real" | "stand-in" | "drawn", where only its shape matters
+    data : "real" | "stand-in" | "drawn" (for trainings where only the shape matters)
     """
 
     solver: str | None = None
@@ -79,14 +82,19 @@ class TrainingRecord(Record):
     test_accuracy: float | None = None
     data: str | None = None
 
+    @property
+    def in_sample_space(self) -> bool:
+        """Whether it skipped the products with X, which a rate would count."""
+        return "gram" in f"{self.implementation} {self.solver}"
+
 
 @dataclass(frozen=True)
 class Crossing:
-    """The size from which on the GPU wins, interpolated between the sizes measured.
+    """The size from which the GPU is faster, interpolated between the sizes measured.
 
-    bound : "<" where it wins at all of them, of which `size` is the smallest; ">" where it does
-        not win at the largest, which `size` is then; else "="
-    against : who is fastest on the CPU there
+    bound : "<" if it is faster at all of them, and `size` is the smallest; ">" if it is not
+        faster at the largest, which `size` then is; else "="
+    against : the fastest implementation on the CPU at that size
     """
 
     size: int
@@ -96,10 +104,10 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Where the GPU begins to win an operation.
+    """The size from which the GPU is faster at an operation.
 
     smallest, largest : sizes that were measured
-    resident, end_to_end : with the arrays on the device; with their way there and back
+    resident, end_to_end : with the arrays on the device; with the transfers there and back
     """
 
     case: str
@@ -112,13 +120,19 @@ class Crossover:
 
 @dataclass
 class Report:
-    """All that one run of the benchmark found; `crossovers` is there where a GPU was measured."""
+    """All that one run of the benchmark measured.
+
+    crossovers : if a GPU was measured
+    warm_up_seconds : by dtype, until accelnn's compiled solvers were ready: half a minute when
+        they had to be compiled, about a second when they were loaded
+    """
 
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
-    limits: Mapping[str, Any]
+    limits: dict[str, dict[str, float]]
     records: list[Record] = field(default_factory=list)
     crossovers: list[Crossover] = field(default_factory=list)
+    warm_up_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
@@ -135,13 +149,13 @@ def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> Non
 
 
 def write_whole(text: str, path: Path) -> None:
-    """Write all or nothing: the file is never seen half-written."""
+    """Write the file at once: a reader never sees half of it."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text)
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for every number in it that is not finite, as JSON wants it."""
+    """`value` with None for every number that is not finite, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Tables of a benchmark's records, for people: rich in a terminal, plain text in a pipe."""
+"""Tables of a benchmark's records: fitted to a terminal, complete and plain in a pipe."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby
@@ -6,12 +6,13 @@ from typing import IO
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from accelnn.bench.records import Crossing, Crossover, Record, Report, TrainingRecord
 from accelnn.gpus import Gpu
 
-# heading: what it shows of a record, given all records of the same case and size
+# heading: a function of a record, and of all records of the same case and size
 Columns = dict[str, Callable[[Record, list[Record]], str]]
 
 COMMON: Columns = {
@@ -33,7 +34,7 @@ OPERATION: Columns = {
     "n": lambda r, _: f"{r.size['n']:,}",
     **COMMON,
 }
-# whatever stands before the columns that tell of the outcome
+# the columns of both tables of trainings up to the times
 _OF_TRAININGS: Columns = {
     **{heading: COMMON[heading] for heading in ("implementation", "threads")},
     "dtype": lambda r, group: _dtype(r, group),
@@ -47,8 +48,8 @@ TRAINING: Columns = {
     "× torch": lambda r, group: _times(r, group, "torch"),
     **{heading: COMMON[heading] for heading in ("error", "compile", "transfer")},
     "final cost": lambda r, _: _text(getattr(r, "final_cost", None), ".6f"),
-    "train": lambda r, _: _percent(getattr(r, "train_accuracy", None)),
-    "test": lambda r, _: _percent(getattr(r, "test_accuracy", None)),
+    "train acc.": lambda r, _: _percent(getattr(r, "train_accuracy", None)),
+    "test acc.": lambda r, _: _percent(getattr(r, "test_accuracy", None)),
 }
 MINI_BATCH: Columns = {
     "training": lambda r, _: r.case,
@@ -58,18 +59,52 @@ MINI_BATCH: Columns = {
     "of limit": COMMON["of limit"],
     "× numpy": COMMON["× numpy"],
     **{heading: TRAINING[heading] for heading in ("× torch", "error", "compile", "transfer")},
-    **{heading: TRAINING[heading] for heading in ("final cost", "train", "test")},
+    **{heading: TRAINING[heading] for heading in ("final cost", "train acc.", "test acc.")},
 }
 LEFT = (
     *("case", "recipe", "training", "operation", "implementation", "solver", "dtype"),
     *("picked", "against"),
 )
-# left out, one after the other, until the table fits the terminal
+# left out in this order until a table fits the terminal
 EXPENDABLE = (
-    *("spread", "error", "compile", "transfer", "threads", "rate", "of limit", "dtype"),
-    *("solver", "× python", "train", "final cost", "× numpy", "test", "products", "end to end"),
+    *("spread", "error", "compile", "transfer", "threads", "rate", "dtype", "train acc."),
+    *("final cost", "solver", "of limit", "test acc.", "× python", "× numpy", "products"),
+    "end to end",
 )
-PIPE_WIDTH = 1000  # where the output is no terminal: no line is broken
+# What the names in the tables mean
+CASES = {
+    "dot": "a · b",
+    "outer": "a bᵀ",
+    "elementwise": "a * b",
+    "gdot": "W x, a matrix times a vector",
+    "matmul": "A B",
+}
+IMPLEMENTATIONS = {
+    "python-lists": "the notes' loops over Python lists",
+    "python": "the notes' loops over NumPy arrays",
+    "numba": "the same loops, compiled",
+    "numba-parallel": "compiled, on all cores",
+    "notes": "the notes' NumPy expressions",
+    "numpy": "NumPy without needless copies",
+    "accelnn": 'accelnn.fit with solver="auto"',
+    "cupy": "CuPy, on the GPU",
+    "accelnn-cupy": 'accelnn.fit with solver="auto", on the GPU',
+    "products": "the matrix products of the training alone",
+    "torch-gram": "PyTorch in sample space",
+}
+HEADINGS = {
+    "end to end": "with the transfers to the GPU and back",
+    "spread": "fastest and slowest measurement against the median",
+    "of limit": "share of the limits measured above",
+    "× python": "times as fast as the Python loops",
+    "× numpy": "times as fast as NumPy",
+    "× torch": "times as fast as PyTorch",
+    "error": "relative, against a float64 reference",
+    "step": "one update of the weights",
+    "products": "share of the time that the matrix products alone take",
+}
+PROCESSORS = {"numpy": "CPU", "cupy": "GPU"}
+PIPE_WIDTH = 1000  # no line is broken if the output is no terminal
 
 
 def console(file: IO[str]) -> Console:
@@ -80,7 +115,7 @@ def console(file: IO[str]) -> Console:
 
 
 def show(report: Report, to: Console) -> None:
-    """Print the machine, a table of the operations and one of the trainings, and what failed."""
+    """Print the machine and its limits, the tables, and the remarks on them."""
     machine = report.machine
     to.print(
         f"{machine['processor']}, {machine['cores']} cores, "
@@ -91,21 +126,27 @@ def show(report: Report, to: Console) -> None:
         to.print(str(Gpu(**machine["gpu"])))
     to.print(", ".join(f"{name} {version}" for name, version in report.versions.items()))
     for backend, limits in report.limits.items():
-        to.print(f"Limits measured on {backend}: {', '.join(_limits(backend, limits))}")
+        found = ", ".join(_limits(backend, limits))
+        to.print(f"Measured limits of the {PROCESSORS[backend]}: {found}")
+    for dtype, seconds in report.warm_up_seconds.items():
+        to.print(f"accelnn.warm_up({dtype!r}) compiled or loaded its solvers in {seconds:.1f} s")
     trainings = [r for r in report.records if isinstance(r, TrainingRecord)]
     growing = [r for r in trainings if "along" in r.size]
     trainings = [r for r in trainings if "along" not in r.size]
     operations = [r for r in report.records if not isinstance(r, TrainingRecord)]
     tables: list[tuple[str, Sequence[Record], Columns]] = [
-        ("Operations", operations, OPERATION),
+        ("Operations on vectors of n or matrices of n × n numbers", operations, OPERATION),
         ("Trainings", [r for r in trainings if not r.batch_size], TRAINING),
-        ("Mini-batches", [r for r in trainings if r.batch_size], MINI_BATCH),
+        ("Trainings in mini-batches", [r for r in trainings if r.batch_size], MINI_BATCH),
     ]
+    names: list[str] = []
     for title, records, columns in tables:
         shown = [record for record in records if record.status != "skipped"]
         if shown:
             to.print()
-            to.print(_table(title, shown, columns, to))
+            headings = _print_table(title, shown, columns, to)
+            names += [*(r.case for r in shown), *(r.implementation for r in shown), *headings]
+    _print_legend(names, to)
     _show_crossovers(report.crossovers, to)
     _show_gains(trainings, to)
     _show_gains_on_gpu(trainings, to)
@@ -115,7 +156,7 @@ def show(report: Report, to: Console) -> None:
 
 
 def _show_gains(trainings: Sequence[TrainingRecord], to: Console) -> None:
-    """Over PyTorch, what the algorithm gains and what its implementation does, apart."""
+    """Over PyTorch; the gain of the algorithm and that of its implementation apart."""
     lines = []
     for case, records in groupby(trainings, key=lambda r: r.case):
         seconds = {r.implementation: r.seconds for r in records if r.seconds}
@@ -154,7 +195,7 @@ def _show_gains_on_gpu(trainings: Sequence[TrainingRecord], to: Console) -> None
 
 
 def _show_crossovers(crossovers: Sequence[Crossover], to: Console) -> None:
-    """One line for each operation: from which n on the GPU wins."""
+    """One line for each operation: the n from which the GPU wins."""
     if not crossovers:
         return
     cells = {
@@ -165,18 +206,18 @@ def _show_crossovers(crossovers: Sequence[Crossover], to: Console) -> None:
         "end to end": [_size(found.end_to_end) for found in crossovers],
         "measured": [f"{found.smallest:,} to {found.largest:,}" for found in crossovers],
     }
-    title = "From which n on the GPU wins, against the fastest on the CPU"
+    title = "The n from which the GPU is faster than the fastest on the CPU"
     to.print()
-    to.print(_fitting(title, cells, set(), ("dtype", "against"), to))
+    _print_fitting(title, cells, set(), ("dtype", "against"), to)
     to.print(
-        "  resident: the arrays lie on the GPU; end to end: they come from the host, and the "
-        "result goes back",
+        "  resident: with the arrays on the GPU; end to end: with the transfers of the inputs to "
+        "the GPU and of the result back",
         soft_wrap=True,
     )
 
 
 def _size(crossing: Crossing) -> str:
-    """The n that was found, to two digits where it lies between those that were measured."""
+    """The n that was found, to two digits if it lies between two that were measured."""
     if crossing.bound != "=":
         return f"{crossing.bound} {crossing.size:,}"
     return f"{float(f'{crossing.size:.1e}'):,.0f}"
@@ -213,7 +254,7 @@ def _show_growth(records: Sequence[TrainingRecord], to: Console) -> None:
         ratio = seconds[best] / auto.seconds if auto and auto.seconds and best else None
         cells["best/auto"].append(_text(ratio, ".2f"))
     to.print()
-    to.print(_fitting(title, cells, set(), ("auto",), to))
+    _print_fitting(title, cells, set(), ("auto",), to)
     reigns = [
         (name, [value for _, value in group]) for name, group in groupby(fastest, lambda f: f[0])
     ]
@@ -222,46 +263,72 @@ def _show_growth(records: Sequence[TrainingRecord], to: Console) -> None:
         for name, values in reigns
     ]
     if said:
-        rest = "; ~ the rest is added at the rate of the epochs that were run"
+        rest = "; ~ in part measured, the rest added at the rate of those epochs"
         scaled = rest if any(map(_is_scaled, records)) else ""
         to.print(f"  * fastest: {', '.join(said)}{scaled}", soft_wrap=True)
 
 
-def _table(title: str, records: Sequence[Record], columns: Columns, to: Console) -> Table:
-    """All columns in which something stands; fewer where the terminal is too narrow."""
+def _print_table(title: str, records: Sequence[Record], columns: Columns, to: Console) -> list[str]:
+    """Print a table of all columns that are not empty, or of fewer in a narrow terminal; return
+    the headings that are shown."""
     groups = [list(group) for _, group in groupby(records, key=lambda r: (r.case, r.size))]
     cells = {}
     for heading, show in columns.items():
         texts = [show(record, group) for group in groups for record in group]
         if any(texts):
             cells[heading] = texts
-    return _fitting(title, cells, set(accumulate(map(len, groups))), EXPENDABLE, to)
+    return _print_fitting(title, cells, set(accumulate(map(len, groups))), EXPENDABLE, to)
 
 
-def _fitting(
+def _print_legend(names: Sequence[str], to: Console) -> None:
+    """Print the meaning of the cases, implementations and headings that the tables show."""
+    for legend in (CASES, IMPLEMENTATIONS, HEADINGS):
+        known = [f"{name}: {legend[name]}" for name in legend if name in names]
+        if known:
+            to.print(f"\n{'; '.join(known)}")
+
+
+def _print_fitting(
     title: str,
     cells: dict[str, list[str]],
     ends: set[int],
     expendables: Sequence[str],
     to: Console,
-) -> Table:
-    """A table of the columns `cells`, without as many expendable ones as it takes to fit."""
+) -> list[str]:
+    """Print a table without as many expendable columns as it takes to fit, and the names of
+    those; return the headings that are shown."""
+    left_out = []
     for expendable, padding in [("", 1), *((name, 1) for name in expendables), ("", 0)]:
-        cells.pop(expendable, None)
-        table = Table(
-            title=title,
-            title_justify="left",
-            box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
-            padding=(0, padding),
-        )
-        for heading in cells:
-            table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
-        for row, line in enumerate(zip(*cells.values(), strict=True), 1):
-            bad = "WRONG" in line or "FAILED" in line
-            table.add_row(*line, style="bold red" if bad else "", end_section=row in ends)
+        if cells.pop(expendable, None):
+            left_out.append(expendable)
+        table = _table(title, cells, ends, padding, to)
         wanted = to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum
         if wanted <= to.width:
             break
+    to.print(table)
+    if left_out:
+        names = ", ".join(left_out)
+        text = f"Not shown at this width: {names}; a wider terminal or --json shows them."
+        to.print(Padding(text, (0, 0, 0, 1), expand=False))
+    return list(cells)
+
+
+def _table(
+    title: str, cells: dict[str, list[str]], ends: set[int], padding: int, to: Console
+) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2,
+        padding=(0, padding),
+        collapse_padding=to.is_terminal,
+        pad_edge=not to.is_terminal,
+    )
+    for heading in cells:
+        table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=True)
+    for row, line in enumerate(zip(*cells.values(), strict=True), 1):
+        bad = "WRONG" in line or "FAILED" in line
+        table.add_row(*line, style="bold red" if bad else "", end_section=row in ends)
     return table
 
 
@@ -280,10 +347,9 @@ def _is_scaled(record: Record) -> bool:
 
 
 def _dtype(record: Record, group: list[Record]) -> str:
-    """And the precision of the products, where that is another; nothing where all are alike."""
-    told = {_precision(other) for other in group}
-    own = _precision(record)
-    return own if len(told) > 1 or own != record.dtype else ""
+    """The precision of the products; empty if it is the dtype in the whole group."""
+    own, precisions = _precision(record), {_precision(other) for other in group}
+    return own if len(precisions) > 1 or own != record.dtype else ""
 
 
 def _precision(record: Record) -> str:
@@ -293,17 +359,17 @@ def _precision(record: Record) -> str:
 def _limits(backend: str, limits: Mapping[str, float]) -> list[str]:
     """Each of them, in words."""
     what = "copying memory" if backend == "cupy" else "memory"
-    told = [f"{what} {_figure(limits['stream_gb_per_s'])} GB/s"]
+    found = [f"{what} {_figure(limits['stream_gb_per_s'])} GB/s"]
     for name, rate in limits.items():
         if name.startswith("matmul_"):
             precision = name.removeprefix("matmul_").removesuffix("gflop_per_s").strip("_")
             product = f"matrix product in {precision}" if precision else "matrix product"
-            told.append(f"{product} {_flops(rate)}")
-    return told
+            found.append(f"{product} {_flops(rate)}")
+    return found
 
 
 def _solver(record: Record) -> str:
-    """What ran, where that is not said already."""
+    """The solver or way of running, unless it is the implementation's name."""
     solver = getattr(record, "solver", None)
     return "" if solver in (None, record.implementation) else str(solver)
 
@@ -314,7 +380,7 @@ def _step(record: Record) -> float | None:
 
 
 def _share_of_products(record: Record, group: list[Record]) -> str:
-    """How much of the time the matrix products alone would take."""
+    """The time of the matrix products alone as a share of the record's."""
     alone = next((r.seconds for r in group if r.implementation == "products"), None)
     if alone is None or record.seconds is None:
         return ""
@@ -334,31 +400,50 @@ def _flops(gflop_per_s: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """To three digits, and never with an exponent where it is large."""
+    """To three digits, without an exponent for large values."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _show_remarks(records: list[Record], to: Console) -> None:
-    """What the tables do not show: why rows are missing or wrong, what was scaled, what drifts."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
+    """Print why rows are missing or wrong, what was scaled, and what to know of the rest."""
+    remarks: dict[str, dict[str, list[str]]] = {}
+    scaled: dict[str, list[str]] = {}
     for record in records:
         grown = "along" in record.size and record.status in ("ok", "skipped")
-        if record.reason is not None and not grown:  # a growth's table says it all
-            who = record.implementation if record.status == "skipped" else _name(record)
-            status = "scaled" if record.status == "ok" and _is_scaled(record) else record.status
-            by_reason.setdefault((status, record.reason), []).append(who)
+        if record.reason is None or grown:  # the table of the growth shows it
+            continue
+        if record.status == "ok" and _is_scaled(record):
+            parts = scaled.setdefault(_name(record), [])
+            parts.append(f"{record.implementation} {record.reason}")
+        else:
+            skipped = record.status == "skipped"
+            row = record.implementation if skipped else f"{_name(record)} {record.implementation}"
+            remarks.setdefault(record.status, {}).setdefault(record.reason, []).append(row)
+    lines = [f"{case}: {', '.join(parts)}" for case, parts in scaled.items()]
+    _print_remarks("~ Scaled to the whole job from:", lines, to)
     for status, heading in (
-        ("scaled", "~ Scaled to the whole job; measured were:"),
-        ("ok", "To be known besides:"),
+        ("ok", "Notes:"),
         ("wrong", "WRONG, so not timed:"),
         ("failed", "FAILED:"),
         ("skipped", "Skipped:"),
     ):
-        remarks = [(reason, who) for (s, reason), who in by_reason.items() if s == status]
-        if remarks:
-            to.print(f"\n{heading}", style="bold red" if status in ("wrong", "failed") else "")
-        for reason, names in remarks:
-            to.print(f"  {', '.join(dict.fromkeys(names))}: {reason}", soft_wrap=True)
+        by_reason = remarks.get(status, {}).items()
+        lines = [f"{', '.join(dict.fromkeys(rows))}: {reason}" for reason, rows in by_reason]
+        _print_remarks(heading, lines, to, bad=status in ("wrong", "failed"))
+    in_sample_space = dict.fromkeys(
+        record.case
+        for record in records
+        if isinstance(record, TrainingRecord)
+        and record.implementation.startswith("accelnn")
+        and record.in_sample_space
+    )
+    if in_sample_space:
+        to.print(
+            f"\n{', '.join(in_sample_space)}: accelnn trains in sample space (solver gram), by "
+            "the same gradient descent on the inner products of the examples instead of on their "
+            "features. Part of its gain is this algorithm; it does fewer operations than the "
+            "others, and no rate is given."
+        )
     noisy = [r for r in records if r.seconds and (r.seconds_max or 0) > 1.5 * r.seconds]
     if noisy:
         to.print(
@@ -372,12 +457,19 @@ def _show_remarks(records: list[Record], to: Console) -> None:
         )
 
 
+def _print_remarks(heading: str, lines: Sequence[str], to: Console, bad: bool = False) -> None:
+    if lines:
+        to.print(f"\n{heading}", style="bold red" if bad else "")
+    for line in lines:
+        to.print(f"  {line}", soft_wrap=True)
+
+
 def _name(record: Record) -> str:
     size = ""
     for key in ("n", "value"):
         if key in record.size:
             size = f"({record.size[key]:,})"
-    return f"{record.case}{size} {record.implementation}"
+    return f"{record.case}{size}"
 
 
 def _times(record: Record, group: list[Record], baseline: str) -> str:
@@ -389,7 +481,9 @@ def _times(record: Record, group: list[Record], baseline: str) -> str:
 
 
 def _ratio(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"
+    if ratio < 99.5:
+        return f"{ratio:.2g}"
+    return f"{float(f'{ratio:.3g}'):,.0f}"
 
 
 def _spread(record: Record) -> str:
@@ -404,8 +498,10 @@ def _spread(record: Record) -> str:
 def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return ""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.3g} h"
     if seconds >= 1000:
-        return f"{seconds:,.0f} s"
+        return f"{float(f'{seconds:.3g}'):,.0f} s"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Run cases: check every implementation's result first, then time the right ones in turn."""
+"""Run a case: check the result of every implementation, then time the right ones in turn."""
 
 import functools
 import math
@@ -24,11 +24,11 @@ def run_case(
     Parameters
     ----------
     repeat : measurements of each implementation
-    seconds : that one implementation may take for all of them, about
-    progress : called with the name of each implementation when its turn begins
-    until : of time.monotonic(), when none is begun any more
+    seconds : for all measurements of one implementation, about
+    progress : called with the case and the implementation when its turn begins
+    until : value of time.monotonic() after which no implementation is started
 
-    What Ctrl-C interrupts is recorded as far as it was measured, before KeyboardInterrupt goes on.
+    After Ctrl-C the measurements made so far are recorded before KeyboardInterrupt is passed on.
     """
     mine = {name: case.record(name) for name in implementations}
     contestants: dict[str, Contestant] = {}
@@ -42,7 +42,7 @@ def run_case(
             if time.monotonic() > until:
                 record.reason = "the time was up before its turn"
                 continue
-            progress(name)
+            progress(f"{case} {name}")
             try:
                 contestant = contestants[name] = case.prepare(name, seconds, repeat)
                 start = time.perf_counter()
@@ -77,7 +77,7 @@ def run_case(
             record.status, record.reason = "ok", None
             set_times(record, times[name], contestant.scale)
             if name in COMPILED:
-                # the first run did one share of the job, and whatever was to be compiled
+                # the first run compiled, and then did a share of the job
                 run_seconds = min(times[name]) * contestant.run_share
                 record.compile_seconds = max(0.0, first_seconds[name] - run_seconds)
             try:
@@ -91,7 +91,7 @@ def run_case(
 
 
 def _measure(contestant: Contestant, record: Record) -> float:
-    """Measure once; who fails is out, and the others go on."""
+    """Measure once; an implementation that fails is not measured again."""
     if record.status == "failed":
         return math.nan
     try:

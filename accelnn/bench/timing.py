@@ -1,7 +1,7 @@
-"""Timing that can be compared: several implementations of one job, measured alternately.
+"""Comparable timings: the implementations of one job are measured alternately.
 
-A machine's speed drifts. Measuring each implementation in turn, round after round, lets the
-drift fall on all of them alike; the median is what counts, and the spread is told with it.
+A machine's speed drifts. Measuring each implementation in turn, round after round, spreads the
+drift over all of them; the median is reported, with the spread.
 """
 
 import time
@@ -11,18 +11,18 @@ from accelnn.backend import Backend
 
 SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the call
 
-# Seconds after a measurement of several threads. Those of BLAS and of OpenMP spin for up to 27 ms
-# after their work and take the cores from whoever comes next: measured one straight after the
-# other, an epoch in parallel loops took 22 ms instead of 10.6, a matrix product 20 instead of 11.4.
-# And after a long one the scheduler goes on to give its cores away: with 30 ms between them,
-# trainings of half a second took 370 to 554 ms, with 100 ms 335 to 391.
+# Seconds of rest after a measurement with several threads. Threads of BLAS and OpenMP spin for up
+# to 27 ms after their work and keep the cores from the next measurement: without a rest an epoch in
+# parallel loops took 22 ms instead of 10.6, a matrix product 20 ms instead of 11.4. A long
+# measurement needs a longer rest: with 30 ms after each, trainings of half a second took 370 to
+# 554 ms; with 100 ms they took 335 to 391.
 REST, LONG_REST = 0.03, 0.1
 
 
 def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float]:
-    """A function that measures the seconds of one `run`, repeated so often that it can be timed.
+    """A function that measures the seconds of one `run`, repeated until that can be timed.
 
-    Each measurement first runs once untimed: whoever had the caches before is out of them.
+    Each measurement starts with one untimed run, to warm the caches.
     """
     calls = 0
 
@@ -36,7 +36,7 @@ def stopwatch(run: Callable[[], object], backend: Backend) -> Callable[[], float
         calls = 1
         while True:
             seconds = seconds_of(calls)
-            if seconds < 50 * SHORTEST:  # one hiccup must not pass for a long run
+            if seconds < 50 * SHORTEST:  # one interruption must not pass for a long run
                 seconds = min(seconds, seconds_of(calls), seconds_of(calls))
             if seconds >= SHORTEST:
                 return calls
@@ -60,13 +60,13 @@ def alternate(
 ) -> None:
     """Measure each up to `repeat` times, in turn; one that has spent `seconds` is left out.
 
-    Every second round goes backwards, for whoever comes after a long neighbour is worse off.
+    Every second round runs backwards, because a measurement after a long one is slower.
 
     Parameters
     ----------
     measures : by name, a function that measures once and returns seconds
-    times : by name, receives the measurements: whatever interrupts this, those made are there
-    threaded : who runs on several threads, which are given a rest to end
+    times : by name, receives the measurements; an interrupt loses none
+    threaded : the names that use several threads, which need a rest to end
     """
     spent = dict.fromkeys(measures, 0.0)
     for round_number in range(repeat):

@@ -1,19 +1,18 @@
 """Whole trainings as cases: the notes' recipes, and mini-batches of a larger net on digits, each
-trained by loops, the notes' NumPy, this library and, where asked for, other packages.
+trained by loops, the notes' NumPy, this library and, on request, other packages.
 
-A measurement is a whole training from the first weights, of a short one the median of several.
-Where `repeat` of them would take too long, full-batch gradient descent, which has no memory but its
-weights, is run in equal parts: `repeat` measurements of one training, or of the part of it that the
-time allows. What has a set-up to pay (the solvers that "auto" picks from, "torch-gram"), an
-optimizer that remembers or an order of mini-batches always runs whole trainings, as many as the
-time allows and at least one.
+A measurement is a whole training from the first weights; for a short one, the median of several.
+If `repeat` of them would take too long, full-batch gradient descent, whose only state is its
+weights, is run in equal parts: `repeat` measurements of one training, or of as much of it as there
+is time for. Trainings with a set-up ("auto", "torch-gram"), with an optimizer that has moments, or
+in mini-batches always run whole, as often as there is time for and at least once.
 """
 
 import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -34,18 +33,31 @@ from accelnn.scores import accuracy
 from accelnn.solvers import jitted
 
 
+# Stand-in for accelnn.warm_up, which replaces it: `from accelnn import warm_up`
+def warm_up(*dtypes: str) -> float:
+    """Load or compile the compiled solvers; the seconds it took."""
+    return sum(map(jitted.load, dtypes))
+
+
+# Stand-in for Network.targets, which replaces it: `net.targets(Y, dtype)`
+def targets(net: Network, Y: Array, dtype: str) -> Array:
+    """Labels (m,) as the (n_L, m) array that the formulas need."""
+    if Y.ndim == 1:
+        Y = accelnn.one_hot(Y, net.layers[-1]) if net.layers[-1] > 1 else Y[None]
+    return Y.astype(dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class Training:
     """One training to be timed.
 
-    data, first_weights : of a dtype, and of a dtype and a seed
-    dtype : the only one that it is run in; None is whichever is asked for
-    precision : of the matrix products, as in `accelnn.fit`; None is the dtype's
-    examples : how many there are, where that is known before the data is drawn
-    for_gpu : whether it is too much for a CPU
+    data, first_weights : functions of a dtype, and of a dtype and a seed
+    dtype : the only one that it runs in; None for the dtype of the run
+    precision : of the matrix products, as in `accelnn.fit`; None for that of the dtype
+    examples : their number, if it is known before the data is drawn
+    for_gpu : whether it would take too long on a CPU
     seeds : measurement k draws its weights and orders its mini-batches by seeds[k]
-    band : how much higher than ours the final cost of another may be, relative to ours, before it
-        counts as wrong; by dtype
+    band : by dtype, the relative amount by which a final cost may exceed ours before it is wrong
     """
 
     net: Network
@@ -107,9 +119,9 @@ def _digits(
 
 
 def _large(precision: str, band: float) -> Training:
-    """100 steps that a GPU spends in its matrix products: 1.4e12 floating-point operations each.
+    """100 steps of 1.4e12 floating-point operations each, nearly all of them in matrix products.
 
-    The rate is one that nets of this width bear: the curvature grows with the width.
+    The learning rate is small because the curvature grows with the width of the net.
     """
     net = Network([4096, 4096, 4096, 10], output="softmax")
     return Training(
@@ -128,24 +140,23 @@ def _large(precision: str, band: float) -> Training:
     )
 
 
-@functools.lru_cache(maxsize=1)  # it has a quarter of a gigabyte
+@functools.lru_cache(maxsize=1)  # it takes a quarter of a gigabyte
 def _drawn(m: int) -> datasets.Dataset:
     """Random points in 4096 dimensions, float32; the class is the largest of ten projections."""
     random = np.random.default_rng(0)
     X = random.standard_normal((m + 1000, 4096), np.float32)
     labels = (X @ random.standard_normal((4096, 10), np.float32)).argmax(axis=1)
-    Y = np.eye(10, dtype=np.float32)[labels]
     classes = tuple(map(str, range(10)))
-    return datasets.Dataset(X[:m].T, Y[:m].T, X[m:].T, Y[m:].T, classes, "drawn")
+    return datasets.Dataset(X[:m].T, labels[:m], X[m:].T, labels[m:], classes, "drawn")
 
 
-# Gradient descent amplifies rounding. In float32 merely permuting the examples moves the final
-# cost of cat-2layer by 3e-3 and of cat-4layer by 0.14, relative to it: hence the band of the
-# latter. In float64 all of these are stable.
+# Gradient descent amplifies rounding. In float32 permuting the examples changes the final cost of
+# cat-2layer by 3e-3 and that of cat-4layer by 0.14, relatively, so the latter gets a wider band. In
+# float64 all of these trainings are stable.
 WIDE = (("float64", 1e-6), ("float32", 0.5))
 
-# The mini-batches run for about a second, and slowly enough that rounding does not decide where
-# they end.
+# The mini-batches run for about a second, at learning rates low enough that rounding does not
+# decide the final cost.
 TRAININGS = {
     "cat-logistic": _recipe("cat-logistic"),
     "cat-2layer": _recipe("cat-2layer", float32_peers=("torch", "jax")),
@@ -158,37 +169,37 @@ TRAININGS = {
     "minibatch-128-adam": _digits(128, "adam", 30, rate=1e-4),
     "minibatch-1024-sgd": _digits(1024, "sgd", 60),
     "minibatch-1024-adam": _digits(1024, "adam", 60, rate=1e-4),
-    # what a user of MLPClassifier would call a training: its accuracy over five seeds
+    # as a user of MLPClassifier would train it: its accuracy over five seeds
     "digits-mlp": _digits(128, "adam", 10, seeds=(1, 2, 3, 4, 5)),
-    # by the precision of the products; the factors of bfloat16 have 8 bits
+    # one for each precision of the products; bfloat16 has 8 significant bits
     "minibatch-4096-8192": _large("float32", band=0.01),
     "minibatch-4096-8192-tf32": _large("tf32", band=0.01),
     "minibatch-4096-8192-bfloat16": _large("bfloat16", band=0.05),
 }
 
-# How far one step may be from the float64 reference's, relative to the step
+# The largest relative difference of one step from the float64 reference's
 TOLERANCE = {"float64": 1e-9, "float32": 1e-2, "tf32": 2e-2, "bfloat16": 0.1}
 
-# Adam's ε stands after the correction of the bias in the paper and in most packages, before it in
-# scikit-learn: a first step that is 2 % away.
+# The paper and most packages add Adam's ε after the bias correction, scikit-learn before it, which
+# changes the first step by 2 %.
 ADAM_TOLERANCE = 0.05
 
-# MLPClassifier shuffles by itself, and the last batches decide where a training ends: over eight
-# orders the final costs of these trainings differed by up to 0.74, relative to the least. So its
-# final cost says little; that it saw every example in every epoch is counted by its process.
+# MLPClassifier shuffles in its own order, and the last batches decide the final cost: over eight
+# orders it differed by up to 0.74, relative to the lowest. So the band is wide; its process counts
+# that every example was seen in every epoch.
 BAND_OF_ORDER = 1.0
 
 
 # --------------------------------------------------------------------------------------------
-# ours, in this process
+# our implementations, in this process
 
 
 class Trainee(Protocol):
-    """Somebody who trains: from the first weights on, again and again.
+    """A training that can be run repeatedly from its first weights.
 
-    solver, precision : what ran, and that of its products, where that is known
+    solver, precision : the solver and the precision of its products, or None if not known
     device : on which it ran
-    compile_seconds : spent on compiling, and in none of the seconds that `train` tells
+    compile_seconds : spent compiling, not included in the seconds that `train` returns
     """
 
     solver: str | None
@@ -200,23 +211,23 @@ class Trainee(Protocol):
         """The weights (flat) after one step on the first mini-batch."""
 
     def restart(self, seed: int) -> None:
-        """Begin anew."""
+        """Start again from the first weights."""
 
     def train(self, epochs: int) -> float:
-        """Train on; the seconds it took."""
+        """Continue training; return the seconds it took."""
 
     def weights(self) -> Array:
-        """The present ones (flat, on the host)."""
+        """The current weights (flat, on the host)."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Free what was started."""
 
 
 class Library:
-    """`accelnn.fit`, wherever the arrays are. Each `train` is a training of its own, from the
-    present weights.
+    """`accelnn.fit` on the backend of the arrays. Each `train` is a separate call, from the current
+    weights.
 
-    `first_step` raises Skip where the solver cannot do the job.
+    `first_step` raises Skip if the solver cannot do this training.
     """
 
     def __init__(
@@ -233,8 +244,6 @@ class Library:
         self.solver: str | None = None
         self.precision: str | None = None
         self.compile_seconds: float | None = None
-        if solver == "auto" and place.name == "numpy":
-            self.compile_seconds = jitted.load(first(training.seeds[0]).dtype)
 
     def first_step(self) -> Array:
         self.restart(self.training.seeds[0])
@@ -279,11 +288,11 @@ class Library:
         return to_host(self.params.flat)
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""
 
 
 class Notes:
-    """The notes' expressions: logistic regression in its own, the rest in the L-layer model's."""
+    """The notes' NumPy: `optimize` for logistic regression, else the L-layer `model`."""
 
     solver: str | None = None
     precision: str | None = None
@@ -327,11 +336,11 @@ class Notes:
         return self.params.flat
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Nothing to close."""
 
 
 class Loops(Notes):
-    """The naive loops of the notes, plain or compiled."""
+    """The notes' loops, in Python or compiled."""
 
     def __init__(
         self,
@@ -362,9 +371,9 @@ class Loops(Notes):
 
 
 class Other:
-    """Another package, in a process of its own.
+    """Another package, in its own process.
 
-    Raises Skip where it is not installed, or its job is another one.
+    Raises Skip if it is not installed or cannot do this training.
     """
 
     def __init__(
@@ -412,26 +421,26 @@ class Other:
 # --------------------------------------------------------------------------------------------
 # cases
 
-# By the first of these that was run the others are judged.
+# The first of these that was run is the reference for the final costs of the others
 OURS = ("numpy", "accelnn", "cupy", "accelnn-cupy")
 
-# A measurement is the median of as many trainings as take so many seconds, up to so many of them:
-# a hiccup of the machine lasts 10 ms or so.
+# A measurement is the median of trainings that take SHORT seconds together, but at most MOST of
+# them: interruptions by other processes last about 10 ms.
 SHORT, MOST = 0.1, 15
 
-# Those with a set-up, which a part of a training would have to pay again
+# Implementations with a set-up, which would have to be repeated for each part of a training
 WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")
 
 
 @dataclass
 class TrainingCase:
-    """One training by its name, trained whole where the time allows, else in part and scaled."""
+    """One training by name, run whole if there is time for it, else in part and scaled."""
 
     name: str
     dtype: str  # of the whole run; a training may have one of its own
     limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
-    peers: bool = False  # whether other packages take part
-    gpu_peers: bool = False  # and whether on the GPU too
+    peers: bool = False  # whether to include other packages
+    gpu_peers: bool = False  # whether to include them on the GPU
 
     @property
     def training(self) -> Training:
@@ -442,7 +451,7 @@ class TrainingCase:
 
     @property
     def implementations(self) -> Sequence[str]:
-        """What can do the job."""
+        """The implementations that can do this training."""
         training = self.training
         if not self.peers:
             return training.implementations
@@ -457,7 +466,7 @@ class TrainingCase:
         return (*training.implementations, *others)
 
     def dtype_of(self, implementation: str) -> str:
-        """What an implementation trains in."""
+        """The dtype in which an implementation trains."""
         if implementation.endswith(FLOAT32):
             return "float32"
         return self.training.dtype or self.dtype
@@ -496,7 +505,7 @@ class TrainingCase:
             size = training.batch_size or self.examples
             weights = self.first_weights(dtype, training.seeds[0])
             return Products(training.net, weights, data.X_train, size, training.epochs)
-        if implementation in LOOPS:  # a part of them tells enough: leave the time to the others
+        if implementation in LOOPS:  # a small part is enough to time them
             seconds /= 5
         m = self._affordable_examples(implementation, seconds / repeat)
         X, Y = data.X_train[:, :m], data.Y_train[:, :m]
@@ -535,8 +544,8 @@ class TrainingCase:
         return max(1, min(self.examples, int(seconds / (turns * TURN["python"]))))
 
     def compare(self, records: Sequence[Record]) -> None:
-        """Enter how far each final cost is from the direct solver's (the first of OURS that was
-        run); whoever is above it by more than rounding explains did less work, and is wrong."""
+        """Enter the difference of each final cost from that of the first of OURS that was run. A
+        cost above it by more than rounding explains means less work: the record is wrong."""
         ended = [r for r in records if isinstance(r, TrainingRecord) and r.final_cost is not None]
         by_name = {record.implementation: record for record in ended}
         ours = next((by_name[name] for name in OURS if name in by_name), None)
@@ -567,19 +576,21 @@ class TrainingCase:
         return {}
 
     def dataset(self, dtype: str) -> datasets.Dataset:
-        """The data on the host."""
+        """The data on the host, labels as the (n_L, m) that the loops and the notes need."""
         if dtype not in self._datasets:
             with backend.use("numpy"):
-                self._datasets[dtype] = self.training.data(dtype)
+                data, net = self.training.data(dtype), self.training.net
+                Y_train, Y_test = (targets(net, Y, dtype) for Y in (data.Y_train, data.Y_test))
+                self._datasets[dtype] = replace(data, Y_train=Y_train, Y_test=Y_test)
         return self._datasets[dtype]
 
     def first_weights(self, dtype: str, seed: int) -> Parameters:
-        """The weights that a training starts from, on the host."""
+        """The initial weights, on the host."""
         with backend.use("numpy"):
             return self.training.first_weights(dtype, seed)
 
     def first_gradient(self, dtype: str, size: int) -> Array:
-        """Of the cost of the first `size` examples at the first weights, flat, in float64."""
+        """The gradient for the first `size` examples at the initial weights, flat, in float64."""
         if (dtype, size) not in self._gradients:
             training, data = self.training, self.dataset(dtype)
             flat = self.first_weights(dtype, training.seeds[0]).flat.astype(np.float64)
@@ -593,8 +604,8 @@ class TrainingCase:
         return {}
 
     def outcome(self, dtype: str, flat: Array) -> tuple[float, float, float]:
-        """Final cost, training and test accuracy of trained weights, judged in float64 whoever
-        trained them: on the host, and on the GPU what is too much for that."""
+        """Final cost, training accuracy and test accuracy of trained weights, always computed in
+        float64: on the host, or on the GPU if it takes too long there."""
         net, data = self.training.net, self.dataset(dtype)
         place: Backend = backend.NumpyBackend()
         if self.training.for_gpu and backend.cupy_unusable() is None:
@@ -612,7 +623,7 @@ class TrainingCase:
 class TrainingContestant:
     """One implementation's training, on the first m examples, whole or in parts.
 
-    Measures in seconds of an epoch on m examples.
+    Measures the seconds of an epoch on m examples.
     """
 
     run_share = 1.0
@@ -636,7 +647,7 @@ class TrainingContestant:
         if case.training.optimizer == "sgd":
             self.tolerance = TOLERANCE[case.training.precision or dtype]
         self.parts: list[int] | None = None
-        self.done = 0  # epochs since the first weights
+        self.done = 0  # epochs since the initial weights
         self.measured = 0
         self.test_accuracies: dict[int, float] = {}
 
@@ -645,7 +656,7 @@ class TrainingContestant:
         self.after_first_step = self.trainee.first_step()
 
     def error(self) -> float:
-        """How far that step is from the float64 reference's, relative to it."""
+        """The relative difference of that step from the float64 reference's."""
         training = self.case.training
         first = self.case.first_weights(self.dtype, training.seeds[0]).flat.astype(np.float64)
         size = min(training.batch_size or self.m, self.m)
@@ -654,13 +665,13 @@ class TrainingContestant:
         if training.optimizer == "sgd":
             reference = -training.learning_rate * gradient
             return float(np.abs(step - reference).max() / np.abs(reference).max())
-        # Adam's first step is α g / (|g| + ε): every slope counts the same, however small, and
-        # the sign of those that are all rounding is nobody's fault. So all are judged together.
+        # Adam's first step is α g / (|g| + ε): gradients that are pure rounding get full steps of
+        # random sign, so the norm of the whole step is compared.
         reference = -training.learning_rate * gradient / (np.abs(gradient) + 1e-8)
         return float(np.linalg.norm(step - reference) / np.linalg.norm(reference))
 
     def measure(self) -> float:
-        """The whole training, and a short one several times, or the next part of it."""
+        """Time the whole training (a short one several times) or its next part."""
         if self.parts is None:
             self.parts = self._plan()
         training = self.case.training
@@ -683,7 +694,7 @@ class TrainingContestant:
         return statistics.median(seconds) / epochs
 
     def _plan(self) -> list[int]:
-        """How many epochs to run in each measurement; none where each is a whole training."""
+        """The epochs of each measurement; empty if each is a whole training."""
         training, repeat = self.case.training, self.repeat
         if self.name in WITH_SET_UP or training.batch_size or training.optimizer != "sgd":
             return []
@@ -706,7 +717,7 @@ class TrainingContestant:
         return self.case.outcome(self.dtype, self.trainee.weights())
 
     def finish(self, record: Record) -> None:
-        """Enter the rate, what was scaled, and what the trained weights are worth."""
+        """Enter the rate, the epochs that were run, and cost and accuracy of the weights."""
         assert isinstance(record, TrainingRecord)
         assert record.seconds is not None
         case, training = self.case, self.case.training
@@ -716,14 +727,15 @@ class TrainingContestant:
         record.precision = self.trainee.precision or self.dtype
         if self.trainee.compile_seconds is not None:
             record.compile_seconds = self.trainee.compile_seconds
-        products = operations(training.net) * case.examples * whole
-        record.gflop_per_s = products / record.seconds / 1e9
-        limits = case.limits.get("cupy" if record.backend == "cuda" else record.backend, {})
-        rate = limits.get(f"matmul_{record.precision}_gflop_per_s")
-        if rate is None and record.precision == case.dtype:  # in which the plain one is measured
-            rate = limits.get("matmul_gflop_per_s")
-        if rate is not None:
-            record.share_of_limit = record.gflop_per_s / rate
+        if not record.in_sample_space:
+            products = operations(training.net) * case.examples * whole
+            record.gflop_per_s = products / record.seconds / 1e9
+            limits = case.limits.get("cupy" if record.backend == "cuda" else record.backend, {})
+            rate = limits.get(f"matmul_{record.precision}_gflop_per_s")
+            if rate is None and record.precision == case.dtype:  # the plain limit's dtype
+                rate = limits.get("matmul_gflop_per_s")
+            if rate is not None:
+                record.share_of_limit = record.gflop_per_s / rate
         record.epochs_measured = self.done * self.m / case.examples
         if self.m < case.examples:
             epochs = f"{self.done} epoch{'s' if self.done > 1 else ''}"
@@ -740,18 +752,18 @@ class TrainingContestant:
             seeds = f"{len(found)} seeds" if len(found) > 1 else "one seed"
             remarks.append(f"test accuracy of {seeds} {min(found):.2%} to {max(found):.2%}")
         if self.name == "sklearn" and training.batch_size:
-            remarks.append("shuffles in an order of its own")
+            remarks.append("shuffles in its own order")
         record.reason = "; ".join(remarks) or None
 
     def close(self) -> None:
-        """End what was started."""
+        """Free what was started."""
         self.trainee.close()
 
 
 def operations(net: Network) -> int:
-    """Floating-point operations of the matrix products of an epoch, for each example.
+    """Floating-point operations of an epoch's matrix products, per example.
 
-    Forward and dW take a product each in every layer, dA one in all but the first.
+    Every layer has one product in the forward pass and one for dW, all but the first one for dA.
     """
     products = [n * before for before, n in pairwise(net.layers)]
     return 2 * (3 * sum(products) - products[0])
@@ -763,5 +775,5 @@ def _blas_threads() -> int:
 
 
 def _gpu_index() -> int:
-    """Of the GPU on which ours run: the peers' is the same."""
+    """The index of the GPU that our implementations use, for the peers."""
     return 0 if backend.cupy_unusable() else backend.CupyBackend().index
