@@ -1,17 +1,16 @@
-"""`python -m accelnn.info`: what is on this machine, which backend would be used, and why."""
+"""`accelnn info`: what is on this machine, which backend would be used, and why."""
 
+import argparse
 import os
 import platform
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import metadata
-
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import accelnn
 from accelnn import backend, datasets, gpus
+from accelnn.cli.console import console, names_and_texts
 
 PACKAGES = (
     *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
@@ -19,11 +18,15 @@ PACKAGES = (
 )
 
 
-def main() -> int:
-    """Print the findings; returns the exit status, 1 where ACCELNN_BACKEND names no backend."""
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the findings; returns the exit status: 1 if ACCELNN_BACKEND names no backend, or
+    files of cat pictures are damaged."""
+    argparse.ArgumentParser(
+        prog="accelnn info",
+        description="Show this machine, the backend that would be used and why, and the versions "
+        "of the packages.",
+    ).parse_args(arguments)
+    table = names_and_texts()
     asked = os.environ.get("ACCELNN_BACKEND")
     table.add_row("accelnn", f"{accelnn.__version__}, Python {platform.python_version()}")
     table.add_row("ACCELNN_BACKEND", "not set: numpy" if asked is None else asked)
@@ -54,13 +57,12 @@ def main() -> int:
     except (OSError, ValueError) as error:
         table.add_row("cat pictures", str(error), style="red")
         status = 1
-    console = Console(markup=False, highlight=False)
-    console.print(table)
+    console(sys.stdout).print(table)
     return status
 
 
 def _gpu(index: int) -> str:
-    """What the visible GPU with this index is; of one that does not answer, that it does not."""
+    """A description of the visible GPU with this index, or that it does not answer."""
     try:
         return str(gpus.describe(index))
     except Exception as error:  # CUDA's, of many kinds
@@ -72,7 +74,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,11 @@
+"""`python -m accelnn.train`: the same as `accelnn train`."""
+
+import sys
+
+from accelnn.__main__ import run
+from accelnn.cli.train import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))
