@@ -1,20 +1,26 @@
-"""Writing files so that nothing is lost: checked before the work, and whole or not at all."""
+"""Writing files whole or not at all, and checking beforehand that they can be written."""
 
-import json
-import math
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+
+def write_whole(content: str | bytes, path: Path) -> None:
+    """Write text (UTF-8) or bytes to `path`: all of it or nothing, and on the disk on return."""
+    with whole_file(path) as unfinished, unfinished.open("xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The path to write to in place of `path`, which it becomes if the block ends without error.
+    """Give a path to write to instead of `path`; it replaces `path` if the block raises nothing.
 
-    The file is never seen half-written, and an unfinished one never stays behind.
+    No other process sees `path` half-written, and no unfinished file stays behind.
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -25,33 +31,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError where `path` could not be written: ask before the work, not after."""
+    """Raise OSError if `path` cannot be written: call it before the work, not after."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
-        raise OSError(f"{path}: is there and no regular file")
+        raise OSError(f"{path}: exists and is no regular file")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise OSError(f"{path}: the folder cannot be written to ({error.strerror})") from error
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Write a text file whole or not at all."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
-def as_json(content: Any) -> str:
-    """`content` as indented JSON, with null for every number that is not finite."""
-    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        raise OSError(f"{path}: cannot write to its folder ({error.strerror})") from error

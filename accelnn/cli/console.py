@@ -1,8 +1,10 @@
-"""How every command prints: rich in a terminal, plain text in a pipe."""
+"""How every command prints, rich in a terminal and plain in a pipe, and writes JSON."""
 
 import io
+import json
+import math
 import sys
-from typing import IO
+from typing import IO, Any
 
 from rich import box
 from rich.console import Console
@@ -32,3 +34,18 @@ def names_and_texts() -> Table:
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """In place of `warnings.showwarning`: one line, without the source."""
     print(f"warning: {message}", file=sys.stderr)
+
+
+def as_json(content: Any) -> str:
+    """`content` as indented JSON, with null for every number that is not finite."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

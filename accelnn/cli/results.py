@@ -16,14 +16,13 @@ from rich.table import Table
 
 from accelnn import models, streaming
 from accelnn.backend import Array, array_module
-from accelnn.cli.console import PIPE_WIDTH
+from accelnn.cli.console import PIPE_WIDTH, as_json
 from accelnn.datasets import Dataset
-from accelnn.files import as_json, write_whole
+from accelnn.files import write_whole
 from accelnn.network import Parameters
 from accelnn.recipes import Recipe
 from accelnn.scores import accuracy, labels, report
 from accelnn.training import History
-
 
 VALIDATION_COST = "validation\ncost"  # on two lines, to be narrower
 
