@@ -306,20 +306,23 @@ def _check_picture(data: Dataset, index: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="accelnn train",
-        usage="%(prog)s RECIPE | --list | --images DIR | --csv FILE --target COLUMN | "
-        "--hdf5 FILE  [OPTIONS]",
+        usage="%(prog)s RECIPE [OPTIONS]\n"
+        "       %(prog)s --images DIR | --hdf5 FILE | --csv FILE --target COLUMN\n"
+        "       %(prog)s --list",
         description="Train an experiment of the notes, or a net for your own data.",
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="one that --list names")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe or tour from --list")
     parser.add_argument("--list", action="store_true", help="list the recipes and tours")
     parser.add_argument("--data", metavar="FOLDER", help="folder of the recipe's real data")
 
     own = parser.add_argument_group("your own data, in place of a recipe")
     own.add_argument("--images", metavar="DIR", help="a folder of pictures for each class")
-    own.add_argument("--hdf5", metavar="FILE", help="pictures in the cats' HDF5 schema")
-    own.add_argument("--csv", metavar="FILE", help="a table with a header")
+    own.add_argument("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
+    own.add_argument("--csv", metavar="FILE", help="a table with a header line")
     own.add_argument("--target", metavar="COLUMN", help="the table's column of classes")
-    own.add_argument("--test", type=_share, metavar="SHARE", help="share to test on")
+    own.add_argument(
+        "--test", type=_share, metavar="SHARE", help="share of the examples to test on"
+    )
 
     net = parser.add_argument_group("net")
     net.add_argument("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
@@ -330,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="compare nets with one hidden layer of these sizes",
     )
-    net.add_argument("--seed", type=_natural, metavar="N", help="of every random number")
+    net.add_argument("--seed", type=_natural, metavar="N", help="seed of every random number")
 
     training = parser.add_argument_group("training")
     training.add_argument(
@@ -339,18 +342,23 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--method",
         choices=(DESCENT, *METHODS),
-        help="gradient descent, or a minimiser of SciPy's",
+        help="gradient descent, or one of SciPy's minimisers",
     )
     training.add_argument(
-        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several are compared"
+        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared"
     )
     training.add_argument(
-        "--decay", type=_rate, metavar="RATE", help="learning rate / (1 + RATE * epoch)"
+        "--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch"
     )
     training.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
-    training.add_argument("--batch-size", type=_size, metavar="N", help="examples in a mini-batch")
     training.add_argument(
-        "--validation", type=_share, metavar="SHARE", help="share to watch and not to learn from"
+        "--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples"
+    )
+    training.add_argument(
+        "--validation",
+        type=_share,
+        metavar="SHARE",
+        help="share of the examples to watch, not to learn from",
     )
     training.add_argument(
         "--patience",
@@ -363,14 +371,20 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto"
     )
-    machine.add_argument("--dtype", choices=("float64", "float32"))
+    machine.add_argument("--dtype", choices=("float64", "float32"), help="precision of parameters and data")
     machine.add_argument(
-        "--precision", choices=PRECISIONS, help="of matrix products; tf32 and bfloat16 on a GPU"
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of matrix products; tf32 and bfloat16 need a GPU",
     )
-    machine.add_argument("--solver", choices=("auto", *SOLVERS))
+    machine.add_argument(
+        "--solver", choices=("auto", *SOLVERS), help="how to compute gradient descent"
+    )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--verbose", action="store_true", help="say what ran and why")
+    output.add_argument(
+        "--verbose", action="store_true", help="show the nets and why each solver was chosen"
+    )
     output.add_argument("--show", type=int, metavar="INDEX", help="predict this training picture")
     output.add_argument("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
     output.add_argument("--save", metavar="FILE", help="save the model (HDF5)")
