@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from accelnn import models, streaming
+from accelnn import models, plots, streaming
 from accelnn.backend import Array, array_module
 from accelnn.cli.console import PIPE_WIDTH, as_json
 from accelnn.datasets import Dataset
@@ -237,48 +237,59 @@ def _content(
 
 def draw(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
     """Draw and write the pictures that suit the data."""
-    from accelnn import plots
-
+    figures = _figures(results, data, options.recipe or results[0].recipe.title)
+    if options.show is not None:
+        figures |= _figure_of_picture(results[-1], data, options.show)
     return [
         Written.by(partial(plots.save, figure), "picture", _path(options.plot, name))
-        for name, figure in _figures(results, data, options.show).items()
+        for name, figure in figures.items()
     ]
 
 
-def _figures(results: Sequence[Result], data: Dataset, show: int | None) -> Mapping[str, Any]:
-    """The pictures, by what is added to the file's name."""
-    from accelnn import plots
-
+def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, Any]:
+    """The pictures, by what is added to the file's name; those of one training are the last's."""
     X, Y = data.X_train, data.Y_train
     named = {result.label or "training": result for result in results}
+    title, last = plots.title_of(name, data), results[-1]
     if X.shape[0] == 2:
-        trained = {name: (r.recipe.net, r.params, r.history) for name, r in named.items()}
-        return {"": plots.comparison(trained, X, Y)}
-    curves: dict[str, plots.Curve] = {}
-    for name, result in named.items():
-        history = curves[name] = result.history
-        if history.validation_costs:
-            name = f"{result.label}, validation" if result.label else "validation"
-            curves[name] = history.epochs, history.validation_costs
-    figures = {"": plots.costs(curves)}
-    shape, last = data.preprocessing.image_shape, results[-1]
+        trained = {label: (r.recipe.net, r.params, r.history) for label, r in named.items()}
+        return {"": plots.comparison(trained, X, Y, title)}
+    figures = {"": plots.costs(_curves(named), title)}
+    shape = data.preprocessing.image_shape
     if shape is None:
         return figures
+    title_of_last = plots.title_of(f"{name}: {last.label}" if last.label else name, data)
     _, judged_X, judged_Y = _judged(data)
     figures["misclassified"] = plots.misclassified(
-        judged_X, judged_Y, last.predict(judged_X), data.classes, shape
+        judged_X, judged_Y, last.predict(judged_X), data.classes, shape, title=title_of_last
     )
     if len(data.classes) > 2:
         drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]
         examples = X[:, array_module(X).asarray(drawn)]
-        figures["examples"] = plots.pictures(examples, None, shape, columns=10)
+        figures["examples"] = plots.pictures(examples, None, shape, columns=10, title=title)
     if last.recipe.net.hidden and shape[2] == 1:
-        figures["hidden"] = plots.hidden_layer(last.params, shape)
-    if show is not None:
-        figures[f"picture-{show}"] = plots.pictures(
-            X[:, show : show + 1], [describe_picture(last, data, show)], shape
-        )
+        figures["hidden"] = plots.hidden_layer(last.params, shape, title_of_last)
     return figures
+
+
+def _curves(named: Mapping[str, Result]) -> dict[str, plots.Curve]:
+    """The costs of each training, and of its validation set if there is one."""
+    curves: dict[str, plots.Curve] = {}
+    for label, result in named.items():
+        history = curves[label] = result.history
+        if history.validation_costs:
+            name = f"{result.label}, validation" if result.label else "validation"
+            curves[name] = history.epochs, history.validation_costs
+    return curves
+
+
+def _figure_of_picture(result: Result, data: Dataset, index: int) -> dict[str, Any]:
+    picture, shape = data.X_train[:, index : index + 1], data.preprocessing.image_shape
+    assert shape is not None  # checked before the training
+    titles = [describe_picture(result, data, index)]
+    return {
+        f"picture-{index}": plots.pictures(picture, titles, shape, title=plots.title_of("", data))
+    }
 
 
 def _path(file: str, name: str) -> Path:
