@@ -1,78 +1,11 @@
-"""`python -m accelnn.info`: what is on this machine, which backend would be used, and why."""
+"""`python -m accelnn.info`: the same as `accelnn info`."""
 
-import os
-import platform
 import sys
-import warnings
-from importlib import metadata
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from accelnn.__main__ import run
+from accelnn.cli.info import main
 
-import accelnn
-from accelnn import backend, datasets, gpus
-
-PACKAGES = (
-    *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
-    *("nvmath-python", "nvidia-ml-py"),
-)
-
-
-def main() -> int:
-    """Print the findings; returns the exit status, 1 where ACCELNN_BACKEND names no backend."""
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    asked = os.environ.get("ACCELNN_BACKEND")
-    table.add_row("accelnn", f"{accelnn.__version__}, Python {platform.python_version()}")
-    table.add_row("ACCELNN_BACKEND", "not set: numpy" if asked is None else asked)
-    status = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the reason of a fallback has a row of its own
-            chosen = backend.current()
-        table.add_row("backend used", f"{chosen} on {chosen.device_name()}")
-        free, total = chosen.memory()
-        table.add_row("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB")
-    except backend.BackendError as error:
-        table.add_row("backend used", f"none: {error}", style="red")
-        status = 1
-    reason = backend.cupy_unusable()
-    if reason is None:
-        gpu = backend.CupyBackend()
-        cuda = gpus.version(gpu.xp.cuda.runtime.runtimeGetVersion())
-        table.add_row("CuPy", f"{gpu.xp.__version__} works, with CUDA {cuda}")
-    else:
-        table.add_row("CuPy", f"cannot be used: {reason}")
-    for index in range(gpus.count()):
-        table.add_row(f"cupy:{index}", _gpu(index))
-    for package in PACKAGES:
-        table.add_row(package, _version(package))
-    try:
-        table.add_row("cat pictures", datasets.load_cats().source)
-    except (OSError, ValueError) as error:
-        table.add_row("cat pictures", str(error), style="red")
-        status = 1
-    console = Console(markup=False, highlight=False)
-    console.print(table)
-    return status
-
-
-def _gpu(index: int) -> str:
-    """What the visible GPU with this index is; of one that does not answer, that it does not."""
-    try:
-        return str(gpus.describe(index))
-    except Exception as error:  # CUDA's, of many kinds
-        return f"does not answer ({type(error).__name__}: {error})"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("info", sys.argv[1:]))

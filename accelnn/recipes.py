@@ -17,12 +17,14 @@ class Recipe:
     data : a function of accelnn.datasets
     net : the architecture
     init, scale, seed : of the first weights, as in `Network.init`
-    epochs, learning_rate : of gradient descent; for solver "minimize" `epochs` is the number of
-        evaluations
+    epochs : passes over the training set; for a method of SciPy's, evaluations, each of which is
+        one
+    method : None, gradient descent by `accelnn.fit`; or "TNC" | "L-BFGS-B", by `accelnn.minimize`
+    learning_rate : of gradient descent
     decay : of the learning rate, α / (1 + decay · epoch)
-    solver, method, precision, optimizer, batch_size, validation, patience : as in `accelnn.fit`
-    compare : trainings to be set side by side, by label: what each changes, fields of the recipe
-        or of its net
+    solver, precision, optimizer, batch_size, validation, patience : as in `accelnn.fit`
+    compare : trainings to compare, by label: what each changes, fields of the recipe or of its
+        net
     """
 
     title: str
@@ -33,8 +35,8 @@ class Recipe:
     learning_rate: float
     scale: float | Sequence[float] | None = None
     seed: int = 1
+    method: str | None = None
     solver: str = "auto"
-    method: str = "TNC"
     precision: str | None = None
     optimizer: str = "sgd"
     batch_size: int | None = None
@@ -42,6 +44,11 @@ class Recipe:
     validation: float | tuple[Array, Array] | None = None
     patience: int | None = None
     compare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What `epochs` counts."""
+        return "epoch" if self.method is None else "evaluation"
 
     def first_weights(self, dtype: str | None = None) -> Parameters:
         """The weights that the training starts from, on the chosen backend."""
@@ -53,6 +60,26 @@ class Recipe:
         of_net = {name: value for name, value in changes.items() if name not in own}
         of_recipe = {name: value for name, value in changes.items() if name in own}
         return replace(self, net=replace(self.net, **of_net), **of_recipe)
+
+    def with_hidden(self, sizes: Sequence[int]) -> Self:
+        """The recipe with hidden layers of these sizes, alike in activation and dropout.
+
+        First weights that suit no such net, or were for another number of layers, become "scaled".
+
+        Raises ValueError if a training to compare has layers of its own.
+        """
+        for label, changed in self.compare.items():
+            if "layers" in changed:
+                raise ValueError(f"the training {label!r} has layers of its own")
+        hidden, keep_prob = self.net.hidden, self.net.keep_prob
+        changes: dict[str, Any] = {
+            "layers": (self.net.layers[0], *sizes, self.net.layers[-1]),
+            "hidden": hidden[0] if hidden else "relu",
+            "keep_prob": keep_prob[0] if keep_prob else 1.0,
+        }
+        if self.init == "zeros" or (isinstance(self.scale, tuple) and len(sizes) != len(hidden)):
+            changes |= {"init": "scaled", "scale": None}
+        return self.changed(**changes)
 
     def trainings(self) -> Iterator[tuple[str, Self]]:
         """The recipes to train, with their labels: itself, or what it compares."""
@@ -142,8 +169,8 @@ RECIPES = {
         net=Network([784, 25, 10], hidden="sigmoid", l2=1.0),
         init="uniform",
         epochs=400,
-        learning_rate=2.0,  # of gradient descent; the notes' own solver needs none
-        solver="minimize",
+        learning_rate=2.0,  # of gradient descent, if an option asks for it
+        method="TNC",
     ),
     "digits-minibatch": Recipe(
         title="two hidden layers tell digits, by Adam on mini-batches of 128",

@@ -1,0 +1,1 @@
+"""The commands of `accelnn`; `accelnn.__main__` lists them."""

@@ -106,11 +106,11 @@ class Checkpoint:
     learning_rate: float | None
     parameters: Callable[[], Parameters]
 
-    def scores(self) -> str:
+    def scores(self, decimals: int = 6) -> str:
         """Its cost and, if there is one, that of the validation set, in a few words."""
-        text = f"{self.cost:.6f}"
+        text = f"{self.cost:.{decimals}f}"
         if self.validation_cost is not None:
-            text += f", validation {self.validation_cost:.6f}"
+            text += f", validation {self.validation_cost:.{decimals}f}"
         if self.validation_accuracy is not None:
             text += f" ({self.validation_accuracy:.2%})"
         return text

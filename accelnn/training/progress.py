@@ -33,7 +33,7 @@ def following(verbose: Any, epochs: int, label: str = "", unit: str = "epoch") -
         task = bar.add_task(label or "training", total=epochs, scores="")
 
         def show(now: Checkpoint) -> None:
-            bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores()}")
+            bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
         bar.update(task, completed=epochs)

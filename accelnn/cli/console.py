@@ -1,0 +1,51 @@
+"""How every command prints, rich in a terminal and plain in a pipe, and writes JSON."""
+
+import io
+import json
+import math
+import sys
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+PIPE_WIDTH = 1000  # of output that goes to no terminal: no line is broken there
+
+
+def console(file: IO[str]) -> Console:
+    """A console that takes text as it is. In a pipe it breaks no lines, and a character that the
+    encoding lacks becomes a question mark."""
+    if isinstance(file, io.TextIOWrapper):
+        file.reconfigure(errors="replace")
+    if file.isatty():
+        return Console(file=file, markup=False, highlight=False)
+    return Console(file=file, markup=False, highlight=False, no_color=True, width=PIPE_WIDTH)
+
+
+def names_and_texts() -> Table:
+    """An empty table of names and a text for each."""
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """In place of `warnings.showwarning`: one line, without the source."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def as_json(content: Any) -> str:
+    """`content` as indented JSON, with null for every number that is not finite."""
+    return json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,76 @@
+"""`accelnn info`: what is on this machine, which backend would be used, and why."""
+
+import argparse
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+
+import accelnn
+from accelnn import backend, datasets, gpus
+from accelnn.cli.console import console, names_and_texts
+
+PACKAGES = (
+    *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
+    *("nvmath-python", "nvidia-ml-py"),
+)
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the findings; returns the exit status: 1 if ACCELNN_BACKEND names no backend, or
+    files of cat pictures are damaged."""
+    argparse.ArgumentParser(
+        prog="accelnn info",
+        description="Show this machine, the backend that would be used and why, and the versions "
+        "of the packages.",
+    ).parse_args(arguments)
+    table = names_and_texts()
+    asked = os.environ.get("ACCELNN_BACKEND")
+    table.add_row("accelnn", f"{accelnn.__version__}, Python {platform.python_version()}")
+    table.add_row("ACCELNN_BACKEND", "not set: numpy" if asked is None else asked)
+    status = 0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the reason of a fallback has a row of its own
+            chosen = backend.current()
+        table.add_row("backend used", f"{chosen} on {chosen.device_name()}")
+        free, total = chosen.memory()
+        table.add_row("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB")
+    except backend.BackendError as error:
+        table.add_row("backend used", f"none: {error}", style="red")
+        status = 1
+    reason = backend.cupy_unusable()
+    if reason is None:
+        gpu = backend.CupyBackend()
+        cuda = gpus.version(gpu.xp.cuda.runtime.runtimeGetVersion())
+        table.add_row("CuPy", f"{gpu.xp.__version__} works, with CUDA {cuda}")
+    else:
+        table.add_row("CuPy", f"cannot be used: {reason}")
+    for index in range(gpus.count()):
+        table.add_row(f"cupy:{index}", _gpu(index))
+    for package in PACKAGES:
+        table.add_row(package, _version(package))
+    try:
+        table.add_row("cat pictures", datasets.load_cats().source)
+    except (OSError, ValueError) as error:
+        table.add_row("cat pictures", str(error), style="red")
+        status = 1
+    console(sys.stdout).print(table)
+    return status
+
+
+def _gpu(index: int) -> str:
+    """A description of the visible GPU with this index, or that it does not answer."""
+    try:
+        return str(gpus.describe(index))
+    except Exception as error:  # CUDA's, of many kinds
+        return f"does not answer ({type(error).__name__}: {error})"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,206 @@
+"""The options of `accelnn train`, and what is refused before anything is loaded."""
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelnn import backend
+from accelnn.files import check_writable
+from accelnn.optimizers import OPTIMIZERS
+from accelnn.recipes import RECIPES
+from accelnn.solvers import SOLVERS
+from accelnn.solvers.precisions import PRECISIONS, ROUNDED
+from accelnn.tours import FIGURES, TOURS
+from accelnn.training.minimize import METHODS
+
+DESCENT = "descent"  # of --method: gradient descent, and none of SciPy's methods
+
+# Options that only gradient descent has: any of them selects it.
+OF_DESCENT = (
+    *("learning_rate", "decay", "optimizer", "batch_size", "validation", "patience", "solver"),
+    "precision",
+)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; ends the program if they do not go together, or a file cannot be written."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accelnn train",
+        usage="%(prog)s RECIPE [OPTIONS]\n"
+        "       %(prog)s --images DIR | --hdf5 FILE | --csv FILE --target COLUMN\n"
+        "       %(prog)s --list",
+        description="Train an experiment of the notes, or a net for your own data.",
+    )
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe or tour from --list")
+    parser.add_argument("--list", action="store_true", help="list the recipes and tours")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the recipe's real data")
+
+    own = parser.add_argument_group("your own data, in place of a recipe")
+    own.add_argument("--images", metavar="DIR", help="a folder of pictures for each class")
+    own.add_argument("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
+    own.add_argument("--csv", metavar="FILE", help="a table with a header line")
+    own.add_argument("--target", metavar="COLUMN", help="the table's column of classes")
+    own.add_argument(
+        "--test", type=_share, metavar="SHARE", help="share of the examples to test on"
+    )
+
+    net = parser.add_argument_group("net")
+    net.add_argument("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
+    net.add_argument(
+        "--compare-hidden",
+        type=_size,
+        nargs="+",
+        metavar="N",
+        help="compare nets with one hidden layer of these sizes",
+    )
+    net.add_argument("--seed", type=_natural, metavar="N", help="seed of every random number")
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--epochs", type=_natural, metavar="N", help="passes over the training set"
+    )
+    training.add_argument(
+        "--method",
+        choices=(DESCENT, *METHODS),
+        help="gradient descent, or one of SciPy's minimisers",
+    )
+    training.add_argument(
+        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared"
+    )
+    training.add_argument(
+        "--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch"
+    )
+    training.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
+    training.add_argument(
+        "--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples"
+    )
+    training.add_argument(
+        "--validation",
+        type=_share,
+        metavar="SHARE",
+        help="share of the examples to watch, not to learn from",
+    )
+    training.add_argument(
+        "--patience",
+        type=_size,
+        metavar="N",
+        help="stop after N epochs without a new lowest validation cost",
+    )
+
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto"
+    )
+    machine.add_argument(
+        "--dtype", choices=("float64", "float32"), help="precision of parameters and data"
+    )
+    machine.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of matrix products; tf32 and bfloat16 need a GPU",
+    )
+    machine.add_argument(
+        "--solver", choices=("auto", *SOLVERS), help="how to compute gradient descent"
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--verbose", action="store_true", help="show the nets and why each solver was chosen"
+    )
+    output.add_argument("--show", type=int, metavar="INDEX", help="predict this training picture")
+    output.add_argument("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
+    output.add_argument("--save", metavar="FILE", help="save the model (HDF5)")
+    output.add_argument("--json", metavar="FILE", help="write the results; - is standard output")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program if options do not go together, or a file could not be written."""
+    given = {n for n, value in vars(options).items() if value is not None and value is not False}
+    if len(given & {"list", "recipe", "images", "hdf5", "csv"}) != 1:
+        parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
+    for name in sorted(_useless(parser, options, given)):
+        parser.error(
+            f"--{name.replace('_', '-')} does nothing for {options.recipe or 'your own data'}"
+        )
+    if options.precision and not options.dtype:
+        options.dtype = "float32" if options.precision in ROUNDED else options.precision
+    if ("csv" in given) != ("target" in given):
+        parser.error("--csv and --target go together")
+    if "compare_hidden" in given and ("hidden" in given or len(options.learning_rate or ()) > 1):
+        parser.error(
+            "--compare-hidden goes neither with --hidden nor with several --learning-rate values"
+        )
+    for name in given & {"plot", "save", "json"}:
+        file = getattr(options, name)
+        if not (name == "json" and file == "-"):
+            try:
+                check_writable(Path(file))
+            except OSError as error:
+                parser.error(f"--{name} {error}")
+
+
+def _useless(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, given: set[str]
+) -> set[str]:
+    """The options given that do nothing for the recipe, tour or own data; ends if the recipe is
+    unknown."""
+    name = options.recipe
+    if name in TOURS:
+        return given - {"recipe", "backend"} - _of_tour(name)
+    if name is None:
+        return given & {"data"}
+    if name not in RECIPES:
+        names = ", ".join((*RECIPES, *TOURS))
+        parser.error(f"unknown recipe {name}: expected one of {names}")
+    takes_folder = "folder" in inspect.signature(RECIPES[name].data).parameters
+    return given & ({"target", "test"} if takes_folder else {"target", "test", "data"})
+
+
+def _of_tour(name: str) -> set[str]:
+    """The options that a tour takes."""
+    options = set()
+    if "folder" in inspect.signature(TOURS[name]).parameters:
+        options.add("data")
+    if name in FIGURES:
+        options.add("plot")
+    return options
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(_size, text.split(",")))
+
+
+def _size(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected an integer from 1, got {text!r}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**32 - 1, got {text!r}")
+    return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return rate
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"expected a share in [0, 1), got {text}")
+    return share
