@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -272,9 +273,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
             reason = cupy_unusable()
             if reason is not None:
                 raise TypeError(f"{name} is on a CUDA device, but {reason}; or move it to the host")
-            import cupy
-
-            return cupy.from_dlpack(value)
+            return import_module("cupy").from_dlpack(value)
         if kind == _DLPACK_CPU:
             with suppress(Exception):  # a dtype or a flag that NumPy's DLPack does not take
                 return np.from_dlpack(value)

@@ -175,7 +175,7 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, str) or not isinstance(optimizer, SGD | Momentum | Adam):
         raise ValueError(
             f"unknown optimizer {optimizer!r}: expected one of {list(OPTIMIZERS)}, or "
-            "accelnn.SGD(), accelnn.Momentum(beta=...), accelnn.Adam(beta1=..., beta2=..., epsilon=...)"
+            "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"
         )
     return optimizer
 

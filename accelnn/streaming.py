@@ -137,9 +137,7 @@ def chunks(
     return stream(data, wanted, size, xp)
 
 
-def evaluate(
-    net: Network, params: Parameters, X: Array, Y: Array
-) -> tuple[Array, Array | None]:
+def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
     """The cost without L2, and the accuracy unless the output is linear, 0-d on the parameters'
     device, which data that stays on the host passes through in chunks."""
     if not isinstance(X, HostColumns):

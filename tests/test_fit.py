@@ -140,7 +140,8 @@ def test_history_has_the_costs_before_the_recorded_updates(there, flower):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "batch_size", "records"), [(50, None, 50), (50, 100, 50), (2500, None, 100), (7, 8, 7)]
+    ("epochs", "batch_size", "records"),
+    [(50, None, 50), (50, 100, 50), (2500, None, 100), (7, 8, 7)],
 )
 def test_about_a_hundred_costs_are_recorded_by_default(flower, epochs, batch_size, records):
     net, params = small()
@@ -159,7 +160,13 @@ def test_final_cost_and_accuracy_are_those_of_the_parameters_returned(output):
     X, Y = random.normal(size=(5, 40)), accelnn.one_hot(np.arange(40) % 3, 3)
     X, Y, X_v, Y_v = map(to_device, (X[:, :30], Y[:, :30], X[:, 30:], Y[:, 30:]))
     params, history = accelnn.fit(
-        net, net.init("he", dtype="float64"), X, Y, epochs=6, learning_rate=0.1, validation=(X_v, Y_v)
+        net,
+        net.init("he", dtype="float64"),
+        X,
+        Y,
+        epochs=6,
+        learning_rate=0.1,
+        validation=(X_v, Y_v),
     )
     assert history.final_cost == pytest.approx(net.cost(params, X, Y), rel=1e-12)
     unpenalised = Network([5, 4, 3], output=output)
@@ -176,9 +183,7 @@ def test_final_cost_and_accuracy_are_those_of_the_parameters_returned(output):
 def test_the_final_cost_is_computed_once_when_it_is_read(monkeypatch, flower):
     module, calls = sys.modules["accelnn.training.fit"], []
     plain = module.streaming.evaluate
-    monkeypatch.setattr(
-        module.streaming, "evaluate", lambda *args: calls.append(1) or plain(*args)
-    )
+    monkeypatch.setattr(module.streaming, "evaluate", lambda *args: calls.append(1) or plain(*args))
     net, params = small()
     trained, history = accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.1)
     assert not calls
@@ -319,7 +324,9 @@ def test_trainings_in_other_threads_leave_signals_alone(flower):
     net, params = small()
     results = []
     thread = threading.Thread(
-        target=lambda: results.append(accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.1))
+        target=lambda: results.append(
+            accelnn.fit(net, params, *flower, epochs=3, learning_rate=0.1)
+        )
     )
     thread.start()
     thread.join()
@@ -368,8 +375,8 @@ def test_nothing_that_was_given_is_changed(flower):
     accelnn.fit(net, params, *flower, epochs=5, learning_rate=0.5)
     net.gradients(params, *flower)
     net.predict(params, flower[0])
-    for array, copy in zip(given, before, strict=True):
-        np.testing.assert_array_equal(array, copy)
+    for array, as_it_was in zip(given, before, strict=True):
+        np.testing.assert_array_equal(array, as_it_was)
 
 
 def test_no_epochs_change_nothing(flower):

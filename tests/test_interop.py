@@ -112,8 +112,6 @@ def test_tensors_on_the_gpu_are_trained_on_where_they_are():
     torch = pytest.importorskip("torch")
     accelnn.use("cupy")
     given = torch.from_numpy(X).cuda(), torch.from_numpy(LABELS).cuda()
-    _, history = accelnn.fit(
-        NET, NET.init(dtype="float64"), *given, epochs=5, learning_rate=0.3
-    )
+    _, history = accelnn.fit(NET, NET.init(dtype="float64"), *given, epochs=5, learning_rate=0.3)
     assert history.backend == "cupy"
     assert as_array(given[0]).data.ptr == given[0].data_ptr()

@@ -251,7 +251,9 @@ def test_ctrl_c_keeps_the_best_so_far(flower, method):
     net, params = small()
     X, Y = map(to_device, flower)
     with pytest.raises(accelnn.Interrupted) as interrupted:
-        accelnn.minimize(net, params, X, Y, method=method, callbacks=[interrupt(12)], record_every=1)
+        accelnn.minimize(
+            net, params, X, Y, method=method, callbacks=[interrupt(12)], record_every=1
+        )
     history = interrupted.value.history
     assert (len(history.costs), history.stopped) == (13, "interrupted")
     assert net.cost(interrupted.value.params, X, Y) == pytest.approx(min(history.costs), rel=1e-12)

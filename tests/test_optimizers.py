@@ -59,7 +59,11 @@ CASES = {
         adam,
         {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3},
     ),
-    "adam of zeros": (Adam(beta1=0.0, beta2=0.0, epsilon=1e-2), adam, {"beta1": 0, "beta2": 0, "epsilon": 1e-2}),
+    "adam of zeros": (
+        Adam(beta1=0.0, beta2=0.0, epsilon=1e-2),
+        adam,
+        {"beta1": 0, "beta2": 0, "epsilon": 1e-2},
+    ),
 }
 
 
@@ -112,7 +116,9 @@ def test_the_first_step_of_adam_is_as_long_as_the_rate(gradient, sign, rate):
     assert theta[0] == pytest.approx(-sign * rate, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("sgd", SGD()), ("adam", Adam(beta1=0.9, beta2=0.999, epsilon=1e-8))])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("sgd", SGD()), ("adam", Adam(beta1=0.9, beta2=0.999, epsilon=1e-8))]
+)
 def test_a_name_is_the_optimizer_of_the_usual_values(name, expected):
     assert optimizers.optimizer_of(name) == expected
     assert optimizers.optimizer_of(expected) is expected

@@ -86,7 +86,11 @@ NETS = {
     ),
     "products by BLAS": Network([60, 50, 12, 3], hidden="tanh", output="softmax"),
 }
-OPTIMIZERS = {"sgd": "sgd", "momentum": Momentum(beta=0.8), "adam": Adam(beta1=0.8, beta2=0.95, epsilon=1e-6)}
+OPTIMIZERS = {
+    "sgd": "sgd",
+    "momentum": Momentum(beta=0.8),
+    "adam": Adam(beta1=0.8, beta2=0.95, epsilon=1e-6),
+}
 M = 53
 BATCHES = {"whole": None, "short last batch": 8, "no short batch": 53, "more than there are": 64}
 nets = pytest.mark.parametrize("name", NETS)
@@ -970,9 +974,7 @@ def test_minimize_calls_back_too():
         seen.append(checkpoint)
         return len(seen) == 3
 
-    _, history = accelnn.minimize(
-        net, net.init(), *data(net, M), record_every=1, callbacks=[third]
-    )
+    _, history = accelnn.minimize(net, net.init(), *data(net, M), record_every=1, callbacks=[third])
     assert [checkpoint.cost for checkpoint in seen] == history.costs
     assert [checkpoint.epoch for checkpoint in seen] == history.epochs == [0, 1, 2]
     assert {(c.validation_cost, c.learning_rate) for c in seen} == {(None, None)}

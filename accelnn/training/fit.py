@@ -259,8 +259,10 @@ def _warn_of_divergence(history: History, params: Parameters, learning_rate: Any
     bad = next((i for i, cost in enumerate(history.costs) if not math.isfinite(cost)), None)
     if bad is None and not not_finite(params.flat):
         return
-    found = "not finite at the end" if bad is None else (
-        f"{history.costs[bad]} at epoch {history.epochs[bad]}"
+    found = (
+        "not finite at the end"
+        if bad is None
+        else (f"{history.costs[bad]} at epoch {history.epochs[bad]}")
     )
     rate = "" if callable(learning_rate) else f" ({learning_rate:g})"
     warnings.warn(

@@ -1,4 +1,4 @@
-"""What a training leaves behind: its `History`, and what callbacks and Ctrl-C receive on the way."""
+"""What a training leaves behind, its `History`, and what callbacks and Ctrl-C receive."""
 
 import functools
 from collections.abc import Callable

@@ -8,7 +8,9 @@ from accelnn.training.history import Callback, Checkpoint
 
 
 @contextmanager
-def following(verbose: Any, epochs: int, label: str = "", unit: str = "epoch") -> Iterator[Callback]:
+def following(
+    verbose: Any, epochs: int, label: str = "", unit: str = "epoch"
+) -> Iterator[Callback]:
     """A callback that shows a training of so many epochs while the block lasts.
 
     verbose : True for a bar on standard error, with percentage, cost and remaining time, drawn
