@@ -728,9 +728,12 @@ def three_classes(tmp_path: Path, random: np.random.Generator, m: int = 300) -> 
 def test_the_recipe_for_own_data_fits_the_data(tmp_path, random):
     data = three_classes(tmp_path, random)
     recipe = own_recipe(data)
-    assert recipe.net == accelnn.Network([2, 64, 3], output="softmax")
+    assert recipe.net == accelnn.Network([2, 100, 3], output="softmax")
     assert recipe.validation[0] is data.X_validation
     assert recipe.data() is data
+    many = own_recipe(datasets.blobs(m=12_000, classes=3))
+    assert many.net.layers == (2, 128, 64, 3)
+    assert many.batch_size > recipe.batch_size
     two = datasets.load_images(write_pictures(tmp_path / "pets", cat=3, dog=3), size=4)
     assert own_recipe(two, ()).net == accelnn.Network([48, 1])
     assert own_recipe(two, (20, 7, 5)).net == accelnn.Network([48, 20, 7, 5, 1])
