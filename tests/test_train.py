@@ -22,10 +22,10 @@ from accelnn.recipes import RECIPES
 from accelnn.solvers import SOLVERS
 from accelnn.tours import FIGURES, TOURS
 
-pytestmark = pytest.mark.slow
-
-
-pytestmark = pytest.mark.filterwarnings("default::accelnn.datasets.StandInWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default::accelnn.datasets.StandInWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
