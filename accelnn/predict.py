@@ -5,7 +5,6 @@ could not be used, 2 if the arguments were wrong, 130 after Ctrl-C.
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from accelnn import backend, models
 from accelnn.backend import Array, to_device, to_host
-from accelnn.bench.report import console
+from accelnn.cli.console import as_json, console
 from accelnn.datasets import read_picture
 from accelnn.files import check_writable, write_whole
 from accelnn.models import Model
@@ -128,7 +127,7 @@ def _write_json(
         "dtype": str(model.params.dtype),
         "predictions": [asdict(prediction) for prediction in predictions],
     }
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    text = as_json(result)
     if options.json == "-":
         sys.stdout.write(text)
     else:

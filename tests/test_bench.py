@@ -26,6 +26,7 @@ from accelnn.bench import cases, growth, machine, notes, report, runner, timing,
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import GPU_TRAININGS, main
 from accelnn.bench.crossover import crossovers
+from accelnn.cli.console import console
 from accelnn.gpus import Gpu
 from accelnn.kernels import loops
 from accelnn.network import Network
@@ -831,7 +832,7 @@ def table(width, terminal, *records, gpu=None, limits=None):
     file = io.StringIO()
     if terminal:
         file.isatty = lambda: True
-    to = report.console(file)
+    to = console(file)
     if terminal:
         to.width = width
     found = crossovers(records)

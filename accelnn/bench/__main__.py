@@ -33,10 +33,11 @@ from accelnn.bench.cases import (
 from accelnn.bench.crossover import crossovers
 from accelnn.bench.growth import GROWTHS, GrowthCase
 from accelnn.bench.peers import PEERS, on_gpu
-from accelnn.bench.records import Report, write_whole
+from accelnn.bench.records import Report
 from accelnn.bench.runner import run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
-from accelnn.files import check_writable
+from accelnn.cli.console import console
+from accelnn.files import check_writable, write_whole
 
 # (repeats, seconds for an implementation of an operation, seconds for one of a training)
 SHORT, QUICK = (5, 0.15, 2.5), (3, 0.04, 0.3)
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(result.to_json())
     elif options.json:
         write_whole(result.to_json(), Path(options.json))
-    to = report.console(sys.stderr if options.json == "-" else sys.stdout)
+    to = console(sys.stderr if options.json == "-" else sys.stdout)
     report.show(result, to)
     if _is_short(options):
         to.print(f"\n{_left_out(plan, options, limits)}", soft_wrap=True)

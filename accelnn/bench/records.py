@@ -1,15 +1,12 @@
 """The benchmark's results as data, written as JSON: a `Record` for each case, size and
 implementation."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from accelnn.files import whole_file
+from accelnn.cli.console import as_json
 
 SCHEMA = 1
 
@@ -136,8 +133,7 @@ class Report:
 
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
-        content = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
+        return as_json({"schema": SCHEMA, **asdict(self)})
 
 
 def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> None:
@@ -146,20 +142,3 @@ def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> Non
     record.seconds = median(times) * scale
     record.seconds_min = min(times) * scale
     record.seconds_max = max(times) * scale
-
-
-def write_whole(text: str, path: Path) -> None:
-    """Write the file at once: a reader never sees half of it."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(text)
-
-
-def finite(value: Any) -> Any:
-    """`value` with None for every number that is not finite, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

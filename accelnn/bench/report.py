@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby
-from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from accelnn.bench.records import Crossing, Crossover, Record, Report, TrainingRecord
+from accelnn.cli.console import PIPE_WIDTH
 from accelnn.gpus import Gpu
 
 # heading: a function of a record, and of all records of the same case and size
@@ -104,14 +104,6 @@ HEADINGS = {
     "products": "share of the time that the matrix products alone take",
 }
 PROCESSORS = {"numpy": "CPU", "cupy": "GPU"}
-PIPE_WIDTH = 1000  # no line is broken if the output is no terminal
-
-
-def console(file: IO[str]) -> Console:
-    """A console that takes text as it is, and cuts no column off where it is no terminal."""
-    if file.isatty():
-        return Console(file=file, markup=False, highlight=False)
-    return Console(file=file, markup=False, highlight=False, no_color=True, width=PIPE_WIDTH)
 
 
 def show(report: Report, to: Console) -> None:

@@ -73,10 +73,11 @@ class Written:
 def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = False) -> None:
     """Print a table of the trainings, the scores by class if there are many, and what ran.
 
-    verbose : the nets too, and why each solver was chosen
+    verbose : the nets too, why each solver was chosen, and the scores by class of each training
+        of a comparison
     """
     to.print(_trainings(results, data, to))
-    if len(data.classes) > 2:
+    if len(data.classes) > 2 and (verbose or len(results) == 1):
         for result in results:
             to.print(_classes(result, data, to))
     history = results[0].history
@@ -119,7 +120,8 @@ def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
 
 
 def _empty(headings: Iterable[str], to: Console, title: str | None = None) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD if to.is_terminal else box.ASCII2)
+    style = box.SIMPLE_HEAD if to.is_terminal else box.ASCII2
+    table = Table(title=title, title_justify="left", box=style)
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("training", "class") else "right")
     return table
@@ -205,7 +207,14 @@ def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) 
             written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
     if options.save:
         for result in results:
-            model = models.Model(result.recipe.net, result.params, data.classes, data.preprocessing)
+            model = models.Model(
+                result.recipe.net,
+                result.params,
+                data.classes,
+                data.preprocessing,
+                data.source,
+                data.stand_in,
+            )
             path = _path(options.save, result.label)
             written.append(Written.by(partial(models.save, model), "model", path))
     return written

@@ -16,15 +16,15 @@ import numpy as np
 from rich.console import Console
 
 import accelnn
-from accelnn import backend, datasets, plots, recipes
+from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, show_warning
 from accelnn.cli.results import Result, Written, describe_picture, draw, save, show
 from accelnn.cli.train_options import DESCENT, OF_DESCENT, parse
 from accelnn.datasets import Dataset
-from accelnn.network import Network, Parameters
+from accelnn.network import Parameters
 from accelnn.optimizers import OPTIMIZERS, Schedule, inverse_decay
-from accelnn.recipes import RECIPES, Recipe
+from accelnn.recipes import RECIPES, Recipe, own_recipe
 from accelnn.tours import FIGURES, TOURS
 from accelnn.training import History, Interrupted
 from accelnn.training.history import Callback
@@ -172,7 +172,7 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
             recipe = _sized(recipe, options.hidden, "--hidden")
     else:
         data = _own_data(options)
-        recipe = _own_recipe(data, options.hidden)
+        recipe = own_recipe(data, options.hidden)
     fields = ("epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay")
     changes: dict[str, Any] = {
         name: value
@@ -213,25 +213,6 @@ def _comparing_hidden(recipe: Recipe, sizes: Sequence[int]) -> Recipe:
         compare={
             f"{n} hidden unit{'s' if n > 1 else ''}": {"layers": (first, n, last)} for n in sizes
         }
-    )
-
-
-def _own_recipe(data: Dataset, hidden: Sequence[int] | None) -> Recipe:
-    if hasattr(recipes, "own_recipe"):
-        return recipes.own_recipe(data, hidden)
-    two = len(data.classes) == 2
-    return Recipe(
-        title="your own data",
-        data=lambda **_: data,
-        net=Network(
-            [data.X_train.shape[0], *(hidden or ()), 1 if two else len(data.classes)],
-            output="sigmoid" if two else "softmax",
-        ),
-        init="glorot",
-        epochs=100,
-        learning_rate=1e-3,
-        optimizer="adam",
-        batch_size=32,
     )
 
 
