@@ -5,8 +5,9 @@ The trainings and implementations of `accelnn bench train`, which trains them wh
 
 import pytest
 
+from accelnn import warm_up
 from accelnn.bench.cases import Skip
-from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
+from accelnn.bench.trainings import TRAININGS, TrainingCase
 
 EPOCHS = 20  # of full batches; one epoch of mini-batches
 

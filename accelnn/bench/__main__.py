@@ -19,7 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from accelnn import backend
+from accelnn import backend, warm_up
 from accelnn.bench import machine, peers, report
 from accelnn.bench.cases import (
     ON_GPU,
@@ -35,7 +35,7 @@ from accelnn.bench.growth import GROWTHS, GrowthCase
 from accelnn.bench.peers import PEERS, on_gpu
 from accelnn.bench.records import Report
 from accelnn.bench.runner import run_case
-from accelnn.bench.trainings import TRAININGS, TrainingCase, warm_up
+from accelnn.bench.trainings import TRAININGS, TrainingCase
 from accelnn.cli.console import console
 from accelnn.files import check_writable, write_whole
 

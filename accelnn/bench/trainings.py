@@ -30,21 +30,6 @@ from accelnn.kernels import loops
 from accelnn.network import Network, Parameters
 from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
-from accelnn.solvers import jitted
-
-
-# Stand-in for accelnn.warm_up, which replaces it: `from accelnn import warm_up`
-def warm_up(*dtypes: str) -> float:
-    """Load or compile the compiled solvers; the seconds it took."""
-    return sum(map(jitted.load, dtypes))
-
-
-# Stand-in for Network.targets, which replaces it: `net.targets(Y, dtype)`
-def targets(net: Network, Y: Array, dtype: str) -> Array:
-    """Labels (m,) as the (n_L, m) array that the formulas need."""
-    if Y.ndim == 1:
-        Y = accelnn.one_hot(Y, net.layers[-1]) if net.layers[-1] > 1 else Y[None]
-    return Y.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -580,7 +565,7 @@ class TrainingCase:
         if dtype not in self._datasets:
             with backend.use("numpy"):
                 data, net = self.training.data(dtype), self.training.net
-                Y_train, Y_test = (targets(net, Y, dtype) for Y in (data.Y_train, data.Y_test))
+                Y_train, Y_test = (net.targets(Y, dtype) for Y in (data.Y_train, data.Y_test))
                 self._datasets[dtype] = replace(data, Y_train=Y_train, Y_test=Y_test)
         return self._datasets[dtype]
 

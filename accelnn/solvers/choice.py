@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from accelnn import kernels
 from accelnn.backend import array_module
 from accelnn.solvers import gram, jitted, precisions
 from accelnn.solvers.direct import Direct
@@ -35,11 +36,13 @@ class Solver(NamedTuple):
 
     start : begins the training of a job
     unfit : why it cannot do a job, or None
+    compiled : whether kernels compute it, which know certain activations only
     streams : whether examples may stay on the host while the parameters are on a device
     """
 
     start: Callable[[Job], Trainer]
     unfit: Callable[[Job], str | None]
+    compiled: bool = False
     streams: bool = False
 
     def why_not(self, job: Job) -> str | None:
@@ -49,7 +52,8 @@ class Solver(NamedTuple):
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
                 "streams them; or move them with accelnn.to_device"
             )
-        return self.unfit(job)
+        unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
+        return unknown or self.unfit(job)
 
 
 def _on_gpu(job: Job) -> bool:
@@ -95,9 +99,9 @@ def _not_compiled_in_sample_space(job: Job) -> str | None:
 
 SOLVERS: dict[str, Solver] = {
     "direct": Solver(Direct, _not_direct, streams=True),
-    "jitted": Solver(_compiled, lambda _job: None),
+    "jitted": Solver(_compiled, lambda _job: None, compiled=True),
     "gram": Solver(Gram, _not_gram),
-    "gram-jitted": Solver(_compiled_in_sample_space, _not_compiled_in_sample_space),
+    "gram-jitted": Solver(_compiled_in_sample_space, _not_compiled_in_sample_space, compiled=True),
 }
 
 _warm: set[np.dtype[Any]] = set()  # the dtypes of `warm_up`
