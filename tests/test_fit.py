@@ -266,7 +266,7 @@ def test_verbose_shows_percentage_cost_and_validation(flower, capsys):
     output = capsys.readouterr()
     assert output.out == ""
     assert "100%" in output.err
-    assert f"cost {history.costs[-1]:.6f}" in " ".join(output.err.split())
+    assert f"cost {history.costs[-1]:.4f}" in " ".join(output.err.split())
     np.testing.assert_allclose(shown.flat, quiet.flat, rtol=1e-12)
 
 
