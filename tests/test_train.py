@@ -22,10 +22,7 @@ from accelnn.recipes import RECIPES
 from accelnn.solvers import SOLVERS
 from accelnn.tours import FIGURES, TOURS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("default::accelnn.datasets.StandInWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("default::accelnn.datasets.StandInWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +44,7 @@ def run(*arguments):
 # recipes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_and_draws(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
@@ -65,6 +63,7 @@ def test_every_recipe_trains_and_draws(name, tmp_path, capsys):
     assert models.load(tmp_path / saved[0]).net.layers == tuple(results[0]["net"]["layers"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_without_matplotlib(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -72,12 +71,14 @@ def test_every_recipe_trains_without_matplotlib(name, monkeypatch):
         assert np.isfinite(result["final_cost"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", set(TOURS) - {"ex4-weights"})
 def test_every_tour_prints(name, capsys):
     assert train.main([name]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_tour_that_draws_is_drawn(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
@@ -105,6 +106,7 @@ def test_the_flower_reaches_its_published_accuracy():
     assert result["epochs"] == list(range(0, 2000, 20))
 
 
+@pytest.mark.slow
 def test_the_circles_give_the_published_figures():
     results = {r["label"]: r for r in run("circles")}
     scaled = results["1/sqrt(n)"]
@@ -115,12 +117,14 @@ def test_the_circles_give_the_published_figures():
     assert results["large (x10)"]["costs"][0] > 100
 
 
+@pytest.mark.slow
 def test_the_circles_reach_the_published_cost_of_epoch_14000():
     scaled = run("circles", "--epochs", 14001)[2]
     assert scaled["epochs"][100] == 14000
     assert round(scaled["costs"][100], 3) == 0.131
 
 
+@pytest.mark.slow
 def test_learning_rates_give_the_published_figures(real_data):
     results = run(
         *("cat-logistic", "--data", real_data, "--epochs", 1500),
@@ -150,6 +154,7 @@ def test_options_change_the_recipe():
     assert result["epochs_run"] == 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "sizes", "layers", "hidden"),
     [
@@ -171,6 +176,7 @@ def test_hidden_gives_every_training_of_a_comparison_its_sizes():
     ] * 4
 
 
+@pytest.mark.slow
 def test_one_hidden_layer_of_several_sizes_is_compared():
     for recipe in ("planar", "circles", "cat-logistic"):
         results = run(recipe, "--compare-hidden", 1, 3, "--epochs", 5)
@@ -178,6 +184,7 @@ def test_one_hidden_layer_of_several_sizes_is_compared():
         assert [r["label"] for r in results] == ["1 hidden unit", "3 hidden units"]
 
 
+@pytest.mark.slow
 def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(capsys):
     [tnc] = run("digits", "--epochs", 5)
     assert "minimised by TNC\n" in capsys.readouterr().out
@@ -192,12 +199,14 @@ def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(c
     assert "macro average" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--solver direct", "--batch-size 500", "--validation 0.1"])
 def test_an_option_of_gradient_descent_selects_it(option):
     [result] = run("digits", "--epochs", 1, *option.split())
     assert result["method"] is None
 
 
+@pytest.mark.slow
 def test_any_recipe_can_be_minimised():
     [flower] = run("planar", "--method", "TNC", "--epochs", 400)
     assert flower["final_accuracy"] > 0.8
@@ -205,6 +214,7 @@ def test_any_recipe_can_be_minimised():
     assert (digits["batch_size"], digits["optimizer"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_digits_are_told_by_adam_on_mini_batches(capsys):
     [result] = run("digits-minibatch", "--dtype", "float32", "--seed", 3)
     assert (result["optimizer"], result["batch_size"]) == ("adam", 128)
@@ -213,6 +223,7 @@ def test_digits_are_told_by_adam_on_mini_batches(capsys):
     assert "adam at 0.001 on batches of 128, solver " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_can_be_asked_for_and_trains_alike(solver, capsys):
     [result] = run("planar", "--epochs", 150, "--solver", solver)
@@ -222,6 +233,7 @@ def test_every_solver_can_be_asked_for_and_trains_alike(solver, capsys):
     assert result["final_cost"] == pytest.approx(direct["final_cost"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_compiled_mini_batches_of_adam_are_those_of_numpy():
     options = ("digits-minibatch", "--epochs", 2, "--batch-size", 500, "--validation", 0.1)
     [compiled, direct] = [run(*options, "--solver", name)[0] for name in ("jitted", "direct")]
@@ -241,6 +253,7 @@ def test_the_optimizer_is_the_one_asked_for():
     assert first_step["adam"] > first_step["sgd"]
 
 
+@pytest.mark.slow
 def test_another_kind_of_optimizer_brings_a_learning_rate_that_suits_it():
     [adam] = run("digits", "--epochs", 2, "--optimizer", "adam")
     assert adam["learning_rate"] == 0.001
@@ -268,7 +281,8 @@ def test_the_learning_rate_decays_as_in_the_notes():
     assert result["final_cost"] == pytest.approx(expected.final_cost, rel=1e-12)
 
 
-def test_verbose_says_why_and_what_and_else_nobody_does(capsys):
+@pytest.mark.slow
+def test_verbose_shows_the_net_and_why_a_solver_was_chosen(capsys):
     run("planar", "--epochs", 5)
     assert "(" not in capsys.readouterr().out.split("solver ")[1].split("\n")[0]
     [result] = run("planar", "--epochs", 5, "--verbose")
@@ -298,6 +312,7 @@ def test_a_share_of_a_recipes_examples_is_watched_and_not_learned_from(capsys):
     assert re.search(r"train .* validation .* test", heading)
 
 
+@pytest.mark.slow
 def test_patience_counts_epochs_and_ends_each_training_of_a_comparison_by_itself(capsys):
     results = run(
         *("circles", "--epochs", 300, "--batch-size", 32, "--optimizer", "momentum"),
@@ -363,6 +378,7 @@ def test_a_bar_shows_percentage_costs_and_time_of_each_training_in_a_terminal():
         assert re.search(bar, shown)
 
 
+@pytest.mark.slow
 def test_a_bar_shows_scipys_minimisers_too():
     status, shown = in_terminal(["train", "digits", "--epochs", 10], None)
     assert status == 0
@@ -385,6 +401,7 @@ def drawn(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_the_validation_costs_are_drawn_beside_the_costs(drawn):
     options = ("--epochs", 2, "--validation", 0.1, "--plot", "x.png")
     [result] = run("cat-logistic", *options)
@@ -396,6 +413,7 @@ def test_the_validation_costs_are_drawn_beside_the_costs(drawn):
     assert list(curves)[:2] == ["learning rate 0.01", "learning rate 0.01, validation"]
 
 
+@pytest.mark.slow
 def test_every_picture_names_its_training_and_says_if_its_data_are_stand_ins(drawn):
     run("circles", "--epochs", 2, "--plot", "x.png")
     assert drawn["comparison"]["title"] == "circles"
@@ -407,6 +425,7 @@ def test_every_picture_names_its_training_and_says_if_its_data_are_stand_ins(dra
     assert drawn["pictures"]["title"] == "drawn stand-ins"
 
 
+@pytest.mark.slow
 def test_a_picture_is_predicted_by_its_index(capsys):
     run("cat-2layer", "--epochs", 2, "--show", 7)
     assert re.search(r"\npicture 7: (non-)?cat, predicted (non-)?cat", capsys.readouterr().out)
@@ -749,6 +768,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_no_files(monkeypatch, capsys, tmp_
     assert not (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_minimiser_with_what_it_has(monkeypatch, capsys, tmp_path):
     real = accelnn.minimize
 
