@@ -181,17 +181,6 @@ def test_a_training_in_sample_space_has_no_rate(implementation, solver, rated, m
     assert (record.gflop_per_s is not None) is (record.share_of_limit is not None) is rated
 
 
-def test_labels_become_the_columns_that_loops_and_notes_need():
-    net = Network([4, 3], output="softmax")
-    labels = np.array([2, 0, 1])
-    columns = trainings.targets(net, labels, "float32")
-    np.testing.assert_array_equal(columns, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
-    assert columns.dtype == np.float32
-    np.testing.assert_array_equal(trainings.targets(net, columns, "float64"), columns)
-    one = Network([4, 1])
-    np.testing.assert_array_equal(trainings.targets(one, labels > 0, "float64"), [[1, 0, 1]])
-
-
 def test_who_ends_at_a_higher_cost_did_less_and_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr("accelnn.bench.__main__.QUICK", (1, 0.1, 60.0))
     right = notes.model

@@ -26,6 +26,7 @@ from accelnn.bench import peers, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import main
 from accelnn.bench.peers import PEERS, Job, Peer, PeerError, Unfit
+from accelnn.cli.console import console
 from accelnn.install import install_command
 from accelnn.network import Parameters
 
@@ -614,7 +615,7 @@ def test_gains_of_algorithm_and_implementation_are_told_apart(capsys):
     rows = [row("torch", 8.0), row("torch-gram", 0.5), row("accelnn", 0.1)]
     machine = {"processor": "P", "cores": 2, "memory_bytes": 2**30, "gpu": None}
     machine["last_level_cache_bytes"] = 2**20
-    report.show(data.Report(machine, {}, {}, rows), report.console(sys.stdout))
+    report.show(data.Report(machine, {}, {}, rows), console(sys.stdout))
     output = capsys.readouterr().out
     assert re.search(r"cat-2layer: 80 times .* = 16 by the algorithm .* × 5 by its impl", output)
     assert "× torch" in output
