@@ -8,6 +8,8 @@ from itertools import product
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOLVERS = {
     "direct": ["sgd", "momentum", "adam"],
     "jitted": ["sgd", "momentum", "adam"],

@@ -174,6 +174,7 @@ SHARED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("name", SHARED)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -196,6 +197,7 @@ def test_any_number_of_threads_gives_the_same_training(monkeypatch, threads, nam
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_any_number_of_threads_gives_the_same_training_in_sample_space(monkeypatch, threads):
     monkeypatch.setattr(numba, "get_num_threads", lambda: threads)
