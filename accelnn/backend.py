@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 
 from accelnn.columns import HostColumns
+from accelnn.install import install_command
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 
@@ -35,7 +36,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _NAME = re.compile(r"numpy|auto|cupy(:(?P<index>[0-9]{1,4}))?")
-INSTALL = "pip install 'accelnn[cuda13]' (CUDA 13 drivers) or 'accelnn[cuda12]'"
 
 # How CUDA and its libraries say it, where it is not CuPy's pool that finds no room
 _NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -417,7 +417,7 @@ def cupy_unusable(index: int | None = None) -> str | None:
     except ModuleNotFoundError as error:
         if error.name != "cupy":
             return f"CuPy is installed but lacks a module it needs ({error})"
-        return f"CuPy is not installed: {INSTALL}"
+        return f"CuPy is not installed: {install_cupy()}"
     except Exception as error:  # a broken install can raise anything
         return f"CuPy is installed but does not import ({_first_line(error)})"
     try:
@@ -443,11 +443,16 @@ def cupy_unusable(index: int | None = None) -> str | None:
             return f"the GPU is out of memory on first touch ({_first_line(error)})"
         return (
             f"a small product on the GPU failed ({_first_line(error)}); "
-            f"if CUDA's libraries are missing: {INSTALL}"
+            f"if CUDA's libraries are missing: {install_cupy()}"
         )
     if total != 16**3:
         return f"a small product on the GPU is wrong ({total:g}, expected {16**3})"
     return None
+
+
+def install_cupy() -> str:
+    """How to install CuPy and all that the GPU's code needs beside it."""
+    return f"{install_command('cuda13')} (CUDA 12 drivers: cuda12)"
 
 
 def _check_name(name: str) -> None:

@@ -444,8 +444,8 @@ def _show_remarks(records: list[Record], to: Console) -> None:
         )
     if any(isinstance(r, TrainingRecord) and r.data == "stand-in" for r in records):
         to.print(
-            "\nThe cat pictures are a drawn stand-in. For the real ones put train_catvnoncat.h5 "
-            "and test_catvnoncat.h5 into a folder and name it in ACCELNN_DATA."
+            "\nThe cat pictures are a drawn stand-in; to download the real ones: "
+            "accelnn data download cats"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from accelnn import batches
-from accelnn.backend import INSTALL, Array, array_module
+from accelnn.backend import Array, array_module, install_cupy
 from accelnn.kernels import cublaslt, cuda
 from accelnn.kernels.cublaslt import Product, Unsupported
 from accelnn.network import Parameters
@@ -411,7 +411,7 @@ def uncapturable() -> str | None:
     if not hasattr(cupy, "RawModule"):
         return "this CuPy compiles no kernels: it has no RawModule"
     reason = cublaslt.unusable()
-    return reason and f"{reason}: {INSTALL}"
+    return reason and f"{reason}: {install_cupy()}"
 
 
 def start(job: Job) -> Trainer:
