@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 import warnings
 
 import numpy as np
@@ -268,6 +269,25 @@ def test_verbose_shows_percentage_cost_and_validation(flower, capsys):
     assert "100%" in output.err
     assert f"cost {history.costs[-1]:.4f}" in " ".join(output.err.split())
     np.testing.assert_allclose(shown.flat, quiet.flat, rtol=1e-12)
+
+
+def test_a_notebook_shows_the_bar_in_its_output(flower, monkeypatch):
+    from rich.console import Console
+
+    drawn = []
+    notebook = types.ModuleType("IPython.display")
+    handle = types.SimpleNamespace(update=drawn.append)
+    notebook.display = lambda table, display_id: drawn.append(table) or handle  # noqa: ARG005
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    net, params = small()
+    _, history = accelnn.fit(net, params, *flower, epochs=20, learning_rate=0.5, verbose=True)
+    console = Console(force_jupyter=False, width=100)
+    with console.capture() as shown:
+        console.print(drawn[-1])
+    assert "100%" in shown.get()
+    assert f"cost {history.costs[-1]:.4f}" in shown.get()
 
 
 # --------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """What `verbose` shows of a training: a progress bar, or lines as the notes print them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from accelnn.training.history import Callback, Checkpoint
+
+REDRAW = 0.1  # seconds between two pictures of a bar in a notebook
 
 
 @contextmanager
@@ -31,11 +34,31 @@ def following(
         *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
         *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label or "training", total=epochs, scores="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(label or "training", total=epochs, scores="")
+    with _in_notebook(bar) if bar.console.is_jupyter else bar:
 
         def show(now: Checkpoint) -> None:
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
         bar.update(task, completed=epochs)
+
+
+@contextmanager
+def _in_notebook(bar: Any) -> Iterator[None]:
+    """Redraw a rich Progress in a notebook's output, for which rich itself needs ipywidgets."""
+    from IPython.display import display
+
+    update, drawn = bar.update, time.monotonic()
+    handle = display(bar.make_tasks_table(bar.tasks), display_id=True)
+
+    def update_and_draw(*args: Any, **kwargs: Any) -> None:
+        nonlocal drawn
+        update(*args, **kwargs)
+        if bar.finished or time.monotonic() - drawn > REDRAW:
+            drawn = time.monotonic()
+            handle.update(bar.make_tasks_table(bar.tasks))
+
+    bar.update = update_and_draw
+    yield
