@@ -66,6 +66,7 @@ def gradient_check(
 
     Raises ValueError for float32 parameters, whose rounding would drown the differences.
     """
+    net.check_params(params)
     if params.dtype != np.float64:
         raise ValueError(
             f"expected float64 parameters, got {params.dtype}: init(..., dtype='float64')"

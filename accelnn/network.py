@@ -4,6 +4,7 @@ Columns are examples: X is (n_0, m), Y is (n_L, m), W[l] is (n_l, n_{l-1}), b[l]
 A network without hidden layers is linear or logistic regression.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 
 from accelnn import backend
 from accelnn.backend import Array, array_module, as_array, at_work
+from accelnn.columns import HostColumns
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import operations_for
 
@@ -130,8 +132,9 @@ class Network:
     keep_prob: Any = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, int):
-            sizes = [n for n in (self.layers, self.hidden, self.output) if isinstance(n, int)]
+        if isinstance(self.layers, int | np.integer):
+            given = (self.layers, self.hidden, self.output, self.l2, self.keep_prob)
+            sizes = [int(n) for n in given if isinstance(n, int | np.integer)]
             raise TypeError(
                 f"expected layers as one sequence of sizes, got {self.layers}: "
                 f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
@@ -218,7 +221,8 @@ class Network:
         """The label of each example, (m,) int64; for a linear output the values (n_L, m).
 
         One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
-        the index of the largest. Labels compare directly with integer labels (m,).
+        the index of the largest. Labels compare with integer labels (m,), not with one-hot
+        columns: `accuracy` takes both.
         """
         A = self.forward(params, X)
         return A if self.output == "linear" else labels_of(A)
@@ -279,6 +283,8 @@ class Network:
         and for values (m,) if there are several linear outputs.
         """
         Y = as_array(Y, "Y")
+        if isinstance(Y, HostColumns):
+            Y = np.asarray(Y)
         outputs = self.layers[-1]
         if Y.ndim == 1 and outputs > 1:
             if self.output == "linear":
@@ -289,6 +295,12 @@ class Network:
             Y = one_hot(Y, outputs)
         elif Y.ndim == 1:
             Y = Y[None]
+        if self.output == "sigmoid" and outputs == 1 and Y.size:
+            low, high = float(Y.min()), float(Y.max())
+            if low < 0 or high > 1:
+                raise ValueError(
+                    f"expected labels Y in 0..1 for one sigmoid output, got {low:g}..{high:g}"
+                )
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
@@ -328,6 +340,8 @@ class Network:
         if Y is None:
             return
         outputs, m = self.layers[-1], X.shape[1]
+        if m == 0:
+            raise ValueError("expected at least one example, got X with no columns")
         flat = self.output != "linear" or outputs == 1
         if Y.shape == (outputs, m) or (flat and Y.shape == (m,)):
             return
@@ -359,11 +373,15 @@ class Workspace:
         self.operations = operations_for(params.flat)
         outputs = net.layers[1:]
         self.A = [xp.empty((n, m), params.dtype) for n in outputs]
-        self.dA = [xp.empty((n, m), params.dtype) for n in outputs[:-1]]
         self.D = [
             xp.empty((n, m), params.dtype) if dropout and keep < 1 else None
             for n, keep in zip(outputs, net.keep_prob, strict=False)
         ]
+
+    @functools.cached_property
+    def dA(self) -> list[Array]:
+        """Allocated by the first pass backward."""
+        return [self.xp.empty_like(A) for A in self.A[:-1]]
 
 
 def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:

@@ -126,35 +126,34 @@ def stream(
         upload.synchronize()  # no memory goes back to CuPy's pools while it is read or written
 
 
-def chunks(
-    net: Network, data: Sequence[HostColumns], xp: Any
-) -> Generator[list[Array], None, None]:
-    """All columns in their order, as `stream` gives them, many at a time."""
+def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array], None, None]:
+    """All columns in their order, many at a time; those on the host as `stream` gives them."""
     m = data[0].shape[1]
     numbers = net.layers[0] + 2 * sum(net.layers[1:])
     size = min(m, max(1, CHUNK_BYTES // (numbers * data[0].dtype.itemsize)))
-    wanted = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
-    return stream(data, wanted, size, xp)
+    if isinstance(data[0], HostColumns):
+        wanted = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
+        yield from stream(data, wanted, size, xp)
+        return
+    for start in range(0, m, size):
+        yield [array[:, start : start + size] for array in data]
 
 
 def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
     """The cost without L2, and the accuracy unless the output is linear, 0-d on the parameters'
-    device, which data that stays on the host passes through in chunks."""
-    if not isinstance(X, HostColumns):
-        return cost_and_accuracy(
-            net, params, forward(net, params, X, Workspace(net, params, X.shape[1])), Y
-        )
-    xp = array_module(params.flat)
-    total, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
+    device; in chunks, which data that stays on the host is sent there in."""
+    xp, m = array_module(params.flat), X.shape[1]
+    cost, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
     accuracy = None
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:
-            share = X_part.shape[1] / X.shape[1]
-            cost, accuracy = evaluate(net, params, X_part, Y_part)
-            total += cost * share
+            share = X_part.shape[1] / m
+            Z = forward(net, params, X_part, Workspace(net, params, X_part.shape[1]))
+            loss, accuracy = cost_and_accuracy(net, params, Z, Y_part)
+            cost += loss * share
             if accuracy is not None:
                 right += accuracy * share
-    return total.astype(params.dtype), None if accuracy is None else right
+    return cost.astype(params.dtype), None if accuracy is None else right
 
 
 @at_work("predicting")

@@ -31,8 +31,7 @@ from accelnn.training.history import Callback
 from accelnn.training.minimize import METHODS
 from accelnn.training.progress import following
 
-# Of gradient descent and momentum, if a recipe's own rate is Adam's: one that many nets can bear.
-# Adam has a default of its own.
+# Default learning rate of SGD and momentum if the recipe's own is Adam's
 RATE = 0.1
 
 
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with chosen, warnings.catch_warnings():
             warnings.showwarning = show_warning
             return _run(options, out)
-    except (OSError, ValueError, BackendError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, BackendError, MemoryError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -60,11 +60,6 @@ def _on_gpu(job: Job) -> bool:
     return array_module(job.params.flat) is not np
 
 
-def _not_direct(job: Job) -> str | None:
-    """Why Direct cannot do a job, or None."""
-    return precisions.unfit(job.precision)
-
-
 def _not_gram(job: Job) -> str | None:
     """Why Gram cannot do a job, or None."""
     return gram.unfit(job) or precisions.unfit(job.precision)
@@ -98,7 +93,7 @@ def _not_compiled_in_sample_space(job: Job) -> str | None:
 
 
 SOLVERS: dict[str, Solver] = {
-    "direct": Solver(Direct, _not_direct, streams=True),
+    "direct": Solver(Direct, lambda job: precisions.unfit(job.precision), streams=True),
     "jitted": Solver(_compiled, lambda _job: None, compiled=True),
     "gram": Solver(Gram, _not_gram),
     "gram-jitted": Solver(_compiled_in_sample_space, _not_compiled_in_sample_space, compiled=True),

@@ -53,20 +53,18 @@ class Jitted:
         if self.job.batch_size is not None:
             order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
         l2_cost = self._l2_cost() if cost is not None and self.space is not None else 0.0
-        plan = self._plan(np.repeat(rates, per_epoch), sizes)
-        l2 = float(self.job.net.l2) if self.space is None else 0.0
-        total = self._run(self.state, plan, sizes, order, l2, per_epoch if cost is not None else 0)
+        recorded = per_epoch if cost is not None else 0
+        total = self._run(np.repeat(rates, per_epoch), sizes, order, recorded)
         if cost is not None:
             cost[...] = total / self.job.examples + l2_cost
 
-    def _run(
-        self, state: Any, plan: Array, sizes: Array, order: Array, l2: float, wanted: int
-    ) -> float:
+    def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
         """`accelnn.kernels.training.train` of these steps, in calls short enough to be interrupted;
-        the costs of the first `wanted`, each times its examples, added up."""
+        the costs of the first `recorded`, each times its examples, added up."""
         from accelnn.kernels import jit, training
 
-        layers, largest = self.params.layers, int(sizes.max())
+        state, layers, largest = self.state, self.params.layers, int(sizes.max())
+        l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = state.settings[training.DROPOUT] != 0
         most = int(LONGEST_CALL / _multiply_adds(layers, largest))
         if dropout:
@@ -76,15 +74,17 @@ class Jitted:
             for start in range(0, len(sizes), most):
                 if self.job.interruption.requested:
                     break
-                some = sizes[start : start + most]
-                first = ends[start] - some[0]
-                chosen = order[first : first + some.sum()]
-                counted = min(max(wanted - start, 0), len(some))
+                taken = sizes[start : start + most]
+                first = ends[start] - taken[0]
+                chosen = order[first : first + taken.sum()]
+                counted = min(max(recorded - start, 0), len(taken))
                 if dropout:
-                    state = state._replace(D=self._masks(some))
-                mean = jit.train()(state, plan[start : start + most], some, chosen, l2, counted)
-                total += float(mean) * int(some[:counted].sum())
-                self.steps += len(some)
+                    state = state._replace(D=self._masks(taken))
+                # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
+                plan = self._plan(rates[start : start + most], taken)
+                mean = jit.train()(state, plan, taken, chosen, l2, counted)
+                total += float(mean) * int(taken[:counted].sum())
+                self.steps += len(taken)
         return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What a user calls to train: `fit` by gradient descent, `minimize` by SciPy, and their history."""
+"""Training: `fit` by gradient descent, `minimize` by SciPy's minimisers."""
 
 from accelnn.training.fit import fit
 from accelnn.training.history import Checkpoint, History, Interrupted

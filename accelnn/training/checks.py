@@ -1,4 +1,4 @@
-"""What `fit` and `minimize` refuse, and how they say so."""
+"""The checks of what `fit` and `minimize` are given."""
 
 import math
 from collections.abc import Callable
@@ -16,36 +16,46 @@ T = TypeVar("T")
 
 
 def checked(
+    net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None = None
+) -> tuple[Array, Array]:
+    """X and Y to train on, or to watch, as `converted` gives them, and of good values."""
+    X, Y = converted(net, params, X, Y, batch_size)
+    check_values(net, params, X, Y)
+    return X, Y
+
+
+def converted(
     net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None
 ) -> tuple[Array, Array]:
-    """X and Y to train on, or to watch: as `Network.check` gives them, and of good values.
+    """X and Y as `Network.check` gives them. On the host, if the parameters are on a device, they
+    stay as HostColumns, to be streamed.
 
-    On the host, if the parameters are on a device, they stay as HostColumns, to be streamed.
-    Raises TypeError for these without a batch size.
+    Raises as `Network.check` does, and TypeError for data on the host without a batch size, and
+    if net is no Network.
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"expected net as accelnn.Network, got {type(net).__name__}")
+    net.check_params(params)
     X, Y = as_array(X, "X"), as_array(Y, "Y")
     on_host = isinstance(X, np.ndarray | HostColumns)
     if array_module(params.flat) is np or not on_host:
         X, Y = net.check(params, X, Y)
     elif array_module(X, Y) is np and batch_size is None:
         raise TypeError(
-            "X and Y are on the host, and the parameters are on the device: give batch_size, and "
-            "mini-batches are streamed there, or move the data with accelnn.to_device"
+            "X and Y are on the host, and the parameters are on the device: move the data with "
+            "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"
         )
     else:
         net.check_shapes(X, Y)
         X = HostColumns.of(X, params.dtype)
-        if Y.ndim == 1:  # labels, as bytes: 0 and 1
-            Y = net.targets(Y, None if net.output == "linear" else np.uint8)
+        if Y.ndim == 1:
+            Y = net.targets(Y, np.uint8 if net.layers[-1] > 1 else None)  # one-hot as bytes
         Y = HostColumns.of(Y, params.dtype)
-    check_values(net, params, X, Y)
     return X, Y
 
 
 def check_values(net: Network, params: Parameters, X: Array, Y: Array) -> None:
-    """Raise ValueError for NaN, infinity, labels that the output cannot have, or no examples."""
-    if X.shape[1] == 0:
-        raise ValueError("expected at least one example, got X with no columns")
+    """Raise ValueError for NaN, infinity, and labels that the output cannot have."""
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
         if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
             continue  # whole numbers are finite

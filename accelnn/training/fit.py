@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from accelnn import streaming
+from accelnn import batches, streaming
 from accelnn.backend import Array, array_module, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, penalty
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
@@ -17,7 +17,7 @@ from accelnn.solvers import choice, precisions
 from accelnn.solvers.captured import Uncaptured
 from accelnn.solvers.choice import SOLVERS
 from accelnn.solvers.job import Job, Trainer
-from accelnn.training.checks import check_count, checked, not_finite, set_apart
+from accelnn.training.checks import check_count, checked, converted, not_finite, set_apart
 from accelnn.training.history import Callback, Checkpoint, History, Interrupted, ask
 from accelnn.training.progress import following
 
@@ -95,17 +95,16 @@ def fit(
     `accelnn.Interrupted`, which holds the parameters and the history so far. Warns with a
     RuntimeWarning if the cost did not stay finite.
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"expected net as accelnn.Network, got {type(net).__name__}")
-    net.check_params(params)
-    precision = precisions.checked(precision, params)
+    given = X, Y
     X, Y = checked(net, params, X, Y, batch_size)
+    precision = precisions.checked(precision, params)
     if solver not in ("auto", *SOLVERS):
         raise ValueError(
             f"unknown solver {solver!r}: expected one of {['auto', *SOLVERS]}; "
             "SciPy's minimisers are accelnn.minimize(...)"
         )
     check_count("epochs", epochs, least=0)
+    check_count("seed", seed, least=0)
     if batch_size is not None:
         check_count("batch_size", batch_size, least=1)
     if record_every is None:
@@ -115,6 +114,7 @@ def fit(
     if learning_rate is None:
         learning_rate = optimizer.default_rate
     rates(learning_rate, range(1))  # refused before anything is formed
+    share = validation if isinstance(validation, float) else None
     if validation is not None:
         X, Y, validation = set_apart(net, params, X, Y, validation, seed, batch_size)
     if patience is not None:
@@ -149,10 +149,12 @@ def fit(
         trained, interrupted = _descend(
             job, trainer, history, epochs, learning_rate, record_every, patience, callbacks
         )
-    history.compile_seconds = trainer.compile_seconds
-    history._evaluate = functools.partial(evaluate, net, trained.copy(), X, Y)
-    if interrupted:
-        raise Interrupted(trained, history) from None
+        history.compile_seconds = trainer.compile_seconds
+        history._evaluate = functools.partial(
+            evaluate, net, trained.copy(), *given, batch_size, share, seed
+        )
+        if interrupted:
+            raise Interrupted(trained, history)
     _warn_of_divergence(history, trained, learning_rate)
     return trained, history
 
@@ -175,18 +177,19 @@ def _descend(
     """
     starts = range(0, epochs, record_every)
     xp, watched = array_module(job.params.flat), job.validation is not None
-    costs, validation_costs, accuracies = xp.empty((3, len(starts)), job.params.dtype)
+    costs, validation_costs = xp.empty((2, len(starts)), job.params.dtype)
+    accuracies = xp.full(len(starts), math.nan)
     lowest, best, best_record = math.inf, job.params, 0
-    records, interrupted = 0, False
+    interrupted = False
 
     at_once = EPOCHS_AT_ONCE
     if job.batch_size is not None:
         at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // job.examples))
 
     def validate(record: int) -> None:
-        cost, accuracy = trainer.validation()
-        validation_costs[record] = cost
-        accuracies[record] = math.nan if accuracy is None else accuracy
+        validation_costs[record], accuracy = trainer.validation()
+        if accuracy is not None:
+            accuracies[record] = accuracy
 
     def advance(start: int, stop: int, cost: Array | None) -> None:
         for first in range(start, stop, at_once):
@@ -209,7 +212,6 @@ def _descend(
                     break
             stop = min(start + record_every, epochs)
             advance(start, start + 1 if callbacks else stop, costs[record, ...])
-            records += 1
             if not callbacks:
                 continue
             checkpoint = Checkpoint(
@@ -229,6 +231,7 @@ def _descend(
     except KeyboardInterrupt:
         interrupted, history.stopped = True, "interrupted"
     history.epochs_run = trainer.steps // job.steps_per_epoch
+    records = len(range(0, history.epochs_run, record_every))
     history.costs = to_host(costs[:records]).tolist()
     history.epochs = list(starts[:records])
     trained = trainer.parameters()
@@ -246,9 +249,20 @@ def _descend(
 
 
 @at_work("computing the final cost")
-def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[float, float | None]:
+def evaluate(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    batch_size: int | None = None,
+    share: float | None = None,
+    seed: int = 0,
+) -> tuple[float, float | None]:
     """The cost of the training set, L2 included and dropout not, and the accuracy unless the
-    output is linear."""
+    output is linear; from X and Y as the caller gave them, less the share to validate on."""
+    X, Y = converted(net, params, X, Y, batch_size)
+    if share is not None:
+        X, Y, _, _ = batches.split(X, Y, share, seed)
     with np.errstate(over="ignore", invalid="ignore"):
         cost, accuracy = streaming.evaluate(net, params, X, Y)
         cost = float(cost + penalty(net, params, X.shape[1]))

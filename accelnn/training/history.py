@@ -1,4 +1,4 @@
-"""What a training leaves behind, its `History`, and what callbacks and Ctrl-C receive."""
+"""The `History` of a training, and the `Checkpoint` that callbacks receive."""
 
 import functools
 from collections.abc import Callable
@@ -48,8 +48,8 @@ class History:
 
     @property
     def final_cost(self) -> float:
-        """The cost of the parameters returned, on the training set, L2 included; computed when
-        first read, from the X and Y that the training was given."""
+        """The cost of the parameters returned, on the training set, L2 included. Computed when
+        first read, from the X and Y that the training was given: do not change them before."""
         return self._final[0]
 
     @property

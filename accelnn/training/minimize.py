@@ -22,6 +22,8 @@ from accelnn.training.progress import following
 # by method: SciPy's names of its limits, none of which may stop it before ours
 METHODS = {"TNC": ("maxfun",), "L-BFGS-B": ("maxfun", "maxiter")}
 
+STOPPED, INTERRUPTED = "a callback ended it", "interrupted"
+
 
 class _Ended(Exception):
     """All evaluations are used, or a callback ended the training: SciPy itself checks between
@@ -60,7 +62,8 @@ def minimize(
     Raises as `fit` does, and ValueError for dropout, which makes the cost random, or if the cost
     of the first parameters is not finite.
     """
-    X, Y = checked(net, params, X, Y, None)
+    given = X, Y
+    X, Y = checked(net, params, X, Y)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {list(METHODS)}")
     check_count("evaluations", evaluations, least=0)
@@ -92,14 +95,14 @@ def minimize(
         costs, best, ended = _search(
             net, params, X, Y, method, evaluations, record_every, callbacks
         )
-    params.flat[...] = ran_on.to_device(best, params.dtype)
-    history.reason = f"{method}, {len(costs)} evaluations: {ended or 'interrupted'}"
-    history.costs, history.epochs_run = costs[::record_every], len(costs)
-    history.epochs = list(range(0, len(costs), record_every))
-    history._evaluate = functools.partial(evaluate, net, params.copy(), X, Y)
-    if ended is None:
-        history.stopped = "interrupted"
-        raise Interrupted(params, history) from None
+        params.flat[...] = ran_on.to_device(best, params.dtype)
+        history.reason = f"{method}, {len(costs)} evaluations: {ended}"
+        history.stopped = ended if ended in (STOPPED, INTERRUPTED) else None
+        history.costs, history.epochs_run = costs[::record_every], len(costs)
+        history.epochs = list(range(0, len(costs), record_every))
+        history._evaluate = functools.partial(evaluate, net, params.copy(), *given)
+        if ended == INTERRUPTED:
+            raise Interrupted(params, history)
     return params, history
 
 
@@ -112,9 +115,9 @@ def _search(
     evaluations: int,
     record_every: int,
     callbacks: list[Callback],
-) -> tuple[list[float], Array, str | None]:
+) -> tuple[list[float], Array, str]:
     """The cost of each evaluation, the best parameters (flat float64, on the host), and why the
-    search ended: None after Ctrl-C. `params` is changed on the way."""
+    search ended. `params` is changed on the way."""
     # Here, and not above: SciPy's optimisers take longer to import than all of accelnn.
     from scipy.optimize import minimize as search
 
@@ -144,7 +147,7 @@ def _search(
         if number % record_every == 0:
             checkpoint = Checkpoint(number, costs[-1], None, None, None, params.copy)
             if ask(callbacks, checkpoint):
-                raise _Ended("a callback ended it")
+                raise _Ended(STOPPED)
         return costs[-1], on_host[:n]
 
     options: dict[str, float] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
@@ -159,4 +162,4 @@ def _search(
     except _Ended as reason:
         return costs, best, str(reason)
     except KeyboardInterrupt:
-        return costs, best, None
+        return costs, best, INTERRUPTED

@@ -1,4 +1,4 @@
-"""What `verbose` shows of a training: a progress bar, or lines as the notes print them."""
+"""The progress bar and the printed lines of `verbose`."""
 
 import time
 from collections.abc import Iterator
@@ -37,12 +37,16 @@ def following(
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(label or "training", total=epochs, scores="")
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
+        latest, distance = 0, 1  # of the records
 
         def show(now: Checkpoint) -> None:
+            nonlocal latest, distance
+            latest, distance = now.epoch, max(now.epoch - latest, 1)
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
-        bar.update(task, completed=epochs)
+        if latest + distance >= epochs:  # the last record; the training was not stopped early
+            bar.update(task, completed=epochs)
 
 
 @contextmanager
