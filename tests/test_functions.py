@@ -288,12 +288,12 @@ def test_one_hot_refuses_what_is_no_label(labels, message):
 @pytest.mark.parametrize(
     "function",
     [
-        functions.L1,
-        functions.L2,
-        functions.binary_cross_entropy,
-        functions.binary_cross_entropy_from_logits,
-        functions.categorical_cross_entropy_derivative,
-        functions.half_mean_squared_error,
+        f.L1,
+        f.L2,
+        f.binary_cross_entropy,
+        f.binary_cross_entropy_from_logits,
+        f.categorical_cross_entropy_derivative,
+        f.half_mean_squared_error,
     ],
 )
 def test_predictions_and_labels_of_two_shapes_are_refused(function):
