@@ -304,7 +304,9 @@ def test_a_diverged_network_shows_nan():
 
 def test_twins_exist_where_iterations_are_independent():
     shared = {
-        name for name in jit.functions_of(loops) if getattr(jit.parallel, name) is getattr(jit.serial, name)
+        name
+        for name in jit.functions_of(loops)
+        if getattr(jit.parallel, name) is getattr(jit.serial, name)
     }
     assert shared == {
         "sigmoid",
