@@ -65,7 +65,11 @@ def costs(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
 
 def history(history: History, title: str | None = None) -> Figure:
     """The recorded costs of one training, and of its validation set if there was one."""
-    title = title or f"{history.solver}, final cost {history.final_cost:.4g}"
+    unit = "epochs" if history.optimizer else "evaluations"
+    described = f"{history.epochs_run:,} {unit}, final cost {history.final_cost:.3g}"
+    if history.final_validation_cost is not None:
+        described += f", validation {history.final_validation_cost:.3g}"
+    title = title or described
     if not history.validation_costs:
         return costs({title: history})
     validation = history.epochs, history.validation_costs
@@ -73,7 +77,12 @@ def history(history: History, title: str | None = None) -> Figure:
 
 
 def decision_boundary(
-    net: Network, params: Parameters, X: Array, Y: Array, title: str | None = None
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    title: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Figure:
     """The class that the network predicts at each point of the plane, and the examples.
 
@@ -81,24 +90,29 @@ def decision_boundary(
     ----------
     X : (2, m)
     Y : labels of the m examples
+    classes : the classes' names, by label, for the legend
 
     Raises ValueError if X has not two features, or X and Y differ in their number of examples.
     """
     return decision_boundaries(
-        [("Decision boundary" if title is None else title, net, params)], X, Y
+        [("Decision boundary" if title is None else title, net, params)], X, Y, classes=classes
     )
 
 
 def decision_boundaries(
-    panels: Iterable[tuple[str, Network, Parameters]], X: Array, Y: Array, title: str | None = None
+    panels: Iterable[tuple[str, Network, Parameters]],
+    X: Array,
+    Y: Array,
+    title: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Figure:
     """A decision boundary for each (name, net, params), side by side, at most four a row.
 
-    X and Y are as for `decision_boundary`.
+    X, Y and classes are as for `decision_boundary`.
     """
     panels = list(panels)
     figure = _figure(*_panels_size(panels), title)
-    _draw_boundaries(figure, panels, X, Y)
+    _draw_boundaries(figure, panels, X, Y, classes)
     return figure
 
 
@@ -107,21 +121,23 @@ def comparison(
     X: Array,
     Y: Array,
     title: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Figure:
     """Trainings side by side, such as initialisations: boundaries above, costs below.
 
     Parameters
     ----------
     trainings : by name, (net, params, History or (epochs, costs))
-    X, Y : as for `decision_boundary`
+    X, Y, classes : as for `decision_boundary`
     """
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
-    curves = {name: curve for name, (*_, curve) in trainings.items()}
+    several = len(panels) > 1
+    curves = {name if several else "": curve for name, (*_, curve) in trainings.items()}
     width, height = _panels_size(panels)
     below = 3 + 0.25 * _legend_rows(curves, width)
     figure = _figure(width, height + below, title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[height, below])
-    _draw_boundaries(upper, panels, X, Y)
+    _draw_boundaries(upper, panels, X, Y, classes)
     _draw_costs(lower, curves)
     return figure
 
@@ -203,7 +219,8 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")  # else the large costs flatten the small ones
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="epoch", ylabel="cost")
+    axes.set(xlabel=_unit(curves.values()), ylabel="cost")
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     rows = _legend_rows(curves, figure.bbox.width / figure.dpi)
     if rows:  # below the axes: inside, a legend hides curves
@@ -212,8 +229,18 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
         axes.set_title(label)
 
 
+def _unit(curves: Iterable[Curve]) -> str:
+    """What the axis counts: evaluations if every history is of `minimize`, else epochs."""
+    optimizers = {curve.optimizer for curve in curves if not isinstance(curve, tuple)}
+    return "evaluation" if optimizers == {None} else "epoch"
+
+
 def _draw_boundaries(
-    figure: Figure, panels: Sequence[tuple[str, Network, Parameters]], X: Array, Y: Array
+    figure: Figure,
+    panels: Sequence[tuple[str, Network, Parameters]],
+    X: Array,
+    Y: Array,
+    classes: Sequence[str] | None,
 ) -> None:
     X, Y = to_host(X), labels(Y)
     if X.ndim != 2 or len(X) != 2:
@@ -245,7 +272,7 @@ def _draw_boundaries(
                 marker=MARKERS[k % len(MARKERS)],
                 edgecolors="white",
                 linewidths=0.4,
-                label=f"label {k}",
+                label=f"label {k}" if classes is None else classes[k],
             )
         ax.set_title(title)
         outer_left, outer_bottom = number % columns == 0, number + columns >= len(panels)

@@ -98,7 +98,7 @@ def _digits(folder: str | None = None, dtype: str | None = None) -> datasets.Dat
 
 RECIPES = {
     "cat-logistic": Recipe(
-        title="logistic regression tells cats from other pictures",
+        title="Logistic regression: cat or not",
         data=datasets.load_cats,
         net=Network([12288, 1]),
         init="zeros",
@@ -106,7 +106,7 @@ RECIPES = {
         learning_rate=0.005,
     ),
     "cat-2layer": Recipe(
-        title="one hidden layer of 7 units tells cats better",
+        title="One hidden layer of 7 units: cat or not",
         data=datasets.load_cats,
         net=Network([12288, 7, 1]),
         init="scaled",
@@ -114,7 +114,7 @@ RECIPES = {
         learning_rate=0.0075,
     ),
     "cat-4layer": Recipe(
-        title="four layers tell cats better still",
+        title="Four layers: cat or not",
         data=datasets.load_cats,
         net=Network([12288, 20, 7, 5, 1]),
         init="scaled",
@@ -122,7 +122,7 @@ RECIPES = {
         learning_rate=0.0075,
     ),
     "planar": Recipe(
-        title="four hidden units separate what no line can: the flower",
+        title="The flower, with four hidden units",
         data=datasets.flower,
         net=Network([2, 4, 1], hidden="tanh"),
         init="normal",
@@ -131,7 +131,7 @@ RECIPES = {
         learning_rate=0.5,
     ),
     "circles": Recipe(
-        title="the same net from four kinds of first weights",
+        title="Four initialisations of the same net",
         data=datasets.circles,
         net=Network([2, 10, 5, 1]),
         init="scaled",
@@ -164,7 +164,7 @@ RECIPES = {
         },
     ),
     "digits": Recipe(
-        title="handwritten digits by 25 hidden units, minimised by SciPy",
+        title="Handwritten digits with 25 hidden units, by SciPy's TNC",
         data=_digits,
         net=Network([784, 25, 10], hidden="sigmoid", l2=1.0),
         init="uniform",
@@ -173,7 +173,7 @@ RECIPES = {
         method="TNC",
     ),
     "digits-minibatch": Recipe(
-        title="two hidden layers tell digits, by Adam on mini-batches of 128",
+        title="Digits with two hidden layers, Adam on mini-batches of 128",
         data=_digits,
         net=Network([784, 256, 128, 10], output="softmax"),
         init="he",
@@ -222,7 +222,7 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
         hidden = (128, 64) if large else (100,)
     watched = data.X_validation is not None
     return Recipe(
-        title="your own data",
+        title="Your own data",
         data=lambda **_: data,
         net=Network(
             [features, *hidden, 1 if two else len(data.classes)],

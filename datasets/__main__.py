@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
     parser = argparse.ArgumentParser(
         prog="accelnn data", description="Download the course's files."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar=f"download {{{','.join(FILES)}}}")
     command = commands.add_parser(
         "download",
         help="download a data set and verify it",

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -101,8 +102,11 @@ def download(
             except ChunkedEncodingError as error:
                 raise DownloadError(f"{url}: the connection was cut: try again") from error
             except RequestException as error:
-                reason = _innermost(error)
-                raise DownloadError(f"{url}: no connection ({reason}): try again") from error
+                raise DownloadError(
+                    f"{name}: cannot reach {urlsplit(url).hostname} ({_innermost(error)}): try "
+                    f"again, or put {' and '.join(FILES[name])} into a folder and name it in "
+                    "ACCELNN_DATA"
+                ) from error
             except ValueError as error:  # pooch raises it for a wrong hash
                 raise DownloadError(
                     f"{url}: the bytes are not the expected ones (sha256 {sha256[:12]}...) and "

@@ -58,7 +58,13 @@ def rendered(figure):
 def history(costs):
     epochs = list(range(0, 10 * len(costs), 10))
     return SimpleNamespace(
-        costs=costs, epochs=epochs, solver="direct", final_cost=costs[-1], validation_costs=[]
+        costs=costs,
+        epochs=epochs,
+        epochs_run=10 * len(costs),
+        optimizer="sgd",
+        final_cost=costs[-1],
+        validation_costs=[],
+        final_validation_cost=None,
     )
 
 
@@ -111,10 +117,17 @@ def test_curves_on_one_another_can_be_seen():
     assert len({line.get_linestyle() for line in axes.lines}) == 4
 
 
-@pytest.mark.parametrize("validation", [[], [0.7, 0.5, 0.45]])
-def test_a_history_is_drawn_whole(validation):
+@pytest.mark.parametrize(
+    ("validation", "title"),
+    [
+        ([], "30 epochs, final cost 0.3"),
+        ([0.7, 0.5, 0.45], "30 epochs, final cost 0.3, validation 0.45"),
+    ],
+)
+def test_a_history_is_drawn_whole(validation, title):
     trained = history([0.7, 0.4, 0.3])
     trained.validation_costs = validation
+    trained.final_validation_cost = validation[-1] if validation else None
     figure = rendered(plots.history(trained))
     [axes] = figure.axes
     assert [line.get_ydata().tolist() for line in axes.lines] == [
@@ -122,7 +135,23 @@ def test_a_history_is_drawn_whole(validation):
         *([validation] if validation else []),
     ]
     text = suptitle(figure) if validation else axes.get_title()
-    assert text == "direct, final cost 0.3"
+    assert text == title
+
+
+def test_minimize_counts_evaluations():
+    data, net, params, sgd = trained()
+    _, found = accelnn.minimize(net, params, data.X_train, data.Y_train, evaluations=5)
+    [axes] = plots.history(found).axes
+    assert axes.get_xlabel() == "evaluation"
+    assert axes.get_title().startswith("5 evaluations, final cost 0.")
+    assert plots.costs({"TNC": found, "sgd": sgd}).axes[0].get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 30])
+def test_epochs_are_marked_by_whole_numbers(n):
+    curve = list(range(n)), [0.7 - k / 100 for k in range(n)]
+    [axes] = rendered(plots.costs({"a": curve})).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_no_point_of_a_curve_is_left_out():
@@ -185,6 +214,22 @@ def test_examples_are_drawn_by_label_inside_the_margin():
     assert bottom < X[1].min() < X[1].max() < top
     assert axes.get_title() == "mine"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["label 0", "label 1"]
+
+
+def test_the_legend_names_the_classes():
+    data, net, params, history = trained()
+    given = data.X_train, data.Y_train
+    for figure in (
+        plots.decision_boundary(net, params, *given, classes=("in", "out")),
+        plots.comparison({"a": (net, params, history)}, *given, classes=("in", "out")).subfigs[0],
+    ):
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["in", "out"]
+
+
+def test_a_single_training_is_named_once():
+    data, net, params, history = trained()
+    figure = plots.comparison({"4 units": (net, params, history)}, data.X_train, data.Y_train)
+    assert titles(figure) == ["4 units"]
 
 
 def test_several_classes_have_a_region_each():

@@ -58,6 +58,14 @@ def test_a_tour_says_texts_and_returns_host_values(name):
     assert all(isinstance(value, float | str | list | np.ndarray) for value in values.values())
 
 
+@pytest.mark.parametrize("name", TOURS)
+def test_no_line_of_a_tour_is_wider_than_79(name, ex4):
+    said = []
+    TOURS[name](said.append)
+    lines = "\n".join(said).replace(str(ex4), "").splitlines()
+    assert max(map(len, lines)) <= 79, max(lines, key=len)
+
+
 @pytest.mark.usefixtures("ex4")
 @pytest.mark.parametrize("name", TOURS)
 def test_a_tour_prints_by_default(name, capsys):
@@ -97,7 +105,14 @@ def test_basics_give_the_published_values():
     np.testing.assert_allclose(values["sigmoid(a)"], [0.73105858, 0.88079708, 0.95257413], 1e-7)
     assert values["L1(yhat, y)"] == pytest.approx(1.1)
     assert values["L2(yhat, y)"] == pytest.approx(0.43)
-    assert values["image2vector(image)"].shape == (18, 1)
+    assert values["image2vector(image)"].shape == (8, 1)
+
+
+def test_a_shape_is_printed_as_a_tuple():
+    said = []
+    TOURS["numpy-basics"](said.append)
+    shapes = [text.split("   # ")[0].split(None, 1) for text in said if ".shape" in text]
+    assert shapes == [["a.shape", "(3,)"], ["A.shape", "(2, 3)"]]
 
 
 @pytest.mark.parametrize("expected", [2, [1], [[1, 1]]])

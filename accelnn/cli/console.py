@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+import re
 import sys
 from typing import IO, Any
 
@@ -13,14 +15,30 @@ from rich.table import Table
 PIPE_WIDTH = 1000  # of output that goes to no terminal: no line is broken there
 
 
+class _WithoutTrailingBlanks:
+    """A file that writes lines without the blanks that pad rich's tables at their right."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(re.sub(" +\n", "\n", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def console(file: IO[str]) -> Console:
-    """A console that takes text as it is. In a pipe it breaks no lines, and a character that the
-    encoding lacks becomes a question mark."""
+    """A console that takes text as it is. In a pipe it breaks no lines, unless COLUMNS says how
+    wide they may be, and a character that the encoding lacks becomes a question mark."""
     if isinstance(file, io.TextIOWrapper):
         file.reconfigure(errors="replace")
     if file.isatty():
         return Console(file=file, markup=False, highlight=False)
-    return Console(file=file, markup=False, highlight=False, no_color=True, width=PIPE_WIDTH)
+    columns = os.environ.get("COLUMNS", "")
+    plain: Any = _WithoutTrailingBlanks(file)
+    width = int(columns) if columns.isdecimal() else PIPE_WIDTH
+    return Console(file=plain, markup=False, highlight=False, no_color=True, width=width)
 
 
 def names_and_texts() -> Table:

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from accelnn.backend import Array, to_device, to_host
+from accelnn.backend import Array, Backend, to_device, to_host
+from accelnn.bench.timing import stopwatch
 from accelnn.network import Parameters
 
 Say = Callable[[str], object]
+
+WIDTH = 79  # of the lines that a tour prints
 
 
 def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
@@ -31,10 +34,21 @@ def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Arra
     return result
 
 
-def described(name: str, array: Array) -> str:
-    """A name, the shape and the values, on lines that align."""
-    start = f"    {name:5} {array.shape!s:10} "
-    return start + np.array2string(array, max_line_width=100, prefix=start)
+def described(name: str, value: Array | tuple[int, ...], width: int = 5) -> str:
+    """A name in `width` columns, the shape and the values to four digits, on lines that align."""
+    shape = "" if isinstance(value, tuple) else str(value.shape)
+    start = f"    {name:{width}} {shape:7} "
+    if isinstance(value, tuple):
+        return f"{start}{value}"
+    return start + np.array2string(
+        value, max_line_width=WIDTH, precision=4, suppress_small=True, prefix=start
+    )
+
+
+def fastest(run: Callable[[], object], backend: Backend) -> float:
+    """The seconds of the fastest of five runs, each after an untimed one."""
+    measure = stopwatch(run, backend)
+    return min(measure() for _ in range(5))
 
 
 def drawn(layers: Sequence[int], random: np.random.RandomState) -> Parameters:

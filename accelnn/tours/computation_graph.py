@@ -43,7 +43,7 @@ def _product(say: Say) -> dict[str, float]:
         ("c", c, dc, "dJ/du · du/dc = 3 · b", lambda c: 3 * (a + b * c)),
     )
     for name, at, derivative, rule, J_of in rows:
-        say(f"  dJ/d{name} = {rule:23} = {derivative:g}    {_nudged('J', name, at, J_of)}")
+        say(f"  dJ/d{name} = {rule:23} = {derivative:g}   {_nudged('J', name, at, J_of)}")
         check(f"dJ/d{name}", derivative, (J_of(at + NUDGE) - J_of(at)) / NUDGE)
     values = {"u": u, "v": v, "J": J}
     return values | {f"dJ/d{name}": derivative for name, _, derivative, *_ in rows}
@@ -82,7 +82,7 @@ def _logistic(say: Say) -> dict[str, float]:
         ("b", b, dz, "dz", lambda b: loss_of(w1, w2, b)),
     )
     for name, at, derivative, rule, L_of in rows:
-        say(f"  d{name:2} = {rule:20} = {derivative:9.6f}    {_nudged('L', name, at, L_of)}")
+        say(f"  d{name:2} = {rule:19} = {derivative:7.4f}  {_nudged('L', name, at, L_of)}")
         slope = (L_of(at + NUDGE) - L_of(at - NUDGE)) / (2 * NUDGE)
         check(f"dL/d{name}", derivative, slope, 1e-5)
     values = {"z": z, "a": a, "L": L}
@@ -92,4 +92,4 @@ def _logistic(say: Say) -> dict[str, float]:
 def _nudged(value: str, name: str, at: float, function: Callable[[float], float]) -> str:
     """What nudging the variable by 0.001 changes."""
     before, after = function(at), function(at + NUDGE)
-    return f"{name} + {NUDGE:g}: {value} changes by {(after - before) / NUDGE:9.6f} · {NUDGE:g}"
+    return f"{name} + {NUDGE:g}: {value} changes by {(after - before) / NUDGE:.4g} × {NUDGE:g}"

@@ -12,9 +12,9 @@ PUBLISHED = {0.0: 0.287629, 1.0: 0.383770}  # the cost by λ
 
 
 def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) -> dict[str, float]:
-    """The costs of exercise 4's given weights, 0.287629 and with L2 0.383770.
+    """Exercise 4's given weights: cost 0.287629, with L2 0.383770 (needs ex4data1.mat).
 
-    Reads ex4data1.mat and ex4weights.mat; `folder` is as for `datasets.load_ex4`. Returns the
+    Reads ex4weights.mat too; `folder` is as for `datasets.load_ex4`. Returns the
     costs by name, and the accuracy. Raises FileNotFoundError if there is no such file, and
     ArithmeticError if L2 adds anything but λ/(2m) Σ W².
     """
@@ -22,7 +22,8 @@ def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) 
     params = datasets.load_ex4_weights(folder, dtype="float64")
     X, Y = data.X_train, data.Y_train
     m = X.shape[1]
-    say(f"{data.source}: {m} digits, and the weights of a net {list(params.layers)} beside it")
+    say(data.source)
+    say(f"{m} digits, and the weights of a net {list(params.layers)} from ex4weights.mat")
     say(f"  {'λ':>3}   {'cost':>9}   published")
     costs = {}
     for l2, published in PUBLISHED.items():

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import NumpyBackend
-from accelnn.bench.timing import stopwatch
 
-from .checks import Say, check
+from .checks import Say, check, fastest
 from .numpy_basics import Step
 
 X: Any = [1, 2, 3]
@@ -16,20 +15,20 @@ X: Any = [1, 2, 3]
 STEPS = (
     Step("math.exp(3)", lambda: math.exp(3), 20.085536923187668, "one number"),
     Step("np.exp(3)", lambda: np.exp(3), 20.085536923187668, "the same"),
-    Step("math.exp(x)", lambda x: math.exp(x), TypeError, "takes no list"),
-    Step("np.exp(x)", lambda x: np.exp(x), [2.71828183, 7.3890561, 20.08553692], "takes a list"),
+    Step("math.exp(x)", lambda x: math.exp(x), TypeError, "does not accept a list"),
+    Step("np.exp(x)", lambda x: np.exp(x), [2.71828183, 7.3890561, 20.08553692], "accepts a list"),
     Step("x + x", lambda x: x + x, [1, 2, 3, 1, 2, 3], "joins lists"),
-    Step("x + 3", lambda x: x + 3, TypeError, "joins no list and number"),
-    Step("np.array(x) + 3", lambda x: np.array(x) + 3, [4, 5, 6], "adds it to each element"),
+    Step("x + 3", lambda x: x + 3, TypeError, "cannot add a number to a list"),
+    Step("np.array(x) + 3", lambda x: np.array(x) + 3, [4, 5, 6], "adds to each element"),
     Step("x * 2", lambda x: x * 2, [1, 2, 3, 1, 2, 3], "repeats a list"),
     Step("np.array(x) * 2", lambda x: np.array(x) * 2, [2, 4, 6], "multiplies each element"),
-    Step("1 / x", lambda x: 1 / x, TypeError, "divides by no list"),
-    Step("1 / np.array(x)", lambda x: 1 / np.array(x), [1, 1 / 2, 1 / 3], "by each element"),
+    Step("1 / x", lambda x: 1 / x, TypeError, "cannot divide by a list"),
+    Step("1 / np.array(x)", lambda x: 1 / np.array(x), [1, 1 / 2, 1 / 3], "divides by each"),
 )
 
 
 def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
-    """math.exp against np.exp: one number, a list, an array, and the time of n exponentials.
+    """Python's math against NumPy: a number, a list and an array, and the times of exp.
 
     Runs on NumPy whatever the backend. Returns the value of each expression, or the error as
     text, and the seconds of what was timed. Raises ArithmeticError if a value is wrong.
@@ -46,7 +45,9 @@ def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
             raise ArithmeticError(f"{step.text} gave {value}, expected {step.expected}")
         if step.expected is not TypeError:
             check(step.text, value, step.expected)
-        say(f"  {step.text:16} {step.remark:25} {value}")
+        shown = "TypeError" if step.expected is TypeError else value
+        with np.printoptions(precision=4):
+            say(f"  {step.text:16} {step.remark:30} {shown}")
         results[step.text] = value
 
     numbers = np.linspace(-1, 1, n)
@@ -61,6 +62,6 @@ def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
         f"np.exp(an array of {n:,})": lambda: np.exp(numbers),
         f"np.exp(a list of {n:,})": lambda: np.exp(as_list),
     }.items():
-        seconds = results[what] = stopwatch(run, NumpyBackend())()
+        seconds = results[what] = fastest(run, NumpyBackend())
         say(f"  {what:42} {seconds * 1e6:12,.2f} us")
     return results

@@ -43,9 +43,8 @@ INPUTS: dict[str, Any] = {
     "p": [[0.5, 0.25], [1.0, 0.125]],
     "A": [[1, 2, 3], [4, 5, 6]],
     "image": [
-        [[0.67826139, 0.29380381], [0.90714982, 0.52835647], [0.4215251, 0.45017551]],
-        [[0.92814219, 0.96677647], [0.85304703, 0.52351845], [0.19981397, 0.27417313]],
-        [[0.60659855, 0.00533165], [0.10820313, 0.49978937], [0.34144279, 0.94630077]],
+        [[0.1, 0.2], [0.3, 0.4]],
+        [[0.5, 0.6], [0.7, 0.8]],
     ],
     "rows": [[0, 3, 4], [1, 6, 4]],
     "x": [[9, 2, 5, 0, 0], [7, 5, 0, 0, 0]],
@@ -53,8 +52,8 @@ INPUTS: dict[str, Any] = {
     "y": [1, 0, 0, 1, 1],
 }
 
-# The values of "functions" are those published with the course's exercise "Python Basics with
-# NumPy"; the others are small enough to be checked by hand.
+# The values of "functions", but for image2vector's, are those published with the course's exercise
+# "Python Basics with NumPy"; the others are small enough to be checked by hand.
 STEPS: dict[str, tuple[Step, ...]] = {
     "arrays of zeros and ones": (
         Step("np.zeros(3)", lambda np: np.zeros(3), [0, 0, 0], "a vector"),
@@ -62,7 +61,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
             "np.zeros((2, 3))",
             lambda np: np.zeros((2, 3)),
             [[0, 0, 0], [0, 0, 0]],
-            "a matrix: the shape is a tuple, hence two pairs of parentheses",
+            "a matrix: the shape is a tuple",
         ),
         Step("np.ones((3, 1))", lambda np: np.ones((3, 1)), [[1], [1], [1]], "a column"),
     ),
@@ -89,7 +88,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
             "np.expand_dims(a, axis=0)",
             lambda np, a: np.expand_dims(a, axis=0),
             [[1, 2, 3]],
-            "the same as a[np.newaxis, :]",
+            "same as a[np.newaxis, :]",
         ),
         Step("a.reshape(1, -1)", lambda a: a.reshape(1, -1), [[1, 2, 3]], "and so is this"),
         Step("np.squeeze(c)", lambda np, c: np.squeeze(c), [1, 2, 3], "drops axes of length 1"),
@@ -154,7 +153,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
         Step(
             "image2vector(image)",
             lambda image: image2vector(image),
-            [[value] for row in INPUTS["image"] for pixel in row for value in pixel],
+            [[0.1], [0.2], [0.3], [0.4], [0.5], [0.6], [0.7], [0.8]],
         ),
         Step(
             "normalize_rows(rows)",
@@ -168,7 +167,6 @@ STEPS: dict[str, tuple[Step, ...]] = {
                 [9.80897665e-01, 8.94462891e-04, 1.79657674e-02, 1.21052389e-04, 1.21052389e-04],
                 [8.78679856e-01, 1.18916387e-01, 8.01252314e-04, 8.01252314e-04, 8.01252314e-04],
             ],
-            "of each row",
         ),
         Step("L1(yhat, y)", lambda yhat, y: L1(yhat, y), 1.1),
         Step("L2(yhat, y)", lambda yhat, y: L2(yhat, y), 0.43),
@@ -186,16 +184,17 @@ def numpy_basics(say: Say = print) -> dict[str, Array]:
     for topic, steps in STEPS.items():
         say(f"--- {topic}")
         printed: set[str] = set()
+        width = max(len(step.text) for step in steps)
         for step in steps:
             given = {}
             for name in inspect.signature(step.run).parameters:
                 given[name] = current().xp if name == "np" else to_device(np.array(INPUTS[name]))
                 if name not in printed | {"np"}:
-                    say(described(name, np.array(INPUTS[name])))
+                    say(described(name, np.array(INPUTS[name]), width))
                     printed.add(name)
-            result = check(step.text, step.run(**given), step.expected)
-            say(step.text + (f"      # {step.remark}" if step.remark else ""))
-            say(described("=", result))
-            results[step.text] = result
+            value = step.run(**given)
+            result = results[step.text] = check(step.text, value, step.expected)
+            shown = described(step.text, value if isinstance(value, tuple) else result, width)
+            say(shown + (f"   # {step.remark}" if step.remark else ""))
     say(f"All {len(results)} outputs are as expected.")
     return results

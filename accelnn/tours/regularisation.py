@@ -72,11 +72,11 @@ def _dropout(say: Say) -> dict[str, Any]:
         say(described(name, results[name]))
 
     say("")
-    say("Dropout forward: D = rand(...) < keep_prob, A = A * D / keep_prob, keep_prob = 0.7")
+    say("Dropout forward, keep_prob 0.7: D = rand(...) < keep_prob, A *= D / keep_prob")
     *_, A3, _ = _forward(Network(LAYERS, keep_prob=0.7), params, X)
     report("A3", A3, DROPOUT_OUTPUT)
 
-    say("Dropout backward: dA = dA * D / keep_prob, dZ = dA * (A > 0)")
+    say("Dropout backward: dA *= D / keep_prob, dZ = dA * (A > 0),")
     say("with the masks of a forward pass with keep_prob 0.5, and keep_prob 0.8")
     A1, A2, A3, work = _forward(Network(LAYERS, keep_prob=0.5), params, X)
     Y = to_device(np.array(LABELS))

@@ -59,14 +59,14 @@ def squared_error(say: Say = print, n: int = 81) -> dict[str, Any]:
     """
     w = b = np.linspace(-SPAN, SPAN, n)
     results: dict[str, Any] = {"w": w, "b": b}
-    say(f"One feature x = {X.astype(int).tolist()}, labels y = {Y.astype(int).tolist()},")
-    say("a = σ(w x + b). Cost and its curvature along w at b = 0, by second differences:")
+    say(f"One feature x = {X.astype(int).tolist()},")
+    say(f"labels y = {Y.astype(int).tolist()}, a = σ(w x + b).")
+    say("Cost and its curvature along w at b = 0, by second differences:")
     along = np.array([-8.0, -4, -2, -1, 0, 1, 2, 4, 8])
-    say("  " + f"{'w':16}" + "".join(f"{value:10g}" for value in along))
-    for name, loss in LOSSES.items():
-        values, curvatures = _along_w(loss, along)
-        say(f"  {name:16}" + "".join(f"{value:10.4f}" for value in values))
-        say(f"  {'  curvature':16}" + "".join(f"{value:10.1e}" for value in curvatures))
+    say(f"  {'w':>4}" + "".join(f"{name:>16}{'curvature':>12}" for name in LOSSES))
+    columns = [column for loss in LOSSES.values() for column in _along_w(loss, along)]
+    for value, *row in zip(along, *columns, strict=True):
+        say(f"  {value:4g}" + "{:16.4f}{:12.1e}{:16.4f}{:12.1e}".format(*row))
     say("")
     say(f"Smallest curvature in any direction, on {n} x {n} points with w and b in ±{SPAN:g};")
     say(f"and where {STEPS} steps of gradient descent at learning rate 1 end:")
@@ -87,8 +87,8 @@ def squared_error(say: Say = print, n: int = 81) -> dict[str, Any]:
     convex = {name: results[f"{name}: smallest curvature"] >= 0 for name in LOSSES}
     if convex != {"squared error": False, "cross-entropy": True}:
         raise ArithmeticError(f"expected only the cross-entropy to be convex, got {convex}")
-    say("The cross-entropy is convex: descent finds its one minimum from anywhere. The squared")
-    say("error is not: where it is flat, or bends down, descent hardly moves.")
+    say("The cross-entropy is convex: descent finds its one minimum from anywhere. The")
+    say("squared error is flat in places and bends down: descent hardly moves there.")
     return results
 
 

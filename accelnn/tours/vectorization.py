@@ -6,10 +6,9 @@ import numpy as np
 
 from accelnn import backend
 from accelnn.backend import to_host
-from accelnn.bench.timing import stopwatch
 from accelnn.kernels import loops
 
-from .checks import Say, check
+from .checks import Say, check, fastest
 
 NUTRIENTS = ("carbohydrate", "protein", "fat")
 FOODS = ("apples", "beef", "eggs", "potatoes")
@@ -29,7 +28,7 @@ def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
         loop = float(loops.dot(a, b))
     a, b = device.to_device(a), device.to_device(b)
     vectorised = float(check("the vectorised dot product", device.xp.dot(a, b), loop))
-    seconds = stopwatch(lambda: device.xp.dot(a, b), device)()
+    seconds = fastest(lambda: device.xp.dot(a, b), device)
     ratio = timing.seconds / seconds
     say(f"The dot product of two vectors of {n:,} random numbers in 0..1:")
     say(f"  loop        {loop:.6f}   {timing.seconds * 1e3:10.3f} ms   for i in range(n): ...")
@@ -42,7 +41,8 @@ def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
     check("the sum of the percentages", percentage.sum(axis=0), [100] * 4)
     cal = to_host(cal)
     say("")
-    say("Broadcasting: percent of the calories from each nutrient, 100 * A / cal.reshape(1, 4)")
+    say("Broadcasting: the percentage of the calories from each nutrient,")
+    say("100 * A / cal.reshape(1, 4)")
     say(f"  {'':12}" + "".join(f"{food:>10}" for food in FOODS))
     for nutrient, row in zip(NUTRIENTS, percentage, strict=True):
         say(f"  {nutrient:12}" + "".join(f"{value:10.2f}" for value in row))
