@@ -21,7 +21,7 @@ from accelnn import backend, models
 from accelnn.backend import Array, to_device, to_host
 from accelnn.cli.console import as_json, console
 from accelnn.datasets import read_picture
-from accelnn.files import check_writable, write_whole
+from accelnn.files import check_writable, overlap, write_whole
 from accelnn.models import Model
 
 AT_ONCE = 256  # pictures in memory at a time
@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_writable(Path(options.json))
         except OSError as error:
             parser.error(f"--json {error}")
+        for file in (options.model, *options.image):
+            if overlap(Path(options.json), Path(file)):
+                parser.error(f"--json {options.json} would overwrite {file}: name another file")
     try:
         if options.backend:
             backend.use(options.backend)

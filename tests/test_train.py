@@ -599,6 +599,33 @@ def test_options_that_make_no_sense_end_at_once(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("--csv t.csv --target y --save t.csv", "--save t.csv is the same file as --csv t.csv"),
+        ("--csv t.csv --target y --json ./t.csv", "--json ./t.csv is the same file as --csv"),
+        ("--csv t.csv --target y --plot link.png", "--plot link.png is the same file as --csv"),
+        ("--csv link.png --target y --save hard.h5", "--save hard.h5 is the same file as --csv"),
+        ("--hdf5 v.h5 --save v.h5", "--save v.h5 is the same file as --hdf5 v.h5"),
+        ("--images pets --save pets/cat/1.png", "--save pets/cat/1.png is in the folder --images"),
+        ("planar --save x --json x", "--json x is the same file as --save x"),
+        ("planar --json x.png --plot sub/../x.png", "--plot sub/../x.png is the same file as --js"),
+    ],
+)
+def test_no_file_is_written_over_the_data_or_another(arguments, message, tmp_path, capsys):
+    for folder in ("sub", "pets/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("t.csv", "v.h5", "pets/cat/1.png"):
+        (tmp_path / file).write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to("t.csv")
+    (tmp_path / "hard.h5").hardlink_to(tmp_path / "t.csv")
+    with pytest.raises(SystemExit) as end:
+        train.main(arguments.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "t.csv").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["cat-2layer", "--data", "nowhere"], "nowhere"),
         (["football", "--hidden", "3"], "'dropout by layer' has layers of its own"),
         (["planar", "--show", "3"], "--show needs pictures"),
