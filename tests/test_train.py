@@ -759,6 +759,16 @@ def interrupt(monkeypatch, training, epoch):
     monkeypatch.setattr(accelnn, "fit", fit)
 
 
+def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_results, "_content", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.main("planar --epochs 2 --save m.h5 --json r.json".split())
+    assert models.load(tmp_path / "m.h5").net.layers == (2, 4, 1)
+
+
 def test_ctrl_c_loses_nothing(monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     interrupt(monkeypatch, training=1, epoch=40)

@@ -197,14 +197,11 @@ def describe_picture(result: Result, data: Dataset, index: int) -> str:
 
 
 def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
-    """Write the JSON and the models that were asked for."""
+    """Write the models and the JSON that were asked for.
+
+    The models come first: forming the JSON's final costs may be interrupted or lack the memory.
+    """
     written = []
-    if options.json:
-        text = as_json(_content(results, data, options))
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
     if options.save:
         for result in results:
             model = models.Model(
@@ -217,6 +214,12 @@ def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) 
             )
             path = _path(options.save, result.label)
             written.append(Written.by(partial(models.save, model), "model", path))
+    if options.json:
+        text = as_json(_content(results, data, options))
+        if options.json == "-":
+            sys.stdout.write(text)
+        else:
+            written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
     return written
 
 
