@@ -231,6 +231,7 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
         init="glorot",
         epochs=200 if large else 1000,
         learning_rate=1e-3,
+        seed=0,  # the default of the loaders' split too
         optimizer="adam",
         batch_size=256 if large else 32,
         validation=(data.X_validation, data.Y_validation) if watched else None,

@@ -504,6 +504,22 @@ def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     assert result["final_accuracy"] > 0.95
 
 
+def test_the_seed_in_the_results_reproduces_split_weights_and_batches(flowers):
+    def trained(*seed):
+        [result] = run(*flowers, "--epochs", 3, *seed)
+        names = ("data", "seed", "costs", "validation_costs", "final_cost", "test_accuracy")
+        with open("results.json") as file:
+            result["data"] = json.load(file)["data"]
+        return {name: result[name] for name in names}
+
+    default = trained()
+    assert default == trained("--seed", default["seed"])
+    assert "seed 0" in default["data"]
+    other = trained("--seed", 1)
+    assert (other["seed"], other["data"]) == (1, default["data"].replace("seed 0", "seed 1"))
+    assert other["costs"] != default["costs"]
+
+
 def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
     [whole] = run(*flowers, "--validation", 0, "--test", 0, "--epochs", 2)
     assert (whole["validation_costs"], whole["test_accuracy"]) == ([], None)
