@@ -325,7 +325,9 @@ def test_patience_counts_epochs_and_ends_each_training_of_a_comparison_by_itself
         lowest = min(result["validation_costs"])
         assert result["final_validation_cost"] <= lowest * (1 + 1e-9)
     output = " ".join(capsys.readouterr().out.split())
-    assert f"zeros: stopped after {zeros['epochs_run']} epochs (patience" in output
+    stopped = f"stopped after {zeros['epochs_run']} epochs: no lower validation cost for 2"
+    best = zeros["epochs"][zeros["validation_costs"].index(zeros["final_validation_cost"])]
+    assert f"zeros: {stopped}; the weights of epoch {best} are scored and saved" in output
     assert re.search(rf"zeros \W+{zeros['epochs_run']} ", output)
 
 
@@ -781,7 +783,7 @@ def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_p
 
     monkeypatch.setattr(cli_results, "_content", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train.main("planar --epochs 2 --save m.h5 --json r.json".split())
+        train.main(["planar", "--epochs", "2", "--save", "m.h5", "--json", "r.json"])
     assert models.load(tmp_path / "m.h5").net.layers == (2, 4, 1)
 
 

@@ -170,7 +170,12 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     if history.stopped == "interrupted":
         yield f"interrupted after {history.epochs_run:,} of {recipe.epochs:,} {recipe.unit}s"
     elif history.stopped:
-        yield f"stopped after {history.epochs_run:,} epochs ({history.stopped})"
+        assert history.final_validation_cost is not None  # patience, which needs it
+        best = history.epochs[history.validation_costs.index(history.final_validation_cost)]
+        yield (
+            f"stopped after {history.epochs_run:,} epochs: no lower validation cost for "
+            f"{recipe.patience}; the weights of epoch {best:,} are scored and saved"
+        )
 
 
 def how(recipe: Recipe) -> str:
