@@ -423,7 +423,7 @@ def test_every_picture_names_its_training_and_says_if_its_data_are_stand_ins(dra
     assert drawn["costs"]["title"] == "digits"
     assert drawn["hidden_layer"]["title"] == "digits: 3 hidden units"
     run("cat-2layer", "--epochs", 2, "--plot", "x.png", "--show", 7)
-    assert drawn["misclassified"]["title"] == "cat-2layer, drawn stand-ins"
+    assert drawn["misclassified"]["title"] == "cat-2layer, drawn stand-ins, test set"
     assert drawn["pictures"]["title"] == "drawn stand-ins"
 
 
@@ -487,7 +487,9 @@ def flowers(tmp_path):
 def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     [result] = run(*flowers, "--hidden", "8", "--validation", 0.2, "--test", 0.3, "--save", "m.h5")
     output = capsys.readouterr().out
-    assert "30 training, 12 validation and 18 test rows" in output
+    sets = "sets: 2 features, 3 classes, 30 training, 12 validation, 18 test examples"
+    assert f"data: flowers.csv, split by seed 0\n{sets}\n" in output
+    assert "net [2, 8, 3]\n" in output
     data = datasets.load_csv("flowers.csv", "species", validation=0.2, test=0.3)
     model = models.load("m.h5")
     sets = {
@@ -534,7 +536,7 @@ def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
 def test_a_table_is_minimised_on_all_that_is_not_for_the_test(flowers, capsys):
     [result] = run(*flowers, "--method", "TNC", "--epochs", 10)
     assert (result["validation_costs"], result["learning_rate"]) == ([], None)
-    assert "51 training, 0 validation and 9 test rows" in capsys.readouterr().out
+    assert "3 classes, 51 training, 9 test examples" in capsys.readouterr().out
 
 
 def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
@@ -548,7 +550,7 @@ def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
         assert capsys.readouterr().out.count("on the test set") == count
 
 
-def test_an_hdf5_file_is_trained(tmp_path):
+def test_an_hdf5_file_is_trained(tmp_path, capsys):
     random = np.random.default_rng(0)
     labels = np.arange(20) % 2
     with h5py.File(tmp_path / "mine.h5", "w") as file:
@@ -557,9 +559,18 @@ def test_an_hdf5_file_is_trained(tmp_path):
         ) * labels[:, None, None, None].astype(np.uint8)
         file["train_set_y"] = labels
         file["list_classes"] = np.array([b"dark", b"bright"])
-    [result] = run("--hdf5", "mine.h5", "--validation", 0.3, "--hidden", 4, "--epochs", 300)
-    assert result["net"]["layers"] == [192, 4, 1]
+    capsys.readouterr()
+    [result] = run("--hdf5", "mine.h5", "--validation", 0.3, "--hidden", 9, "--epochs", 300)
+    assert result["net"]["layers"] == [192, 9, 1]
     assert result["final_accuracy"] == 1
+    output = capsys.readouterr().out
+    assert "192 features (colour pictures of 8 x 8), 2 classes, " in output
+    assert "on the test set" in output
+
+
+def test_pictures_of_your_own_data_name_the_file(flowers, drawn):
+    run(*flowers, "--epochs", 2, "--plot", "x.png")
+    assert drawn["comparison"]["title"] == "flowers.csv"
 
 
 # --------------------------------------------------------------------------------------------

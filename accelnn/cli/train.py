@@ -172,6 +172,8 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
     else:
         data = _own_data(options)
         recipe = own_recipe(data, options.hidden)
+        file = options.images or options.hdf5 or options.csv
+        recipe = recipe.changed(title=Path(file).resolve().name)
     fields = ("epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay")
     changes: dict[str, Any] = {
         name: value
