@@ -748,18 +748,19 @@ def test_without_a_validation_set_nothing_is_watched(tmp_path):
 def test_the_recipe_for_own_data_trains_well_and_stops_by_itself(tmp_path, random):
     data = three_classes(tmp_path, random)
     recipe = own_recipe(data)
-    params, history = accelnn.fit(
-        recipe.net,
-        recipe.first_weights(),
-        data.X_train,
-        data.Y_train,
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        optimizer=recipe.optimizer,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        validation=recipe.validation,
-        patience=recipe.patience,
-    )
+    params, history = recipe.train(data)
     assert recipe.net.accuracy(params, data.X_test, data.Y_test) > 0.9
     assert history.stopped
+
+
+def test_a_recipe_is_minimised_or_descends_with_its_decay(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data, (4,)).changed(epochs=5, optimizer="sgd", batch_size=None)
+    _, history = recipe.changed(method="TNC").train(data, "float32")
+    assert (history.solver, history.dtype) == ("minimize", "float32")
+    given = recipe.net, recipe.first_weights(), data.X_train, data.Y_train
+    slowing = accelnn.optimizers.inverse_decay(0.5, 1.0)
+    expected, _ = accelnn.fit(*given, epochs=5, learning_rate=slowing, seed=recipe.seed)
+    recipe = recipe.changed(learning_rate=0.5, decay=1.0, validation=None, patience=None)
+    params, _ = recipe.train(data)
+    np.testing.assert_array_equal(params.flat, expected.flat)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import accelnn
-from accelnn import batches, datasets, models, plots, predict, train
+from accelnn import batches, datasets, models, plots, predict, recipes, train
 from accelnn.__main__ import main as accelnn_command
 from accelnn.cli import results as cli_results
 from accelnn.recipes import RECIPES
@@ -747,7 +747,7 @@ def test_what_cannot_run_is_refused_before_the_first_epoch(arguments, message, m
         assert epochs == 0
         return real(*args, epochs=epochs, **options)
 
-    monkeypatch.setattr(accelnn, "fit", fit)
+    monkeypatch.setattr(recipes, "fit", fit)
     assert train.main(arguments) == 1
     assert message in capsys.readouterr().err
 
@@ -785,7 +785,7 @@ def interrupt(monkeypatch, training, epoch):
         pressed = [press] * (len(calls) == training)
         return real(*args, callbacks=[*callbacks, *pressed], **options)
 
-    monkeypatch.setattr(accelnn, "fit", fit)
+    monkeypatch.setattr(recipes, "fit", fit)
 
 
 def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_path):
@@ -828,7 +828,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_no_files(monkeypatch, capsys, tmp_
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(accelnn, "fit", interrupted)
+    monkeypatch.setattr(recipes, "fit", interrupted)
     assert train.main(["planar", "--json", "r.json"]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
     assert not (tmp_path / "r.json").exists()
@@ -842,7 +842,7 @@ def test_ctrl_c_ends_a_minimiser_with_what_it_has(monkeypatch, capsys, tmp_path)
         if now.epoch == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(accelnn, "minimize", lambda *a, **b: real(*a, **b | {"callbacks": [press]}))
+    monkeypatch.setattr(recipes, "minimize", lambda *a, **b: real(*a, **b | {"callbacks": [press]}))
     assert train.main(["digits", "--epochs", "20", "--json", "r.json"]) == 130
     [result] = json.loads((tmp_path / "r.json").read_text())["trainings"]
     assert result["final_cost"] < result["costs"][0]
