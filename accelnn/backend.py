@@ -259,7 +259,9 @@ def as_array(value: Any, name: str = "the array") -> Array:
     array = _shared(value, name)
     if isinstance(array, HostColumns) or array.dtype.kind in "buif":
         return array
-    raise TypeError(f"expected {name} as an array of real numbers, got dtype {array.dtype}")
+    text = array.dtype.kind in "UST"
+    hint = ": for labels, pass numpy.unique(labels, return_inverse=True)[1]" if text else ""
+    raise TypeError(f"expected {name} as an array of real numbers, got dtype {array.dtype}{hint}")
 
 
 def _shared(value: Any, name: str = "the array") -> Array:

@@ -30,6 +30,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def overlap(path: Path, other: Path) -> bool:
+    """Whether both name the same file, or `path` is in the folder `other`."""
+    if path.exists() and other.exists() and path.samefile(other):
+        return True
+    return other.resolve() in (path.resolve(), *path.resolve().parents)
+
+
 def check_writable(path: Path) -> None:
     """Raise OSError if `path` cannot be written: call it before the work, not after."""
     if not path.parent.is_dir():

@@ -31,6 +31,14 @@ def _floating(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     return xp, *(_as_float(xp, array) for array in arrays)
 
 
+def _of_one_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
+    """The same of predictions and labels, which broadcasting would silently pair wrongly."""
+    xp, first, second = _floating(*arrays)
+    if first.shape != second.shape:
+        raise ValueError(f"expected two arrays of one shape, got {first.shape} and {second.shape}")
+    return xp, first, second
+
+
 def _as_float(xp: Any, array: Array) -> Array:
     array = xp.asarray(array)
     return array if array.dtype.kind == "f" else array.astype(np.float64)
@@ -164,25 +172,25 @@ def identity(x: Array, out: Array = None) -> Array:
 
 def L1(yhat: Array, y: Array) -> Array:
     """Σ |y - yhat|."""
-    xp, yhat, y = _floating(yhat, y)
+    xp, yhat, y = _of_one_shape(yhat, y)
     return xp.abs(y - yhat).sum()
 
 
 def L1_derivative(yhat: Array, y: Array) -> Array:
     """∂L1/∂yhat = sign(yhat - y), 0 where they are equal."""
-    xp, yhat, y = _floating(yhat, y)
+    xp, yhat, y = _of_one_shape(yhat, y)
     return xp.sign(yhat - y)
 
 
 def L2(yhat: Array, y: Array) -> Array:
     """Σ (y - yhat)²."""
-    xp, yhat, y = _floating(yhat, y)
+    xp, yhat, y = _of_one_shape(yhat, y)
     return xp.square(y - yhat).sum()
 
 
 def L2_derivative(yhat: Array, y: Array) -> Array:
     """∂L2/∂yhat = 2 (yhat - y)."""
-    _, yhat, y = _floating(yhat, y)
+    _, yhat, y = _of_one_shape(yhat, y)
     return 2 * (yhat - y)
 
 
@@ -192,46 +200,46 @@ def binary_cross_entropy(A: Array, Y: Array) -> Array:
     0 log 0 counts as 0; a probability of exactly 0 given to what happened costs infinity.
     Prefer `binary_cross_entropy_from_logits`, which loses nothing to rounding.
     """
-    _, A, Y = _floating(A, Y)
+    _, A, Y = _of_one_shape(A, Y)
     return -(_xlogy(Y, A) + _xlogy(1 - Y, 1 - A)).sum() / _examples(A)
 
 
 def binary_cross_entropy_derivative(A: Array, Y: Array) -> Array:
     """∂/∂A = (A - Y) / (A (1 - A)) / m; infinite where a certain prediction was wrong."""
-    xp, A, Y = _floating(A, Y)
+    xp, A, Y = _of_one_shape(A, Y)
     with np.errstate(divide="ignore", invalid="ignore"):
         return xp.where(A == Y, 0, (A - Y) / (A * (1 - A)) / _examples(A))
 
 
 def binary_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
     """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
-    xp, Z, Y = _floating(Z, Y)
+    xp, Z, Y = _of_one_shape(Z, Y)
     losses = xp.maximum(Z, 0) - Z * Y + xp.log1p(xp.exp(-xp.abs(Z)))
     return losses.sum() / _examples(Z)
 
 
 def binary_cross_entropy_from_logits_derivative(Z: Array, Y: Array) -> Array:
     """∂/∂Z = (sigmoid(Z) - Y) / m."""
-    _, Z, Y = _floating(Z, Y)
+    _, Z, Y = _of_one_shape(Z, Y)
     return (sigmoid(Z) - Y) / _examples(Z)
 
 
 def categorical_cross_entropy(A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y, both (n_classes, m)."""
-    _, A, Y = _floating(A, Y)
+    _, A, Y = _of_one_shape(A, Y)
     return -_xlogy(Y, A).sum() / _examples(A)
 
 
 def categorical_cross_entropy_derivative(A: Array, Y: Array) -> Array:
     """∂/∂A = -Y / A / m; infinite where a class that happened was given probability 0."""
-    xp, A, Y = _floating(A, Y)
+    xp, A, Y = _of_one_shape(A, Y)
     with np.errstate(divide="ignore", invalid="ignore"):
         return xp.where(Y == 0, 0, -Y / A / _examples(A))
 
 
 def categorical_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
     """The categorical cross-entropy of A = softmax(Z), by log-sum-exp; Z, Y (n_classes, m)."""
-    xp, Z, Y = _floating(Z, Y)
+    xp, Z, Y = _of_one_shape(Z, Y)
     shifted = Z - Z.max(axis=0, keepdims=True)
     log_A = shifted - xp.log(xp.exp(shifted).sum(axis=0, keepdims=True))
     return -(Y * log_A).sum() / _examples(Z)
@@ -239,19 +247,19 @@ def categorical_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
 
 def categorical_cross_entropy_from_logits_derivative(Z: Array, Y: Array) -> Array:
     """∂/∂Z = (softmax(Z) - Y) / m, where each column of Y sums to 1."""
-    _, Z, Y = _floating(Z, Y)
+    _, Z, Y = _of_one_shape(Z, Y)
     return (softmax(Z) - Y) / _examples(Z)
 
 
 def half_mean_squared_error(A: Array, Y: Array) -> Array:
     """1/(2m) Σ (A - Y)²."""
-    xp, A, Y = _floating(A, Y)
+    xp, A, Y = _of_one_shape(A, Y)
     return xp.square(A - Y).sum() / (2 * _examples(A))
 
 
 def half_mean_squared_error_derivative(A: Array, Y: Array) -> Array:
     """∂/∂A = (A - Y) / m."""
-    _, A, Y = _floating(A, Y)
+    _, A, Y = _of_one_shape(A, Y)
     return (A - Y) / _examples(A)
 
 
@@ -297,10 +305,13 @@ def one_hot(labels: Array, classes: int) -> Array:
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         raise ValueError(
             f"expected integer labels of shape (m,), got {labels.dtype} of shape {labels.shape}"
+            + (": pass labels.astype(int)" if labels.ndim == 1 else "")
         )
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        shift = ": pass labels - 1" if int(labels.min()) == 1 else ""
         raise ValueError(
             f"expected labels in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}"
+            + shift
         )
     return (xp.arange(classes)[:, None] == labels).astype(np.float64)
 

@@ -10,14 +10,14 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import accelnn
-from accelnn.backend import Array, array_module, to_device, to_host
+from accelnn.backend import Array, array_module, backend_of, to_device, to_host
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.datasets.dataset import apply as apply
 from accelnn.files import write_whole
@@ -34,7 +34,7 @@ class Model:
 
     net, params : the architecture and its weights
     classes : the classes' names, by label: two for one sigmoid output, one for each of several
-        outputs, none for linear outputs
+        outputs, none for linear outputs; by default "0", "1", ...
     preprocessing : how raw features become what the network takes; see `apply`
     source : where the training data came from, in one line; "" if unknown
     stand_in : whether that data was drawn in place of real data that was not found
@@ -42,10 +42,51 @@ class Model:
 
     net: Network
     params: Parameters
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     source: str = ""
     stand_in: bool = False
+
+    def __post_init__(self) -> None:
+        names = self.classes or map(str, range(_n_classes(self.net)))
+        object.__setattr__(self, "classes", tuple(names))
+
+    def predict(self, rows: Array) -> Array:
+        """The names (m,) of the classes of raw examples, or the values (m, n_outputs) of linear
+        outputs, on the host.
+
+        rows : (m, n_features), an example a row, as in the file that the model was trained on
+        """
+        if not self.classes:
+            return self._outputs(rows)
+        best = self.probabilities(rows).argmax(axis=1)  # a half is class 0, as in the notes
+        return np.array(self.classes)[best]
+
+    def probabilities(self, rows: Array) -> Array:
+        """The probability of each class, (m, n_classes) on the host, for rows as in `predict`."""
+        if not self.classes:
+            raise ValueError("the outputs are linear: they have values and no probabilities")
+        A = self._outputs(rows)
+        return A if A.shape[1] > 1 else np.concatenate([1 - A, A], axis=1)
+
+    def _outputs(self, rows: Array) -> Array:
+        """The network's outputs (m, n_outputs) float64 for raw examples, on the host."""
+        rows = backend_of(self.params.flat).to_device(rows)
+        features = self.net.layers[0]
+        if rows.ndim != 2 or rows.shape[1] != features:
+            raise ValueError(
+                f"expected rows of shape (m, {features}), got {rows.shape}: an example is a row, "
+                "as in the file"
+            )
+        X = apply(self.preprocessing, rows, self.params.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # large weights give NaN
+            return to_host(self.net.forward(self.params, X)).T.astype(np.float64)
+
+    def __repr__(self) -> str:
+        few = len(self.classes) <= 10
+        classes = ", ".join(self.classes) if few else f"{len(self.classes)} classes"
+        parts = (f"net {list(self.net.layers)}", classes, str(self.params.dtype), self.source)
+        return f"<Model: {'; '.join(filter(None, parts))}>"
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
@@ -53,9 +94,11 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     The file is written whole or not at all.
 
-    Raises ValueError if the parts of the model do not fit each other or a weight is NaN or
-    infinite, FileNotFoundError if the folder does not exist.
+    Raises TypeError if `model` is no Model, ValueError if its parts do not fit each other or a
+    weight is NaN or infinite, FileNotFoundError if the folder does not exist.
     """
+    if not isinstance(model, Model):
+        raise TypeError(f"found a {type(model).__name__}: pass accelnn.Model(net, params)")
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
@@ -194,6 +237,10 @@ def _read(path: Path) -> tuple[str, Array]:
     return text, weights
 
 
+def _n_classes(net: Network) -> int:
+    return 0 if net.output == "linear" else max(net.layers[-1], 2)
+
+
 def _check(model: Model) -> None:
     """Raise ValueError if the parts of a model do not fit each other."""
     net, params, preprocessing = model.net, model.params, model.preprocessing
@@ -208,12 +255,11 @@ def _check(model: Model) -> None:
         raise ValueError(
             f"found {bad} NaN or infinite weights among {params.flat.size}, expected none"
         )
-    outputs = net.layers[-1]
-    expected = 0 if net.output == "linear" else max(outputs, 2)
+    expected = _n_classes(net)
     if len(model.classes) != expected:
         raise ValueError(
-            f"found {len(model.classes)} classes, expected {expected} for {outputs} {net.output} "
-            "outputs"
+            f"found {len(model.classes)} classes, expected {expected} for {net.layers[-1]} "
+            f"{net.output} outputs"
         )
     if not all(isinstance(text, str) for text in (*model.classes, model.source)):
         raise ValueError(f"found classes {model.classes} of {model.source!r}, expected texts")

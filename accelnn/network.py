@@ -18,6 +18,7 @@ from accelnn.backend import Array, array_module, as_array, at_work
 from accelnn.columns import HostColumns
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import operations_for
+from accelnn.scores import accuracy
 
 
 class Parameters:
@@ -223,9 +224,19 @@ class Network:
         One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
         the index of the largest. Labels compare with integer labels (m,), not with one-hot
         columns: `accuracy` takes both.
+
+        Raises ValueError if an output is NaN (waits for the device).
         """
         A = self.forward(params, X)
-        return A if self.output == "linear" else labels_of(A)
+        if self.output == "linear":
+            return A
+        unknown = int(array_module(A).isnan(A).any(axis=0).sum())
+        if unknown:
+            raise ValueError(
+                f"the outputs of {unknown} of {A.shape[1]} examples are NaN: X or the parameters "
+                "hold NaN, or values too large"
+            )
+        return labels_of(A)
 
     @at_work("computing an accuracy")
     def accuracy(self, params: Parameters, X: Array, Y: Array) -> float:
@@ -235,12 +246,13 @@ class Network:
         ----------
         params, X, Y : as in `cost`
 
-        Raises ValueError for a linear output, and as `check` does. Waits for the device.
+        Raises ValueError for a linear output and for labels that are no whole numbers, and as
+        `check` and `predict` do. Waits for the device.
         """
         if self.output == "linear":
             raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
-        X, Y = self.check(params, X, Y)
-        return float((self.predict(params, X) == labels_of(Y)).mean())
+        self.check(params, X, Y)
+        return accuracy(self.predict(params, X), Y)
 
     @at_work("computing a cost")
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
@@ -295,11 +307,11 @@ class Network:
             Y = one_hot(Y, outputs)
         elif Y.ndim == 1:
             Y = Y[None]
-        if self.output == "sigmoid" and outputs == 1 and Y.size:
+        if self.output != "linear" and Y.size:
             low, high = float(Y.min()), float(Y.max())
             if low < 0 or high > 1:
                 raise ValueError(
-                    f"expected labels Y in 0..1 for one sigmoid output, got {low:g}..{high:g}"
+                    f"expected labels Y in 0..1 for {self.output} outputs, got {low:g}..{high:g}"
                 )
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
@@ -466,7 +478,9 @@ def cost_and_accuracy(
     if net.output == "linear":
         return cost, None
     A = OUTPUTS[net.output].function(Z, out=Z)
-    return cost, (labels_of(A) == labels_of(Y)).mean()
+    right = labels_of(A) == labels_of(Y)
+    right &= ~array_module(A).isnan(A).any(axis=0)  # NaN is never right
+    return cost, right.mean()
 
 
 def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: int) -> Array:

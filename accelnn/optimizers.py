@@ -172,7 +172,7 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     """
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer]()
-    if isinstance(optimizer, str) or not isinstance(optimizer, SGD | Momentum | Adam):
+    if not isinstance(optimizer, SGD | Momentum | Adam):
         raise ValueError(
             f"unknown optimizer {optimizer!r}: expected one of {list(OPTIMIZERS)}, or "
             "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"

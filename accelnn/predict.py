@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from accelnn import backend, models
-from accelnn.backend import Array, to_device, to_host
+from accelnn.backend import Array
 from accelnn.cli.console import as_json, console
 from accelnn.datasets import read_picture
-from accelnn.files import check_writable, write_whole
+from accelnn.files import check_writable, overlap, write_whole
 from accelnn.models import Model
 
 AT_ONCE = 256  # pictures in memory at a time
@@ -45,11 +45,14 @@ def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Pr
     shape = model.preprocessing.image_shape
     if shape is None:
         raise ValueError(
-            f"the model takes {model.net.layers[0]} numbers an example, not pictures: "
-            "train one on pictures, or use this one from Python (accelnn.load)"
+            f"the model takes {model.net.layers[0]} numbers an example, not pictures: use it from "
+            "Python, accelnn.load(path).predict(rows)"
         )
     if not model.classes:
-        raise ValueError("the model predicts numbers, not classes: use it from Python")
+        raise ValueError(
+            "the model predicts numbers, not classes: use it from Python, "
+            "accelnn.load(path).predict(rows)"
+        )
     predictions = []
     for start in range(0, len(pictures), AT_ONCE):
         chunk = [os.fspath(picture) for picture in pictures[start : start + AT_ONCE]]
@@ -77,13 +80,9 @@ def _prediction(picture: str, label: str, probability: float) -> Prediction:
 
 def _labels(model: Model, rows: Array) -> list[tuple[str, float]]:
     """Label and probability of each of the raw examples (m, n_0), which are on the host."""
-    X = models.apply(model.preprocessing, to_device(rows), model.params.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):  # reported in the picture's row
-        A = to_host(model.net.forward(model.params, X)).astype(np.float64)
-    if len(A) == 1:
-        A = np.concatenate([1 - A, A])
-    best = A.argmax(axis=0)  # the first of equals, so a half is class 0, as in the notes
-    return [(model.classes[i], float(a[i])) for i, a in zip(best, A.T, strict=True)]
+    probabilities = model.probabilities(rows)
+    best = probabilities.argmax(axis=1)
+    return [(model.classes[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_writable(Path(options.json))
         except OSError as error:
             parser.error(f"--json {error}")
+        for file in (options.model, *options.image):
+            if overlap(Path(options.json), Path(file)):
+                parser.error(f"--json {options.json} would overwrite {file}: name another file")
     try:
         if options.backend:
             backend.use(options.backend)

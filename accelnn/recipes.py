@@ -7,6 +7,9 @@ from typing import Any, Self
 from accelnn import datasets
 from accelnn.backend import Array
 from accelnn.network import Network, Parameters
+from accelnn.optimizers import Schedule, inverse_decay
+from accelnn.training import History, fit, minimize
+from accelnn.training.history import Callback
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,46 @@ class Recipe:
     def first_weights(self, dtype: str | None = None) -> Parameters:
         """The weights that the training starts from, on the chosen backend."""
         return self.net.init(self.init, scale=self.scale, seed=self.seed, dtype=dtype)
+
+    def train(
+        self,
+        data: datasets.Dataset,
+        dtype: str | None = None,
+        callbacks: Sequence[Callback] = (),
+        verbose: bool | str = False,
+    ) -> tuple[Parameters, History]:
+        """The trained parameters and the history, on the training set of `data`; `compare` is
+        left out.
+
+        dtype : of the parameters; by default the backend's
+        callbacks, verbose : as in `accelnn.fit`
+        """
+        given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
+        if self.method is not None:
+            return minimize(
+                *given,
+                method=self.method,
+                evaluations=self.epochs,
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+        rate: float | Schedule = self.learning_rate
+        if self.decay:
+            rate = inverse_decay(self.learning_rate, self.decay)
+        return fit(
+            *given,
+            epochs=self.epochs,
+            learning_rate=rate,
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            solver=self.solver,
+            precision=self.precision,
+            seed=self.seed,
+            validation=self.validation,
+            patience=self.patience,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
 
     def changed(self, **changes: Any) -> Self:
         """The recipe with other values in some fields, its own or its net's."""
@@ -191,6 +234,8 @@ LARGE = 10_000  # training examples from which `own_recipe` takes larger steps a
 def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> Recipe:
     """A recipe for your own data: Adam on mini-batches, stopped by the validation set.
 
+    `params, history = own_recipe(data).train(data)` trains it.
+
     Parameters
     ----------
     data : as `datasets.load_images`, `load_hdf5` and `load_csv` return it
@@ -231,6 +276,7 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
         init="glorot",
         epochs=200 if large else 1000,
         learning_rate=1e-3,
+        seed=0,  # the default of the loaders' split too
         optimizer="adam",
         batch_size=256 if large else 32,
         validation=(data.X_validation, data.Y_validation) if watched else None,

@@ -70,12 +70,20 @@ class Dataset:
     X_validation: Array | None = None
     Y_validation: Array | None = None
 
+    @property
+    def sizes(self) -> str:
+        """The numbers of features, classes and examples in a line."""
+        n = self.X_train.shape[0]
+        features = f"{n:,} feature{'s' if n > 1 else ''}"
+        if self.preprocessing.image_shape is not None:
+            height, width, channels = self.preprocessing.image_shape
+            features += f" ({'colour' if channels == 3 else 'grey'} pictures of {width} x {height})"
+        sets = {"training": self.X_train, "validation": self.X_validation, "test": self.X_test}
+        counts = [f"{X.shape[1]:,} {name}" for name, X in sets.items() if X is not None]
+        return ", ".join([features, f"{len(self.classes)} classes", *counts]) + " examples"
+
     def __repr__(self) -> str:
-        sets = {"train": self.X_train, "validation": self.X_validation, "test": self.X_test}
-        shapes = ", ".join(f"{name} {X.shape}" for name, X in sets.items() if X is not None)
-        few = len(self.classes) <= 10
-        classes = ", ".join(self.classes) if few else f"{len(self.classes)} classes"
-        return f"Dataset({shapes}; {self.X_train.dtype}; {classes}; {self.source})"
+        return f"<Dataset {self.source}: {self.sizes}>"
 
 
 def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:

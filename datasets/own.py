@@ -59,7 +59,7 @@ def load_images(
     classes = tuple(path.name for path in folders)
     pictures, labels = _read_folders(folders, size)
     parts = _split(str(folder), labels, classes, validation, test, seed)
-    return _dataset(folder, "pictures", pictures, labels, parts, classes, seed, dtype)
+    return _dataset(folder, pictures, labels, parts, classes, seed, dtype)
 
 
 def _read_folders(folders: Sequence[Path], size: int) -> tuple[Array, Array]:
@@ -186,7 +186,7 @@ def load_hdf5(
     pictures, labels = part("train")
     own_test = part("test") if "test_set_x" in arrays else None
     parts = _split(str(path), labels, classes, validation, 0.0 if own_test else test, seed)
-    return _dataset(path, "pictures", pictures, labels, parts, classes, seed, dtype, own_test)
+    return _dataset(path, pictures, labels, parts, classes, seed, dtype, own_test)
 
 
 def load_csv(
@@ -229,7 +229,7 @@ def load_csv(
     scaling = Preprocessing(
         shift=known.mean(axis=0), scale=np.where(constant, 1.0, known.std(axis=0))
     )
-    return _dataset(file, "rows", features, labels, parts, classes, seed, dtype, None, scaling)
+    return _dataset(file, features, labels, parts, classes, seed, dtype, None, scaling)
 
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
@@ -331,7 +331,6 @@ def _split(
 
 def _dataset(
     path: str | os.PathLike[str],
-    unit: str,
     examples: Array,
     labels: Array,
     parts: Sequence[Array],
@@ -344,14 +343,12 @@ def _dataset(
     """The Dataset of the examples by part, or with `own_test` in place of the last part."""
     train, validation, test = ((examples[part], labels[part]) for part in parts)
     test = own_test or test
-    m_train, m_validation, m_test = (len(labels) for _, labels in (train, validation, test))
     return on_backend(
         train,
         test,
         classes,
-        f"{path}: {m_train} training, {m_validation} validation and {m_test} test {unit}, "
-        f"seed {seed}",
+        f"{path}, split by seed {seed}",
         dtype,
         preprocessing=preprocessing,
-        validation=validation if m_validation else None,
+        validation=validation if len(validation[1]) else None,
     )

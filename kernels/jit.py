@@ -18,6 +18,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
+import platformdirs
 
 from . import loops
 
@@ -33,15 +34,20 @@ def functions_of(module: ModuleType) -> dict[str, FunctionType]:
     }
 
 
-FUNCTIONS = functions_of(loops)
-
-
 def njit(function: Callable[..., Any], **options: Any) -> Any:
-    """`function` through Numba, kept on disk where there is a place for it."""
+    """`function` through Numba, kept on disk if there is a place for it.
+
+    That is NUMBA_CACHE_DIR or the user's cache folder. In the package's own folder, Numba's choice,
+    the files would outlive an uninstall, and their folder would hide what is installed next.
+    """
+    given = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = given or platformdirs.user_cache_dir("accelnn")
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:
         return numba.njit(function, **options)
+    finally:
+        numba.config.CACHE_DIR = given
 
 
 def compiled(

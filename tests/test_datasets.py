@@ -136,13 +136,13 @@ def test_labels_of_several_classes_compare_with_predictions(there):
 def test_a_dataset_names_itself_in_a_line(tmp_path):
     cats = datasets.load_cats(write_cats(tmp_path), dtype="float32")
     assert repr(cats) == (
-        f"Dataset(train (12288, 4), test (12288, 2); float32; non-cat, cat; {cats.source})"
+        f"<Dataset {cats.source}: 12,288 features (colour pictures of 64 x 64), 2 classes, "
+        "4 training, 2 test examples>"
     )
     (tmp_path / "a.csv").write_text("x,y\n" + "1,a\n2,b\n" * 10)
-    assert "train (1, 14), validation (1, 4), test (1, 2)" in repr(
+    assert "1 feature, 2 classes, 14 training, 4 validation, 2 test examples>" in repr(
         datasets.load_csv(tmp_path / "a.csv", "y", validation=0.2, test=0.1)
     )
-    assert "; 12 classes; " in repr(datasets.blobs(m=12, classes=12))
 
 
 def test_a_dataset_cannot_be_changed_by_assignment():

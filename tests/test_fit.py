@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 import warnings
 
@@ -195,6 +196,38 @@ def test_the_final_cost_is_computed_once_when_it_is_read(monkeypatch, flower):
     assert first[0] == first[2] == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize("validation", [None, 0.25])
+def test_a_history_keeps_no_copy_of_the_data(validation):
+    net = Network([200, 1])
+    X = np.random.default_rng(0).integers(0, 255, (200, 3000)).astype(np.uint8)
+    Y = np.arange(3000) % 2
+    tracemalloc.start()
+    _, history = accelnn.fit(
+        net, net.init(), X, Y, epochs=1, learning_rate=1e-5, validation=validation
+    )
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < X.nbytes / 2  # as floats it is 8 times as large
+    assert np.isfinite(history.final_cost)
+
+
+@pytest.mark.parametrize("solver", accelnn.solvers.SOLVERS)
+def test_row_major_data_is_trained_on_without_a_copy(solver):
+    rows = np.random.default_rng(0).normal(size=(60, 20_000))
+    Y = np.arange(60) % 2
+    net = Network([20_000, 2, 1])
+    params = net.init()
+    options = {"epochs": 2, "learning_rate": 0.01, "solver": solver}
+    accelnn.fit(net, params, rows.T, Y, **options)  # whatever is loaded once
+    tracemalloc.start()
+    trained, _ = accelnn.fit(net, params, rows.T, Y, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < rows.nbytes / 2
+    expected, _ = accelnn.fit(net, params, np.ascontiguousarray(rows.T), Y, **options)
+    np.testing.assert_allclose(trained.flat, expected.flat, rtol=1e-10, atol=1e-13)
+
+
 def test_a_history_is_copied_pickled_and_written_as_json(flower):
     net, params = small()
     _, history = accelnn.fit(net, params, *flower, epochs=4, learning_rate=0.1, validation=0.25)
@@ -209,9 +242,9 @@ def test_a_history_is_copied_pickled_and_written_as_json(flower):
 def test_a_history_is_shown_in_one_line(flower):
     net, params = small()
     _, history = accelnn.fit(net, params, *flower, epochs=2000, learning_rate=0.1)
-    first, last = history.costs[0], history.costs[-1]
+    first, final = history.costs[0], history.final_cost
     assert repr(history) == (
-        f"<History: 2,000 epochs by direct in float64 on numpy, cost {first:.6g} to {last:.6g}>"
+        f"<History: 2,000 epochs by direct in float64 on numpy, cost {first:.6g} to {final:.6g}>"
     )
 
 
@@ -221,7 +254,7 @@ def test_adam_has_a_learning_rate_of_its_own_and_the_others_need_one(flower):
     expected, _ = accelnn.fit(net, params, *flower, epochs=5, optimizer="adam", learning_rate=1e-3)
     np.testing.assert_array_equal(trained.flat, expected.flat)
     for optimizer in ("sgd", "momentum"):
-        with pytest.raises(ValueError, match="needs learning_rate > 0, got None"):
+        with pytest.raises(ValueError, match=f"'{optimizer}' needs a learning_rate.*adam"):
             accelnn.fit(net, params, *flower, epochs=5, optimizer=optimizer)
 
 
@@ -328,16 +361,78 @@ def test_a_signal_ends_a_training_between_two_steps(solver, batch_size):
     options = {"learning_rate": 0.01, "solver": solver, "batch_size": batch_size}
     accelnn.fit(net, params, X, Y, epochs=1, **options)  # whatever is to be compiled
     before = signal.getsignal(signal.SIGINT)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(accelnn.Interrupted) as interrupted:
-        accelnn.fit(net, params, X, Y, epochs=10**7, record_every=10**7, **options)
+        accelnn.fit(
+            net,
+            params,
+            X,
+            Y,
+            epochs=10**7,
+            record_every=10**7,
+            callbacks=[lambda _now: timer.start()],
+            **options,
+        )
     assert signal.getsignal(signal.SIGINT) is before
     epochs = interrupted.value.history.epochs_run
     assert 0 < epochs < 10**7
     if batch_size is None:
         expected, _ = accelnn.fit(net, params, X, Y, epochs=epochs, **options)
         np.testing.assert_allclose(interrupted.value.params.flat, expected.flat, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "momentum"}], ids=str)
+def test_a_signal_between_two_compiled_calls_leaves_sample_space_in_step(monkeypatch, options):
+    from accelnn.kernels import jit
+    from accelnn.solvers import jitted
+
+    random = np.random.default_rng(0)
+    net = Network([30, 8, 1], hidden="tanh", l2=5.0)
+    params, X, Y = net.init(), random.normal(size=(30, 20)), random.integers(2, size=20)
+    options = {"learning_rate": 0.1, "solver": "gram-jitted"} | options
+    monkeypatch.setattr(jitted, "LONGEST_CALL", 1e5)
+    train, calls = jit.train(), []
+
+    def counted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return train(*args)
+
+    accelnn.fit(net, params, X, Y, epochs=1, **options)  # whatever is to be compiled
+    with monkeypatch.context() as patch:
+        patch.setattr(jit, "train", lambda: counted)
+        with pytest.raises(accelnn.Interrupted) as interrupted:
+            accelnn.fit(net, params, X, Y, epochs=5000, record_every=5000, **options)
+    history = interrupted.value.history
+    assert 0 < history.epochs_run < 5000
+    assert len(history.costs) == 1
+    expected, _ = accelnn.fit(net, params, X, Y, epochs=history.epochs_run, **options)
+    np.testing.assert_allclose(interrupted.value.params.flat, expected.flat, rtol=1e-12)
+
+
+def test_a_bar_stays_where_ctrl_c_came(flower, capsys):
+    def interrupt(now):
+        if now.epoch == 40:
+            raise KeyboardInterrupt
+
+    net, params = small()
+    options = {"epochs": 100, "learning_rate": 0.5, "record_every": 10, "verbose": True}
+    with pytest.raises(accelnn.Interrupted):
+        accelnn.fit(net, params, *flower, callbacks=[interrupt], **options)
+    assert "31%" in capsys.readouterr().err
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    class Stubborn(accelnn.solvers.job.Interruption):
+        def __exit__(self, *error):
+            signal.raise_signal(signal.SIGINT)  # the first, held back
+            assert self.requested
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), Stubborn():
+        pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_trainings_in_other_threads_leave_signals_alone(flower):
@@ -371,7 +466,7 @@ accelnn.fit(net, net.init(), X, Y, epochs=10**8, learning_rate=0.01, record_ever
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "accelnn.training.history.Interrupted: <History: " in error
+    assert "Interrupted: training interrupted after " in error
 
 
 # --------------------------------------------------------------------------------------------
@@ -597,6 +692,7 @@ def test_bad_data_is_refused_before_training(flower, case):
         ({"learning_rate": 0}, "learning_rate > 0, got 0"),
         ({"learning_rate": float("nan")}, "learning_rate > 0"),
         ({"solver": "adam"}, "unknown solver 'adam'.*auto.*direct"),
+        ({"seed": -1}, "seed as an integer >= 0, got -1"),
         ({"verbose": "loud"}, "verbose as False, True or 'lines', got 'loud'"),
     ],
 )

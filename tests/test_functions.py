@@ -283,3 +283,19 @@ def test_one_hot_columns():
 def test_one_hot_refuses_what_is_no_label(labels, message):
     with pytest.raises(ValueError, match=message):
         accelnn.one_hot(labels, 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        f.L1,
+        f.L2,
+        f.binary_cross_entropy,
+        f.binary_cross_entropy_from_logits,
+        f.categorical_cross_entropy_derivative,
+        f.half_mean_squared_error,
+    ],
+)
+def test_predictions_and_labels_of_two_shapes_are_refused(function):
+    with pytest.raises(ValueError, match=r"one shape, got \(3, 1\) and \(3,\)"):
+        function(np.full((3, 1), 0.5), np.ones(3))

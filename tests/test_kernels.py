@@ -304,7 +304,9 @@ def test_a_diverged_network_shows_nan():
 
 def test_twins_exist_where_iterations_are_independent():
     shared = {
-        name for name in jit.FUNCTIONS if getattr(jit.parallel, name) is getattr(jit.serial, name)
+        name
+        for name in jit.functions_of(loops)
+        if getattr(jit.parallel, name) is getattr(jit.serial, name)
     }
     assert shared == {
         "sigmoid",
@@ -351,6 +353,16 @@ def test_twins_are_kept_apart_on_disk_and_loaded_from_there(tmp_path):
     entries = sorted(path.name.split("-")[0] for path in tmp_path.rglob("*.nbi"))
     assert entries == ["loops.dot", "loops.dot_parallel"]
     assert python(USE_BOTH, tmp_path, **cache) == ["1", "False", "1", "True"]
+
+
+def test_compiled_code_is_kept_in_the_users_cache_folder(tmp_path):
+    beside = set(Path(loops.__file__).parent.rglob("*.nbi"))
+    python(USE_BOTH, tmp_path, NUMBA_CACHE_DIR="", XDG_CACHE_HOME=str(tmp_path))
+    assert {path.name.split("-")[0] for path in (tmp_path / "accelnn").rglob("*.nbi")} == {
+        "loops.dot",
+        "loops.dot_parallel",
+    }
+    assert set(Path(loops.__file__).parent.rglob("*.nbi")) == beside
 
 
 def test_without_a_place_for_the_cache_they_compile_all_the_same(tmp_path):

@@ -266,6 +266,7 @@ def test_a_true_answer_ends_it(flower):
     )
     assert history.epochs_run == 6
     assert history.reason == "TNC, 6 evaluations: a callback ended it"
+    assert history.stopped == "a callback ended it"
 
 
 # --------------------------------------------------------------------------------------------
@@ -285,6 +286,16 @@ def test_options_that_do_not_fit_are_refused(flower, options, message):
     net, params = small()
     with pytest.raises(ValueError, match=message):
         accelnn.minimize(net, params, *flower, **options)
+
+
+def test_what_is_no_network_or_no_parameters_is_refused(flower):
+    net, params = small()
+    with pytest.raises(TypeError, match=r"params as accelnn\.Parameters, got NoneType"):
+        accelnn.minimize(net, None, *flower)
+    with pytest.raises(TypeError, match=r"net as accelnn\.Network, got str"):
+        accelnn.minimize("net", params, *flower)
+    with pytest.raises(TypeError, match=r"params as accelnn\.Parameters, got NoneType"):
+        accelnn.gradient_check(net, None, *flower)
 
 
 def test_fit_says_where_scipys_minimisers_are(flower):

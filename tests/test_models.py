@@ -55,6 +55,61 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
+# ------------------------------------------------------------------------------ predictions
+
+
+def test_a_model_predicts_raw_rows_as_the_network_predicts_standardised_columns(tmp_path, there):
+    rng = np.random.default_rng(0)
+    rows = rng.normal([0, 1000, 0], [1, 500, 1e-3], (60, 3))
+    names = [("low", "middle", "high")[i] for i in np.digitize(rows[:, 1], [800, 1200])]
+    lines = (f"{a},{b},{c},{name}" for (a, b, c), name in zip(rows, names, strict=True))
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,level", *lines]))
+    data = datasets.load_csv(tmp_path / "t.csv", "level")
+    net = accelnn.Network([3, 8, 3], output="softmax")
+    params, _ = accelnn.fit(
+        net, net.init("he"), data.X_train, data.Y_train, epochs=300, learning_rate=0.5
+    )
+    save(Model(net, params, data.classes, data.preprocessing), tmp_path / "m.h5")
+    model = load(tmp_path / "m.h5")
+    assert (model.predict(rows) == names).mean() > 0.9
+    X = models.apply(data.preprocessing, there.to_device(rows), params.dtype)
+    expected = backend.to_host(net.predict(params, X))
+    np.testing.assert_array_equal(model.predict(rows), np.array(data.classes)[expected])
+    probabilities = model.probabilities(rows)
+    assert probabilities.shape == (60, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, 1e-6)
+
+
+@pytest.mark.usefixtures("there")
+def test_one_sigmoid_has_two_probabilities_and_linear_outputs_have_values():
+    net = accelnn.Network([2, 1])
+    params = net.init("zeros")
+    params[0][0][...] = 1
+    model = Model(net, params, preprocessing=Preprocessing(shift=1.0))
+    assert model.classes == ("0", "1")
+    assert model.predict(np.array([[1, 1], [2, 1], [0, 0]])).tolist() == ["0", "1", "0"]
+    high = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(model.probabilities(np.array([[2, 1]])), [[1 - high, high]], 1e-6)
+    linear = Model(accelnn.Network([2, 1], output="linear"), params)
+    assert linear.classes == ()
+    np.testing.assert_allclose(linear.predict(np.array([[2, 1], [0, 5]])), [[3], [5]])
+    with pytest.raises(ValueError, match="no probabilities"):
+        linear.probabilities(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"shape \(m, 2\), got \(2, 3\): an example is a row"):
+        model.predict(np.zeros((2, 3)))
+
+
+def test_a_model_is_made_of_a_net_and_its_parameters_and_describes_itself(tmp_path):
+    net = accelnn.Network([4, 12], output="softmax")
+    model = Model(net, net.init(dtype="float32"))
+    save(model, tmp_path / "m.h5")
+    assert_same(load(tmp_path / "m.h5"), model)
+    assert repr(model) == "<Model: net [4, 12]; 12 classes; float32>"
+    assert repr(small_model()) == "<Model: net [12, 3, 1]; dog, 猫; float64; drawn 猫>"
+    with pytest.raises(TypeError, match=r"a Network: pass accelnn.Model\(net, params\)"):
+        save(net, tmp_path / "m.h5")
+
+
 # ------------------------------------------------------------------------------ there and back
 
 

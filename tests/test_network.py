@@ -293,6 +293,40 @@ def test_labels_that_several_outputs_cannot_have_are_refused(output, Y, message)
             ask(net.init(), np.ones((3, 6)), Y)
 
 
+@pytest.mark.parametrize("labels", [[1, 2, 1, 2, 1, 1], [-1, 1, -1, 1, 1, 1], [0, 0.5, 2, 0, 0, 0]])
+@pytest.mark.parametrize("form", [lambda Y: Y, lambda Y: Y[None]], ids=["labels", "row"])
+def test_labels_that_one_sigmoid_cannot_have_are_refused(labels, form):
+    net, X = Network([3, 1]), np.ones((3, 6))
+    for ask in (net.cost, net.gradients, net.accuracy):
+        with pytest.raises(ValueError, match=r"labels Y in 0\.\.1 for sigmoid outputs"):
+            ask(net.init(), X, form(np.array(labels)))
+
+
+def test_soft_labels_have_no_accuracy():
+    net, X = Network([3, 1]), np.ones((3, 6))
+    with pytest.raises(ValueError, match="class indices 0, 1, 2, ..., got 0.5"):
+        net.accuracy(net.init(), X, np.full(6, 0.5))
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_outputs_that_are_not_numbers_are_no_predictions(outputs):
+    net = Network([3, outputs])
+    params, X, _ = problem(net)
+    X = to_host(X).copy()
+    X[1, 2:4] = np.nan
+    for ask in (net.predict, lambda params, X: net.accuracy(params, X, to_device(np.ones(6, int)))):
+        with pytest.raises(ValueError, match="outputs of 2 of 6 examples are NaN"):
+            ask(params, to_device(X))
+
+
+def test_no_examples_have_no_scores():
+    net = Network([3, 1])
+    for ask in (net.cost, net.accuracy):
+        with pytest.raises(ValueError, match="at least one example"):
+            ask(net.init(), np.ones((3, 0)), np.ones((1, 0)))
+
+
 def test_parameters_of_another_network_are_refused():
     with pytest.raises(ValueError, match=r"layers \[3, 1\], got \[3, 2, 1\]"):
         Network([3, 1]).cost(Network([3, 2, 1]).init(), np.ones((3, 2)), np.ones((1, 2)))

@@ -438,7 +438,7 @@ def test_folders_of_pictures_become_classes_each_split_in_proportion(tmp_path, t
     labels = np.hstack([Y for _, Y in sets(data)])[order]
     np.testing.assert_array_equal(labels, [2] * 10 + [1] * 20 + [0] * 3)
     assert astuple(data.preprocessing) == astuple(Preprocessing((5, 5, 3), 0.0, 255.0))
-    assert data.source == f"{folder}: 22 training, 7 validation and 4 test pictures, seed 0"
+    assert data.source == f"{folder}, split by seed 0"
     assert not data.stand_in
 
 
@@ -549,7 +549,7 @@ def test_hdf5_without_a_test_set_is_split(tmp_path, there):
     assert data.classes == ("dog", "cat", "bird")
     assert data.X_train.dtype == there.default_dtype
     assert astuple(data.preprocessing) == astuple(Preprocessing((4, 6, 3), 0.0, 255.0))
-    assert data.source == f"{path}: 15 training, 6 validation and 9 test pictures, seed 0"
+    assert data.source == f"{path}, split by seed 0"
     together = np.hstack([X for X, _ in sets(data)]).T
     stored = hdf5_fields(30)["train_set_x"].reshape(30, -1) / 255
     np.testing.assert_allclose(together[np.lexsort(together.T)], stored[np.lexsort(stored.T)], 1e-6)
@@ -565,7 +565,7 @@ def test_hdf5_with_a_test_set_validates_on_a_share_of_the_training_set(tmp_path)
     together = np.hstack([data.X_train, data.X_validation]).T
     stored = train["train_set_x"].reshape(9, -1) / 255
     np.testing.assert_allclose(together[np.lexsort(together.T)], stored[np.lexsort(stored.T)])
-    assert "6 training, 3 validation and 4 test pictures" in data.source
+    assert "6 training, 3 validation, 4 test examples" in data.sizes
 
 
 TEST_SET = {"test_set_x": np.zeros((2, 4, 6, 3), np.uint8), "test_set_y": np.array([0, 1])}
@@ -649,7 +649,7 @@ def test_a_table_is_standardised_by_its_training_part(tmp_path, there):
     raw = np.hstack([X for X, _ in sets(data)]).T.astype(float) * pre.scale + pre.shift
     np.testing.assert_allclose(np.sort(raw, axis=0), np.sort(values, axis=0), 1e-4, 1e-4)
     np.testing.assert_array_equal(np.hstack([Y for _, Y in sets(data)])[0], raw[:, 1] > 0)
-    assert data.source == f"{path}: 28 training, 6 validation and 6 test rows, seed 0"
+    assert data.source == f"{path}, split by seed 0"
 
 
 def test_a_constant_feature_is_only_shifted(tmp_path):
@@ -748,18 +748,19 @@ def test_without_a_validation_set_nothing_is_watched(tmp_path):
 def test_the_recipe_for_own_data_trains_well_and_stops_by_itself(tmp_path, random):
     data = three_classes(tmp_path, random)
     recipe = own_recipe(data)
-    params, history = accelnn.fit(
-        recipe.net,
-        recipe.first_weights(),
-        data.X_train,
-        data.Y_train,
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        optimizer=recipe.optimizer,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        validation=recipe.validation,
-        patience=recipe.patience,
-    )
+    params, history = recipe.train(data)
     assert recipe.net.accuracy(params, data.X_test, data.Y_test) > 0.9
     assert history.stopped
+
+
+def test_a_recipe_is_minimised_or_descends_with_its_decay(tmp_path, random):
+    data = three_classes(tmp_path, random)
+    recipe = own_recipe(data, (4,)).changed(epochs=5, optimizer="sgd", batch_size=None)
+    _, history = recipe.changed(method="TNC").train(data, "float32")
+    assert (history.solver, history.dtype) == ("minimize", "float32")
+    given = recipe.net, recipe.first_weights(), data.X_train, data.Y_train
+    slowing = accelnn.optimizers.inverse_decay(0.5, 1.0)
+    expected, _ = accelnn.fit(*given, epochs=5, learning_rate=slowing, seed=recipe.seed)
+    recipe = recipe.changed(learning_rate=0.5, decay=1.0, validation=None, patience=None)
+    params, _ = recipe.train(data)
+    np.testing.assert_array_equal(params.flat, expected.flat)

@@ -350,3 +350,13 @@ def test_the_command_runs_as_a_module_without_a_traceback(model, bright, tmp_pat
     assert "100.00 %" in good.stdout
     assert (bad.returncode, bad.stdout) == (1, "")
     assert "Traceback" not in bad.stderr
+
+
+def test_the_predictions_are_not_written_over_the_model_or_a_picture(model, bright, capsys):
+    for file in (model, bright):
+        before = Path(file).read_bytes()
+        with pytest.raises(SystemExit) as end:
+            main([model, bright, "--json", file])
+        assert end.value.code == 2
+        assert f"would overwrite {file}" in capsys.readouterr().err
+        assert Path(file).read_bytes() == before

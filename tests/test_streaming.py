@@ -480,8 +480,21 @@ def test_labels_on_the_host_are_streamed_as_one_hot_columns(data):
 
 
 @pytest.mark.usefixtures("cupy")
+def test_labels_of_one_sigmoid_are_streamed_as_they_are(data):
+    net, X = accelnn.Network([len(data[0]), 1]), data[0]
+    options = {"epochs": 3, "learning_rate": 0.1, "batch_size": 8}
+    soft = np.linspace(0.1, 0.9, X.shape[1])
+    streamed, _ = accelnn.fit(net, net.init(), X, soft, **options)
+    resident, _ = accelnn.fit(net, net.init(), *map(to_device, (X, soft)), **options)
+    np.testing.assert_allclose(to_host(streamed.flat), to_host(resident.flat), rtol=1e-5)
+    for wrong in (np.full(X.shape[1], 256), np.full(X.shape[1], -1)):
+        with pytest.raises(ValueError, match=r"labels Y in 0\.\.1.*got (256|-1)"):
+            accelnn.fit(net, net.init(), X, wrong, **options)
+
+
+@pytest.mark.usefixtures("cupy")
 def test_data_on_the_host_wants_a_batch_size(data):
-    message = "X and Y are on the host, .* give batch_size, .* accelnn.to_device"
+    message = "X and Y are on the host, .* accelnn.to_device; or give fit a batch_size"
     with pytest.raises(TypeError, match=message):
         fitted(*data, batch_size=None)
     with pytest.raises(TypeError, match=f"validation: {message}"):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import accelnn
-from accelnn import batches, datasets, models, plots, predict, train
+from accelnn import batches, datasets, models, plots, predict, recipes, train
 from accelnn.__main__ import main as accelnn_command
 from accelnn.cli import results as cli_results
 from accelnn.recipes import RECIPES
@@ -325,7 +325,9 @@ def test_patience_counts_epochs_and_ends_each_training_of_a_comparison_by_itself
         lowest = min(result["validation_costs"])
         assert result["final_validation_cost"] <= lowest * (1 + 1e-9)
     output = " ".join(capsys.readouterr().out.split())
-    assert f"zeros: stopped after {zeros['epochs_run']} epochs (patience" in output
+    stopped = f"stopped after {zeros['epochs_run']} epochs: no lower validation cost for 2"
+    best = zeros["epochs"][zeros["validation_costs"].index(zeros["final_validation_cost"])]
+    assert f"zeros: {stopped}; the weights of epoch {best} are scored and saved" in output
     assert re.search(rf"zeros \W+{zeros['epochs_run']} ", output)
 
 
@@ -421,7 +423,7 @@ def test_every_picture_names_its_training_and_says_if_its_data_are_stand_ins(dra
     assert drawn["costs"]["title"] == "digits"
     assert drawn["hidden_layer"]["title"] == "digits: 3 hidden units"
     run("cat-2layer", "--epochs", 2, "--plot", "x.png", "--show", 7)
-    assert drawn["misclassified"]["title"] == "cat-2layer, drawn stand-ins"
+    assert drawn["misclassified"]["title"] == "cat-2layer, drawn stand-ins, test set"
     assert drawn["pictures"]["title"] == "cat-2layer, drawn stand-ins"
 
 
@@ -485,7 +487,9 @@ def flowers(tmp_path):
 def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     [result] = run(*flowers, "--hidden", "8", "--validation", 0.2, "--test", 0.3, "--save", "m.h5")
     output = capsys.readouterr().out
-    assert "30 training, 12 validation and 18 test rows" in output
+    sets = "sets: 2 features, 3 classes, 30 training, 12 validation, 18 test examples"
+    assert f"data: flowers.csv, split by seed 0\n{sets}\n" in output
+    assert "net [2, 8, 3]\n" in output
     data = datasets.load_csv("flowers.csv", "species", validation=0.2, test=0.3)
     model = models.load("m.h5")
     sets = {
@@ -504,6 +508,22 @@ def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     assert result["final_accuracy"] > 0.95
 
 
+def test_the_seed_in_the_results_reproduces_split_weights_and_batches(flowers):
+    def trained(*seed):
+        [result] = run(*flowers, "--epochs", 3, *seed)
+        names = ("data", "seed", "costs", "validation_costs", "final_cost", "test_accuracy")
+        with open("results.json") as file:
+            result["data"] = json.load(file)["data"]
+        return {name: result[name] for name in names}
+
+    default = trained()
+    assert default == trained("--seed", default["seed"])
+    assert "seed 0" in default["data"]
+    other = trained("--seed", 1)
+    assert (other["seed"], other["data"]) == (1, default["data"].replace("seed 0", "seed 1"))
+    assert other["costs"] != default["costs"]
+
+
 def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
     [whole] = run(*flowers, "--validation", 0, "--test", 0, "--epochs", 2)
     assert (whole["validation_costs"], whole["test_accuracy"]) == ([], None)
@@ -516,7 +536,7 @@ def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
 def test_a_table_is_minimised_on_all_that_is_not_for_the_test(flowers, capsys):
     [result] = run(*flowers, "--method", "TNC", "--epochs", 10)
     assert (result["validation_costs"], result["learning_rate"]) == ([], None)
-    assert "51 training, 0 validation and 9 test rows" in capsys.readouterr().out
+    assert "3 classes, 51 training, 9 test examples" in capsys.readouterr().out
 
 
 def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
@@ -530,7 +550,7 @@ def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
         assert capsys.readouterr().out.count("on the test set") == count
 
 
-def test_an_hdf5_file_is_trained(tmp_path):
+def test_an_hdf5_file_is_trained(tmp_path, capsys):
     random = np.random.default_rng(0)
     labels = np.arange(20) % 2
     with h5py.File(tmp_path / "mine.h5", "w") as file:
@@ -539,9 +559,18 @@ def test_an_hdf5_file_is_trained(tmp_path):
         ) * labels[:, None, None, None].astype(np.uint8)
         file["train_set_y"] = labels
         file["list_classes"] = np.array([b"dark", b"bright"])
-    [result] = run("--hdf5", "mine.h5", "--validation", 0.3, "--hidden", 4, "--epochs", 300)
-    assert result["net"]["layers"] == [192, 4, 1]
+    capsys.readouterr()
+    [result] = run("--hdf5", "mine.h5", "--validation", 0.3, "--hidden", 9, "--epochs", 300)
+    assert result["net"]["layers"] == [192, 9, 1]
     assert result["final_accuracy"] == 1
+    output = capsys.readouterr().out
+    assert "192 features (colour pictures of 8 x 8), 2 classes, " in output
+    assert "on the test set" in output
+
+
+def test_pictures_of_your_own_data_name_the_file(flowers, drawn):
+    run(*flowers, "--epochs", 2, "--plot", "x.png")
+    assert drawn["comparison"]["title"] == "flowers.csv"
 
 
 # --------------------------------------------------------------------------------------------
@@ -594,6 +623,33 @@ def test_options_that_make_no_sense_end_at_once(arguments, message, capsys):
         train.main(arguments)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--csv t.csv --target y --save t.csv", "--save t.csv is the same file as --csv t.csv"),
+        ("--csv t.csv --target y --json ./t.csv", "--json ./t.csv is the same file as --csv"),
+        ("--csv t.csv --target y --plot link.png", "--plot link.png is the same file as --csv"),
+        ("--csv link.png --target y --save hard.h5", "--save hard.h5 is the same file as --csv"),
+        ("--hdf5 v.h5 --save v.h5", "--save v.h5 is the same file as --hdf5 v.h5"),
+        ("--images pets --save pets/cat/1.png", "--save pets/cat/1.png is in the folder --images"),
+        ("planar --save x --json x", "--json x is the same file as --save x"),
+        ("planar --json x.png --plot sub/../x.png", "--plot sub/../x.png is the same file as --js"),
+    ],
+)
+def test_no_file_is_written_over_the_data_or_another(arguments, message, tmp_path, capsys):
+    for folder in ("sub", "pets/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("t.csv", "v.h5", "pets/cat/1.png"):
+        (tmp_path / file).write_bytes(b"mine")
+    (tmp_path / "link.png").symlink_to("t.csv")
+    (tmp_path / "hard.h5").hardlink_to(tmp_path / "t.csv")
+    with pytest.raises(SystemExit) as end:
+        train.main(arguments.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "t.csv").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -691,7 +747,7 @@ def test_what_cannot_run_is_refused_before_the_first_epoch(arguments, message, m
         assert epochs == 0
         return real(*args, epochs=epochs, **options)
 
-    monkeypatch.setattr(accelnn, "fit", fit)
+    monkeypatch.setattr(recipes, "fit", fit)
     assert train.main(arguments) == 1
     assert message in capsys.readouterr().err
 
@@ -729,7 +785,17 @@ def interrupt(monkeypatch, training, epoch):
         pressed = [press] * (len(calls) == training)
         return real(*args, callbacks=[*callbacks, *pressed], **options)
 
-    monkeypatch.setattr(accelnn, "fit", fit)
+    monkeypatch.setattr(recipes, "fit", fit)
+
+
+def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_results, "_content", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(["planar", "--epochs", "2", "--save", "m.h5", "--json", "r.json"])
+    assert models.load(tmp_path / "m.h5").net.layers == (2, 4, 1)
 
 
 def test_ctrl_c_loses_nothing(monkeypatch, capsys, tmp_path):
@@ -762,7 +828,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_no_files(monkeypatch, capsys, tmp_
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(accelnn, "fit", interrupted)
+    monkeypatch.setattr(recipes, "fit", interrupted)
     assert train.main(["planar", "--json", "r.json"]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
     assert not (tmp_path / "r.json").exists()
@@ -776,7 +842,7 @@ def test_ctrl_c_ends_a_minimiser_with_what_it_has(monkeypatch, capsys, tmp_path)
         if now.epoch == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(accelnn, "minimize", lambda *a, **b: real(*a, **b | {"callbacks": [press]}))
+    monkeypatch.setattr(recipes, "minimize", lambda *a, **b: real(*a, **b | {"callbacks": [press]}))
     assert train.main(["digits", "--epochs", "20", "--json", "r.json"]) == 130
     [result] = json.loads((tmp_path / "r.json").read_text())["trainings"]
     assert result["final_cost"] < result["costs"][0]

@@ -71,13 +71,13 @@ class Written:
 
 
 def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = False) -> None:
-    """Print a table of the trainings, the scores by class if there are many, and what ran.
+    """Print a table of the trainings, the scores by class, and what ran.
 
     verbose : the nets too, why each solver was chosen, and the scores by class of each training
         of a comparison
     """
     to.print(_trainings(results, data, to))
-    if len(data.classes) > 2 and (verbose or len(results) == 1):
+    if verbose or len(results) == 1:
         for result in results:
             to.print(_classes(result, data, to))
     history = results[0].history
@@ -91,6 +91,7 @@ def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = 
     for line, those in labels_of.items():
         to.print(line if len(those) == len(results) else f"{'; '.join(those)}: {line}")
     to.print(f"data: {data.source}")
+    to.print(f"sets: {data.sizes}")
 
 
 def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
@@ -148,10 +149,10 @@ def _classes(result: Result, data: Dataset, to: Console) -> Table:
 
 
 def _judged(data: Dataset) -> tuple[str, Array, Array]:
-    """The name, X and Y of the set that predictions are shown of: test, or train without it."""
+    """The name, X and Y of the set that predictions are shown of: test, or training without it."""
     if data.X_test.shape[1]:
         return "test", data.X_test, data.Y_test
-    return "train", data.X_train, data.Y_train
+    return "training", data.X_train, data.Y_train
 
 
 def _remarks(result: Result, verbose: bool) -> Iterator[str]:
@@ -161,16 +162,22 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
         yield f"{how(recipe)}, solver {history.solver}" + f" ({history.reason})" * verbose
     else:
         yield history.reason if verbose else how(recipe)
+    net, about = recipe.net, ""
     if verbose:
-        net = recipe.net
         hidden = f"{', '.join(dict.fromkeys(net.hidden))} and " if net.hidden else ""
-        yield f"net {list(net.layers)} of {hidden}{net.output}, first weights {recipe.init}"
+        about = f" of {hidden}{net.output}, first weights {recipe.init}"
+    yield f"net {list(net.layers)}{about}"
     if history.compile_seconds >= 1:
         yield f"{history.compile_seconds:.1f} s of the time went into compiling, this once"
     if history.stopped == "interrupted":
         yield f"interrupted after {history.epochs_run:,} of {recipe.epochs:,} {recipe.unit}s"
     elif history.stopped:
-        yield f"stopped after {history.epochs_run:,} epochs ({history.stopped})"
+        line = f"stopped after {history.epochs_run:,} epochs: no lower validation cost for "
+        line += str(recipe.patience)
+        if history.final_validation_cost in history.validation_costs:  # which NaN is not
+            best = history.epochs[history.validation_costs.index(history.final_validation_cost)]
+            line += f"; the weights of epoch {best:,} are scored and saved"
+        yield line
 
 
 def how(recipe: Recipe) -> str:
@@ -197,14 +204,11 @@ def describe_picture(result: Result, data: Dataset, index: int) -> str:
 
 
 def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
-    """Write the JSON and the models that were asked for."""
+    """Write the models and the JSON that were asked for.
+
+    The models come first: forming the JSON's final costs may be interrupted or lack the memory.
+    """
     written = []
-    if options.json:
-        text = as_json(_content(results, data, options))
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
     if options.save:
         for result in results:
             model = models.Model(
@@ -217,6 +221,12 @@ def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) 
             )
             path = _path(options.save, result.label)
             written.append(Written.by(partial(models.save, model), "model", path))
+    if options.json:
+        text = as_json(_content(results, data, options))
+        if options.json == "-":
+            sys.stdout.write(text)
+        else:
+            written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
     return written
 
 
@@ -267,9 +277,14 @@ def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, A
     if shape is None:
         return figures
     title_of_last = _title(last, data, name)
-    _, judged_X, judged_Y = _judged(data)
+    part, judged_X, judged_Y = _judged(data)
     figures["misclassified"] = plots.misclassified(
-        judged_X, judged_Y, last.predict(judged_X), data.classes, shape, title=title_of_last
+        judged_X,
+        judged_Y,
+        last.predict(judged_X),
+        data.classes,
+        shape,
+        title=f"{title_of_last}, {part} set",
     )
     if len(data.classes) > 2:
         drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]

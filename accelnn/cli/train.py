@@ -15,19 +15,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-import accelnn
 from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, show_warning
 from accelnn.cli.results import Result, Written, describe_picture, draw, save, show
 from accelnn.cli.train_options import DESCENT, OF_DESCENT, parse
 from accelnn.datasets import Dataset
-from accelnn.network import Parameters
-from accelnn.optimizers import OPTIMIZERS, Schedule, inverse_decay
+from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES, Recipe, own_recipe
 from accelnn.tours import FIGURES, TOURS
-from accelnn.training import History, Interrupted
-from accelnn.training.history import Callback
+from accelnn.training import Interrupted
 from accelnn.training.minimize import METHODS
 from accelnn.training.progress import following
 
@@ -109,7 +106,7 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
         interrupted = False
         try:
             with shown as callback:
-                trained, history = _fit(one, data, dtype, [callback] if callback else [])
+                trained, history = one.train(data, dtype, [callback] if callback else [])
         except Interrupted as stopped:
             trained, history, interrupted = stopped.params, stopped.history, True
         except KeyboardInterrupt:
@@ -118,42 +115,6 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
         if interrupted:
             return results, True
     return results, False
-
-
-def _fit(
-    recipe: Recipe, data: Dataset, dtype: str | None, callbacks: Sequence[Callback] = ()
-) -> tuple[Parameters, History]:
-    """Train one recipe as it says."""
-    first = recipe.first_weights(dtype)
-    if recipe.method is not None:
-        return accelnn.minimize(
-            recipe.net,
-            first,
-            data.X_train,
-            data.Y_train,
-            method=recipe.method,
-            evaluations=recipe.epochs,
-            callbacks=callbacks,
-        )
-    rate: float | Schedule = recipe.learning_rate
-    if recipe.decay:
-        rate = inverse_decay(recipe.learning_rate, recipe.decay)
-    return accelnn.fit(
-        recipe.net,
-        first,
-        data.X_train,
-        data.Y_train,
-        epochs=recipe.epochs,
-        learning_rate=rate,
-        optimizer=recipe.optimizer,
-        batch_size=recipe.batch_size,
-        solver=recipe.solver,
-        precision=recipe.precision,
-        seed=recipe.seed,
-        validation=recipe.validation,
-        patience=recipe.patience,
-        callbacks=callbacks,
-    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -172,6 +133,8 @@ def _data_and_recipe(options: argparse.Namespace) -> tuple[Dataset, Recipe]:
     else:
         data = _own_data(options)
         recipe = own_recipe(data, options.hidden)
+        file = options.images or options.hdf5 or options.csv
+        recipe = recipe.changed(title=Path(file).resolve().name)
     fields = ("epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay")
     changes: dict[str, Any] = {
         name: value
@@ -250,7 +213,7 @@ def _check_trainings(recipe: Recipe, data: Dataset, options: argparse.Namespace)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                _fit(replace(one, epochs=0), data, options.dtype)
+                replace(one, epochs=0).train(data, options.dtype)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
 

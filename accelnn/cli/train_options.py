@@ -2,11 +2,12 @@
 
 import argparse
 import inspect
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelnn import backend
-from accelnn.files import check_writable
+from accelnn.files import check_writable, overlap
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES
 from accelnn.solvers import SOLVERS
@@ -15,6 +16,9 @@ from accelnn.tours import FIGURES, TOURS
 from accelnn.training.minimize import METHODS
 
 DESCENT = "descent"  # of --method: gradient descent, and none of SciPy's methods
+
+OWN = ("images", "hdf5", "csv")  # options that name your own data
+WRITTEN = ("save", "json", "plot")  # options that name a file to write
 
 # Options that only gradient descent has: any of them selects it.
 OF_DESCENT = (
@@ -125,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program if options do not go together, or a file could not be written."""
     given = {n for n, value in vars(options).items() if value is not None and value is not False}
-    if len(given & {"list", "recipe", "images", "hdf5", "csv"}) != 1:
+    if len(given & {"list", "recipe", *OWN}) != 1:
         parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
     for name in sorted(_useless(parser, options, given)):
         parser.error(
@@ -139,13 +143,23 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(
             "--compare-hidden goes neither with --hidden nor with several --learning-rate values"
         )
-    for name in given & {"plot", "save", "json"}:
+    for name in given.intersection(WRITTEN):
         file = getattr(options, name)
         if not (name == "json" and file == "-"):
             try:
                 check_writable(Path(file))
             except OSError as error:
                 parser.error(f"--{name} {error}")
+    _check_apart(parser, options)
+
+
+def _check_apart(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program if a file to write is one to read, or another to write."""
+    files = [(name, getattr(options, name)) for name in (*OWN, *WRITTEN) if getattr(options, name)]
+    for (first, other), (second, file) in itertools.combinations(files, 2):
+        if second in WRITTEN and file != "-" and overlap(Path(file), Path(other)):
+            place = "in the folder" if Path(other).is_dir() else "the same file as"
+            parser.error(f"--{second} {file} is {place} --{first} {other}: name another file")
 
 
 def _useless(

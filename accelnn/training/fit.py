@@ -25,6 +25,9 @@ from accelnn.training.progress import following
 # (a learning rate, the order of the examples) stays small, however far apart the records are.
 EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
 
+# A cost that has become so many times the first one is no accident of a few steps
+ROSE = 2.0
+
 
 @at_work("training")
 def fit(
@@ -75,14 +78,15 @@ def fit(
         float32: "tf32" to 11 significant bits, and "bfloat16" to 8, by captured steps (solver
         "jitted"). These keep activations, copies of the weights and of the data, and the biases
         that relu is applied with, as bfloat16; all the rest stays float32
-    record_every : epochs between recorded costs; by default max(1, epochs // 100)
+    record_every : epochs between recorded costs; by default max(1, epochs // 100), with patience
+        at most max(1, patience // 5)
     seed : of dropout's random numbers, of the batches' order and of the validation split
     validation : examples to watch and not to learn from: a share of X in (0, 1), drawn at
         random, or their own (X, Y)
     patience : stop if the validation cost has reached no new minimum for so many epochs, seen at
         the records, and return the parameters of the minimum
-    callbacks : called with a Checkpoint at the end of each recorded epoch; then, and only then
-        or with patience or verbose, a record waits for the device. A true answer ends the training
+    callbacks : called with a Checkpoint at the end of each recorded epoch; return true to end the
+        training. A record waits for the device only for callbacks, patience and verbose
     verbose : True shows a progress bar, "lines" prints the costs as the notes do
 
     Returns
@@ -90,10 +94,10 @@ def fit(
     The trained Parameters, and the History.
 
     Raises ValueError for shapes that do not fit, NaN or infinity in the data, labels out of
-    range, values that make no sense and what a solver cannot do; TypeError if params or data are
-    not what they should be, or host and device arrays are mixed otherwise. Ctrl-C raises
+    range, values that make no sense and what a solver cannot do; TypeError for a net, params or
+    data of the wrong type, and if host and device arrays are mixed otherwise. Ctrl-C raises
     `accelnn.Interrupted`, which holds the parameters and the history so far. Warns with a
-    RuntimeWarning if the cost did not stay finite.
+    RuntimeWarning if the cost did not stay finite, or rose.
     """
     given = X, Y
     X, Y = checked(net, params, X, Y, batch_size)
@@ -107,20 +111,27 @@ def fit(
     check_count("seed", seed, least=0)
     if batch_size is not None:
         check_count("batch_size", batch_size, least=1)
-    if record_every is None:
-        record_every = max(1, epochs // 100)
-    check_count("record_every", record_every, least=1)
-    optimizer = optimizer_of(optimizer)
-    if learning_rate is None:
-        learning_rate = optimizer.default_rate
-    rates(learning_rate, range(1))  # refused before anything is formed
-    share = validation if isinstance(validation, float) else None
-    if validation is not None:
-        X, Y, validation = set_apart(net, params, X, Y, validation, seed, batch_size)
     if patience is not None:
         check_count("patience", patience, least=1)
         if validation is None:
             raise ValueError("patience watches the validation cost: give validation as well")
+    if record_every is None:
+        record_every = max(1, epochs // 100)
+        if patience is not None:  # look often enough to stop in time
+            record_every = min(record_every, max(1, patience // 5))
+    check_count("record_every", record_every, least=1)
+    optimizer = optimizer_of(optimizer)
+    if learning_rate is None:
+        learning_rate = optimizer.default_rate
+        if learning_rate is None:
+            raise ValueError(
+                f"optimizer {optimizer.name!r} needs a learning_rate, such as 0.1: give one, or "
+                "optimizer='adam', which has a default"
+            )
+    rates(learning_rate, range(1))  # refused before anything is formed
+    share = validation if isinstance(validation, float) else None
+    if validation is not None:
+        X, Y, validation = set_apart(net, params, X, Y, validation, seed, batch_size)
 
     job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, validation, precision)
     ran_on = backend_of(params.flat)
@@ -133,9 +144,6 @@ def fit(
         if verbose:
             callbacks.append(stack.enter_context(following(verbose, epochs)))
         name, reason = choice.pick(solver, job, epochs)
-        trainer = SOLVERS[name].start(job)
-        if isinstance(trainer, Uncaptured):
-            name, reason = "direct", f"{reason}: jitted; not captured: {trainer.reason}"
         history = History(
             solver=name,
             reason=reason,
@@ -147,9 +155,8 @@ def fit(
             batch_size=batch_size,
         )
         trained, interrupted = _descend(
-            job, trainer, history, epochs, learning_rate, record_every, patience, callbacks
+            job, history, epochs, learning_rate, record_every, patience, callbacks
         )
-        history.compile_seconds = trainer.compile_seconds
         history._evaluate = functools.partial(
             evaluate, net, trained.copy(), *given, batch_size, share, seed
         )
@@ -161,7 +168,6 @@ def fit(
 
 def _descend(
     job: Job,
-    trainer: Trainer,
     history: History,
     epochs: int,
     learning_rate: float | Schedule | None,
@@ -175,6 +181,15 @@ def _descend(
     What is recorded stays on the device until the end, unless patience or a callback has to see
     it.
     """
+    try:
+        trainer: Trainer = SOLVERS[history.solver].start(job)  # which may have to compile
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+        return job.params, True
+    history.compile_seconds = trainer.compile_seconds
+    if isinstance(trainer, Uncaptured):
+        history.reason = f"{history.reason}: jitted; not captured: {trainer.reason}"
+        history.solver = "direct"
     starts = range(0, epochs, record_every)
     xp, watched = array_module(job.params.flat), job.validation is not None
     costs, validation_costs = xp.empty((2, len(starts)), job.params.dtype)
@@ -270,17 +285,19 @@ def evaluate(
 
 
 def _warn_of_divergence(history: History, params: Parameters, learning_rate: Any) -> None:
-    bad = next((i for i, cost in enumerate(history.costs) if not math.isfinite(cost)), None)
-    if bad is None and not not_finite(params.flat):
+    costs = history.costs
+    bad = next((i for i, cost in enumerate(costs) if not math.isfinite(cost)), None)
+    if bad is not None:
+        found = f"is {costs[bad]} at epoch {history.epochs[bad]}"
+    elif not_finite(params.flat):
+        found = "is not finite at the end"
+    elif costs and costs[-1] > ROSE * costs[0] > 0:
+        found = f"rose from {costs[0]:.3g} to {costs[-1]:.3g}"
+    else:
         return
-    found = (
-        "not finite at the end"
-        if bad is None
-        else (f"{history.costs[bad]} at epoch {history.epochs[bad]}")
-    )
     rate = "" if callable(learning_rate) else f" ({learning_rate:g})"
     warnings.warn(
-        f"the cost is {found}: the training diverged; lower the learning rate{rate}",
+        f"the cost {found}: the training diverged; lower the learning rate{rate}, or scale X",
         RuntimeWarning,
         stacklevel=4,  # the caller of fit, which is decorated
     )

@@ -82,12 +82,14 @@ class History:
 
     def __repr__(self) -> str:
         unit = "epochs" if self.optimizer else "evaluations"
-        cost = f", cost {self.costs[0]:.6g} to {self.costs[-1]:.6g}" if self.costs else ""
+        place = f"{self.solver} in {self.dtype} on {self.backend}"
+        first = f"{self.costs[0]:.6g} to " if self.costs else ""
+        scores = [f"cost {first}{self.final_cost:.6g}"]
         if self.final_validation_cost is not None:
-            cost += f", validation {self.final_validation_cost:.6g}"
-        stopped = f", {self.stopped}" if self.stopped else ""
-        where = f"{self.solver} in {self.dtype} on {self.backend}"
-        return f"<History: {self.epochs_run:,} {unit} by {where}{cost}{stopped}>"
+            scores.append(f"validation {self.final_validation_cost:.6g}")
+        if self.stopped:
+            scores.append(self.stopped)
+        return f"<History: {self.epochs_run:,} {unit} by {place}, {', '.join(scores)}>"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Checkpoint:
         return text
 
 
-# A true answer ends the training
+# Returns true to end the training
 Callback = Callable[[Checkpoint], object]
 
 
@@ -135,4 +137,8 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, params: Parameters, history: History) -> None:
         self.params, self.history = params, history
-        super().__init__(f"{history!r}: its .params and .history are those so far")
+        unit = "epochs" if history.optimizer else "evaluations"
+        super().__init__(
+            f"training interrupted after {history.epochs_run:,} {unit}: "
+            ".params and .history hold the result so far"
+        )

@@ -35,13 +35,16 @@ def following(
         *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(label or "training", total=epochs, scores="")
+    # Its clock starts with the first record: compiling a solver is no measure of what remains.
+    task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
         latest, distance = 0, 1  # of the records
 
         def show(now: Checkpoint) -> None:
             nonlocal latest, distance
             latest, distance = now.epoch, max(now.epoch - latest, 1)
+            if not bar.tasks[0].started:
+                bar.start_task(task)
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show

@@ -1,0 +1,59 @@
+"""The pages' code runs, their commands are understood, and their links lead somewhere."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from accelnn import predict
+from accelnn.bench import __main__ as bench
+from accelnn.cli import train_options
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
+COMMANDS = sorted(
+    {
+        line.split("  #")[0].split("accelnn ", 1)[1]
+        for page in PAGES
+        for line in page.read_text().splitlines()
+        if re.match(r"\$ (\w+=\w+ )?accelnn ", line)
+    }
+)
+EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```", re.DOTALL)
+PARSERS = {
+    "train": train_options.parse,
+    "bench": lambda arguments: bench._parser().parse_args(arguments),
+    "predict": lambda arguments: predict._parser().parse_args(arguments),
+    "info": lambda arguments: arguments,
+}
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_the_example_prints_what_stands_below_it(page):
+    [(code, printed)] = EXAMPLE.findall(page.read_text())
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(code, {})
+    history, accuracy = output.getvalue().splitlines()
+    expected, expected_accuracy = printed.splitlines()
+    assert history.split(" cost ")[0] == expected.split(" cost ")[0]
+    numbers = [float(n) for n in re.findall(r"\d+\.\d+", history)]
+    assert numbers == pytest.approx([float(n) for n in re.findall(r"\d+\.\d+", expected)], rel=0.05)
+    assert float(accuracy) == pytest.approx(float(expected_accuracy), abs=0.02)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_understood(command):
+    name, *arguments = shlex.split(command)
+    PARSERS[name](arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page):
+    text = page.read_text()
+    assert "@@" not in text
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
