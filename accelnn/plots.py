@@ -34,6 +34,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 # Okabe and Ito's colours, which colour-blind readers can distinguish (Wong, Nature Methods 8,
 # 2011), without yellow, which is hard to see on white. Markers distinguish the classes in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOUR_NAMES = {"blue": 0, "red": 1, "green": 2}  # classes of these names are drawn in them
 MARKERS = "os^Dv<>"
 TINTS = np.array(
     [[1 - 0.35 * (1 - int(c[i : i + 2], 16) / 255) for i in (1, 3, 5)] for c in COLOURS]
@@ -252,6 +253,7 @@ def _draw_boundaries(
     low, high = X.min(axis=1), X.max(axis=1)
     margin = np.where(high > low, 0.08 * (high - low), 1)
     low, high = low - margin, high + margin
+    colours = _colours(classes)
     plane = np.stack(np.meshgrid(*np.linspace(low, high, GRID).T)).reshape(2, -1)
     rows, columns = _rows_and_columns(panels)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -259,7 +261,7 @@ def _draw_boundaries(
         there = backend_of(params.flat)
         regions = labels(net.predict(params, there.to_device(plane, params.dtype)))
         ax.imshow(
-            TINTS[regions.reshape(GRID, GRID) % len(TINTS)],
+            TINTS[colours[regions.reshape(GRID, GRID) % len(TINTS)]],
             origin="lower",
             extent=(low[0], high[0], low[1], high[1]),
             aspect="auto",
@@ -268,7 +270,7 @@ def _draw_boundaries(
             ax.scatter(
                 *X[:, k == Y],
                 s=min(22, max(4, 9000 / Y.size)),
-                color=COLOURS[k % len(COLOURS)],
+                color=COLOURS[colours[k % len(COLOURS)]],
                 marker=MARKERS[k % len(MARKERS)],
                 edgecolors="white",
                 linewidths=0.4,
@@ -282,6 +284,13 @@ def _draw_boundaries(
     for ax in axes[len(panels) :]:
         ax.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+
+def _colours(classes: Sequence[str] | None) -> Array:
+    """The colours' numbers by label: those that the classes are named after, if all are."""
+    if classes is None or not set(classes) <= set(COLOUR_NAMES):
+        return np.arange(len(COLOURS))
+    return np.array([COLOUR_NAMES[name] for name in classes])
 
 
 # --------------------------------------------------------------------------------------------

@@ -226,6 +226,19 @@ def test_the_legend_names_the_classes():
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["in", "out"]
 
 
+def test_red_is_red_and_blue_is_blue():
+    data, net, params, _ = trained(epochs=200)
+    figure = plots.decision_boundary(
+        net, params, data.X_train, data.Y_train, classes=("red", "blue")
+    )
+    [axes] = figure.axes
+    red, blue = (points.get_facecolor()[0, :3] for points in axes.collections)
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    tints = {tuple(tint) for tint in shown(axes).reshape(-1, 3)}
+    assert tints == {tuple(plots.TINTS[0]), tuple(plots.TINTS[1])}
+
+
 def test_a_single_training_is_named_once():
     data, net, params, history = trained()
     figure = plots.comparison({"4 units": (net, params, history)}, data.X_train, data.Y_train)

@@ -424,7 +424,7 @@ def test_every_picture_names_its_training_and_says_if_its_data_are_stand_ins(dra
     assert drawn["hidden_layer"]["title"] == "digits: 3 hidden units"
     run("cat-2layer", "--epochs", 2, "--plot", "x.png", "--show", 7)
     assert drawn["misclassified"]["title"] == "cat-2layer, drawn stand-ins, test set"
-    assert drawn["pictures"]["title"] == "drawn stand-ins"
+    assert drawn["pictures"]["title"] == "cat-2layer, drawn stand-ins"
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -258,7 +258,7 @@ def draw(results: Sequence[Result], data: Dataset, options: argparse.Namespace) 
     """Draw and write the pictures that suit the data."""
     figures = _figures(results, data, options.recipe or results[0].recipe.title)
     if options.show is not None:
-        figures |= _figure_of_picture(results[-1], data, options.show)
+        figures |= _figure_of_picture(results[-1], data, options)
     return [
         Written.by(partial(plots.save, figure), "picture", _path(options.plot, name))
         for name, figure in figures.items()
@@ -268,16 +268,15 @@ def draw(results: Sequence[Result], data: Dataset, options: argparse.Namespace) 
 def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, Any]:
     """The pictures, by what is added to the file's name; those of one training are the last's."""
     X, Y = data.X_train, data.Y_train
-    named = {result.label or "training": result for result in results}
     title, last = plots.title_of(name, data), results[-1]
     if X.shape[0] == 2:
-        trained = {label: (r.recipe.net, r.params, r.history) for label, r in named.items()}
-        return {"": plots.comparison(trained, X, Y, title)}
-    figures = {"": plots.costs(_curves(named), title)}
+        trained = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in results}
+        return {"": plots.comparison(trained, X, Y, title, data.classes)}
+    figures = {"": plots.costs(_curves(results), title)}
     shape = data.preprocessing.image_shape
     if shape is None:
         return figures
-    title_of_last = plots.title_of(f"{name}: {last.label}" if last.label else name, data)
+    title_of_last = _title(last, data, name)
     part, judged_X, judged_Y = _judged(data)
     figures["misclassified"] = plots.misclassified(
         judged_X,
@@ -296,24 +295,36 @@ def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, A
     return figures
 
 
-def _curves(named: Mapping[str, Result]) -> dict[str, plots.Curve]:
+def _title(result: Result, data: Dataset, name: str) -> str:
+    return plots.title_of(f"{name}: {result.label}" if result.label else name, data)
+
+
+def _hidden(result: Result) -> str:
+    sizes = ", ".join(map(str, result.recipe.net.layers[1:-1]))
+    return f"{sizes} hidden units" if sizes else "no hidden layer"
+
+
+def _curves(results: Sequence[Result]) -> dict[str, plots.Curve]:
     """The costs of each training, and of its validation set if there is one."""
     curves: dict[str, plots.Curve] = {}
-    for label, result in named.items():
-        history = curves[label] = result.history
+    for result in results:
+        history = result.history
+        curves[result.label or ("training" if history.validation_costs else "")] = history
         if history.validation_costs:
             name = f"{result.label}, validation" if result.label else "validation"
             curves[name] = history.epochs, history.validation_costs
     return curves
 
 
-def _figure_of_picture(result: Result, data: Dataset, index: int) -> dict[str, Any]:
+def _figure_of_picture(
+    result: Result, data: Dataset, options: argparse.Namespace
+) -> dict[str, Any]:
+    index, name = options.show, options.recipe or result.recipe.title
     picture, shape = data.X_train[:, index : index + 1], data.preprocessing.image_shape
     assert shape is not None  # checked before the training
     titles = [describe_picture(result, data, index)]
-    return {
-        f"picture-{index}": plots.pictures(picture, titles, shape, title=plots.title_of("", data))
-    }
+    title = _title(result, data, name)
+    return {f"picture-{index}": plots.pictures(picture, titles, shape, title=title)}
 
 
 def _path(file: str, name: str) -> Path:
