@@ -187,7 +187,7 @@ def test_one_hidden_layer_of_several_sizes_is_compared():
 @pytest.mark.slow
 def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(capsys):
     [tnc] = run("digits", "--epochs", 5)
-    assert "minimised by TNC\n" in capsys.readouterr().out
+    assert "minimised by TNC, without a validation set\n" in capsys.readouterr().out
     [lbfgs] = run("digits", "--epochs", 5, "--method", "L-BFGS-B")
     [descent] = run("digits", "--epochs", 5, "--learning-rate", 2)
     [asked] = run("digits", "--epochs", 5, "--method", "descent")
@@ -536,7 +536,22 @@ def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
 def test_a_table_is_minimised_on_all_that_is_not_for_the_test(flowers, capsys):
     [result] = run(*flowers, "--method", "TNC", "--epochs", 10)
     assert (result["validation_costs"], result["learning_rate"]) == ([], None)
-    assert "3 classes, 51 training, 9 test examples" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "3 classes, 51 training, 9 test examples" in output
+    assert "minimised by TNC, without a validation set" in output
+    assert "| evaluations |" in output
+
+
+def test_the_help_has_the_defaults_for_own_data(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for count, size in ((60, ""), (12_000, ", or {} for 10,000")):
+        recipe = recipes.own_recipe(datasets.blobs(m=count, classes=3))
+        hidden = ",".join(map(str, recipe.net.layers[1:-1]))
+        for value in (hidden, recipe.epochs, recipe.batch_size):
+            assert (size.format(value) or f"{value}, or ") in words
+    assert f"compared; own data: {recipe.learning_rate}" in words
 
 
 def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
@@ -609,7 +624,9 @@ def test_pictures_of_your_own_data_name_the_file(flowers, drawn):
         (["planar", "--learning-rate", "nan"], "argument --learning-rate"),
         (["planar", "--hidden", "2,0"], "expected an integer from 1, got '0'"),
         (["planar", "--hidden", "2,"], "expected an integer from 1, got ''"),
-        (["planar", "--hidden", "2", "3"], "unrecognized arguments: 3"),
+        (["planar", "--hidden", "2", "3"], "sizes with commas, such as --hidden 8,8"),
+        (["--hidden", "8", "8", "--csv", "x.csv"], "sizes with commas, such as --hidden 8,8"),
+        (["planar", "3"], "unrecognized arguments: 3"),
         (["planar", "--compare-hidden", "2,3"], "expected an integer from 1, got '2,3'"),
         (["--images", ".", "--validation", "1"], "argument --validation"),
         (["--images", ".", "--test", "1"], "argument --test"),

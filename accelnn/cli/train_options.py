@@ -30,7 +30,11 @@ OF_DESCENT = (
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; ends the program if they do not go together, or a file cannot be written."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if options.hidden and any(text.isdecimal() for text in (*unknown, options.recipe or "")):
+        parser.error("--hidden takes its sizes with commas, such as --hidden 8,8")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _check(parser, options)
     return options
 
@@ -53,11 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--csv", metavar="FILE", help="a table with a header line")
     own.add_argument("--target", metavar="COLUMN", help="the table's column of classes")
     own.add_argument(
-        "--test", type=_share, metavar="SHARE", help="share of the examples to test on"
+        "--test",
+        type=_share,
+        metavar="SHARE",
+        help="share of the examples to test on; by default 0.15",
     )
 
     net = parser.add_argument_group("net")
-    net.add_argument("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
+    net.add_argument(
+        "--hidden",
+        type=_sizes,
+        metavar="N,N",
+        help="sizes of the hidden layers; own data: 100, or 128,64 for 10,000 or more "
+        "training examples",
+    )
     net.add_argument(
         "--compare-hidden",
         type=_size,
@@ -69,34 +82,46 @@ def _parser() -> argparse.ArgumentParser:
 
     training = parser.add_argument_group("training")
     training.add_argument(
-        "--epochs", type=_natural, metavar="N", help="passes over the training set"
+        "--epochs",
+        type=_natural,
+        metavar="N",
+        help="passes over the training set; with --method TNC or L-BFGS-B evaluations of "
+        "the cost; own data: at most 1000, or 200 for 10,000 or more training examples",
     )
     training.add_argument(
         "--method",
         choices=(DESCENT, *METHODS),
-        help="gradient descent, or one of SciPy's minimisers",
+        help="gradient descent, or one of SciPy's minimisers, which use no validation set",
     )
     training.add_argument(
-        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared"
+        "--learning-rate",
+        type=_rate,
+        nargs="+",
+        metavar="RATE",
+        help="several rates are compared; own data: 0.001",
     )
     training.add_argument(
         "--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch"
     )
     training.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
     training.add_argument(
-        "--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples"
+        "--batch-size",
+        type=_size,
+        metavar="N",
+        help="train on mini-batches of N examples; own data: 32, or 256 for 10,000 or more "
+        "training examples",
     )
     training.add_argument(
         "--validation",
         type=_share,
         metavar="SHARE",
-        help="share of the examples to watch, not to learn from",
+        help="share of the examples to watch, not to learn from; own data: 0.15",
     )
     training.add_argument(
         "--patience",
         type=_size,
         metavar="N",
-        help="stop after N epochs without a new lowest validation cost",
+        help="stop after N epochs without a new lowest validation cost; own data: 20",
     )
 
     machine = parser.add_argument_group("machine")
