@@ -17,6 +17,7 @@ from accelnn.models import Model
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 
 from accelnn import predict as command  # noqa: E402
+from accelnn.__main__ import run  # noqa: E402
 from accelnn.predict import main, predict  # noqa: E402
 
 SHAPE = (4, 6, 3)
@@ -272,7 +273,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(model, bright, capsys, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "read_picture", interrupted)
-    assert main([model, bright]) == 130
+    assert run("predict", [model, bright]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
 
 
