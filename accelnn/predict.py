@@ -68,6 +68,8 @@ def _predict(model: Model, pictures: list[str], shape: tuple[int, int, int]) -> 
             rows.append(read_picture(picture, shape).ravel())
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{picture}: ")
+            if isinstance(error, IsADirectoryError):
+                reason = "a folder: pass its pictures"
             errors[picture] = Prediction(picture, error=reason)
     labels = iter(_labels(model, np.stack(rows)) if rows else ())
     return [errors.get(picture) or _prediction(picture, *next(labels)) for picture in pictures]
@@ -109,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ValueError as error:
         message = str(error)
+        if message.endswith("not a model saved by accelnn"):
+            message += ": the model comes first: accelnn predict MODEL IMAGE"
         return _fail(message if options.model in message else f"{options.model}: {message}")
     _show(predictions, model, console(sys.stderr if options.json == "-" else sys.stdout))
     return int(any(prediction.error is not None for prediction in predictions))

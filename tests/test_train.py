@@ -508,6 +508,12 @@ def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     assert result["final_accuracy"] > 0.95
 
 
+def test_a_missing_target_is_asked_for_with_the_columns(flowers, capsys):
+    with pytest.raises(SystemExit):
+        train.main(flowers[:2])
+    assert "--target COLUMN, one of width,height,species\n" in capsys.readouterr().err
+
+
 def test_the_seed_in_the_results_reproduces_split_weights_and_batches(flowers):
     def trained(*seed):
         [result] = run(*flowers, "--epochs", 3, *seed)
@@ -618,7 +624,8 @@ def test_pictures_of_your_own_data_name_the_file(flowers, drawn):
         (["planar", "--test", "0.1"], "--test does nothing for planar"),
         (["--images", ".", "--data", "."], "--data does nothing for your own data"),
         (["numpy-basics", "--plot", "x.png"], "--plot does nothing for numpy-basics"),
-        (["--csv", "x.csv"], "--csv and --target go together"),
+        (["--csv", "x.csv"], "--csv needs --target COLUMN"),
+        (["--images", ".", "--target", "y"], "--target goes with --csv"),
         (["planar", "--epochs", "-1"], "argument --epochs"),
         (["planar", "--learning-rate", "0"], "argument --learning-rate"),
         (["planar", "--learning-rate", "nan"], "argument --learning-rate"),

@@ -162,8 +162,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         )
     if options.precision and not options.dtype:
         options.dtype = "float32" if options.precision in ROUNDED else options.precision
-    if ("csv" in given) != ("target" in given):
-        parser.error("--csv and --target go together")
+    if options.csv and not options.target:
+        parser.error(f"--csv needs --target COLUMN{_columns(options.csv)}")
+    if options.target and not options.csv:
+        parser.error("--target goes with --csv")
     if "compare_hidden" in given and ("hidden" in given or len(options.learning_rate or ()) > 1):
         parser.error(
             "--compare-hidden goes neither with --hidden nor with several --learning-rate values"
@@ -185,6 +187,15 @@ def _check_apart(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         if second in WRITTEN and file != "-" and overlap(Path(file), Path(other)):
             place = "in the folder" if Path(other).is_dir() else "the same file as"
             parser.error(f"--{second} {file} is {place} --{first} {other}: name another file")
+
+
+def _columns(file: str) -> str:
+    """The header of a table, for an error, if it can be read."""
+    try:
+        with open(file, encoding="utf-8-sig") as table:
+            return f", one of {table.readline().strip()}"
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _useless(
