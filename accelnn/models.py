@@ -25,6 +25,7 @@ from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = "accelnn model", 2
 CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # of every HDF5 file
 _REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
@@ -196,14 +197,14 @@ def _read(path: Path) -> tuple[str, Array]:
         value = file.attrs[name]
         return bytes(value).decode("ascii", "replace") if kind == "S" else int(value)
 
+    foreign = ValueError(f"{path} is not a model saved by accelnn")
+    with path.open("rb") as raw:
+        if raw.read(len(_SIGNATURE)) != _SIGNATURE:
+            raise foreign
     try:
         with h5py.File(path, "r") as file:
             if attribute("format", "S") != FORMAT:
-                raise wrong(
-                    f"an HDF5 file with the keys {list(file)}",
-                    f"an {FORMAT}",
-                    "name a file that accelnn.save wrote",
-                )
+                raise foreign
             version = attribute("format_version", "i")
             if version != VERSION:
                 raise wrong(
@@ -230,8 +231,7 @@ def _read(path: Path) -> tuple[str, Array]:
     except (OSError, RuntimeError, TypeError, LookupError, UnicodeError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked
             raise
-        remedy = f"name a file that accelnn.save wrote; if this is one, {_REMEDY}"
-        raise wrong(f"no whole HDF5 file ({error})", f"an {FORMAT}", remedy) from error
+        raise wrong(f"no whole HDF5 file ({error})", f"an {FORMAT}") from error
     if text is None or _digest(text, weights) != digest:
         raise wrong("contents that do not match their checksum", "those that were saved")
     return text, weights

@@ -1,7 +1,7 @@
 """`accelnn predict MODEL IMAGE...`: classify your own pictures with a saved model.
 
 The exit status is 0 if every picture was classified, 1 if one could not be read or the model
-could not be used, 2 if the arguments were wrong, 130 after Ctrl-C.
+could not be used, 2 if the arguments were wrong.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from accelnn import backend, models
+from accelnn.__main__ import run
 from accelnn.backend import Array
 from accelnn.cli.console import as_json, console
 from accelnn.datasets import read_picture
@@ -67,6 +68,8 @@ def _predict(model: Model, pictures: list[str], shape: tuple[int, int, int]) -> 
             rows.append(read_picture(picture, shape).ravel())
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{picture}: ")
+            if isinstance(error, IsADirectoryError):
+                reason = "a folder: pass its pictures"
             errors[picture] = Prediction(picture, error=reason)
     labels = iter(_labels(model, np.stack(rows)) if rows else ())
     return [errors.get(picture) or _prediction(picture, *next(labels)) for picture in pictures]
@@ -108,10 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ValueError as error:
         message = str(error)
+        if message.endswith("not a model saved by accelnn"):
+            message += ": the model comes first: accelnn predict MODEL IMAGE"
         return _fail(message if options.model in message else f"{options.model}: {message}")
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
     _show(predictions, model, console(sys.stderr if options.json == "-" else sys.stdout))
     return int(any(prediction.error is not None for prediction in predictions))
 
@@ -192,4 +194,4 @@ def _line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("predict", sys.argv[1:]))

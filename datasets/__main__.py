@@ -1,11 +1,13 @@
 """`accelnn data download cats|football`: download the course's files.
 
-The exit status is 0 on success, 1 if a file could not be downloaded, 130 after Ctrl-C.
+The exit status is 0 on success, 1 if a file could not be downloaded.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+
+from accelnn.__main__ import run
 
 from .download import BASE, FILES, DownloadError, download
 from .reading import cache_folder
@@ -35,9 +37,6 @@ def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
     try:
         for path in download(options.name, options.folder, base):
             print(path)
-    except KeyboardInterrupt:
-        print("Interrupted: no unfinished file was kept.", file=sys.stderr)
-        return 130
     except (DownloadError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -45,4 +44,4 @@ def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("data", sys.argv[1:]))

@@ -19,6 +19,7 @@ from .dataset import Dataset, Preprocessing, on_backend, stratified_split
 from .reading import Schema, check_labels, read_hdf5
 
 _NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
+MOST_DOUBTED = 10  # more classes than this, of less than two rows each, are no classes
 _HDF5_REMEDY = "write it as the documentation of accelnn.datasets.load_hdf5 says"
 
 
@@ -51,6 +52,10 @@ def load_images(
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
     folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder}: a file, not a folder: for a table use --csv, load_csv")
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder")
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in inside if path.is_dir()]
     if len(folders) < 2:
@@ -214,12 +219,18 @@ def load_csv(
     (m,). The classes are sorted, as numbers if all are numbers.
 
     Raises FileNotFoundError; ValueError if the file is empty, a column or a cell is missing, a
-    cell is no finite number, there are fewer than two classes, a class is too small to be split,
-    or an argument is none of these.
+    cell is no finite number, there are fewer than two classes, or nearly as many as rows, a class
+    is too small to be split, or an argument is none of these. Warns with a UserWarning if the
+    first column is an index.
     """
     features, names = _read_csv(Path(file), target)
     classes = _sorted(set(names))
     _require_two(f"{file}: column {target!r}", classes)
+    if len(classes) > max(MOST_DOUBTED, len(names) // 2):
+        raise ValueError(
+            f"{file}: column {target!r} has {len(classes)} different values in {len(names)} rows: "
+            "the target takes classes, not measurements"
+        )
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([label_of[name] for name in names])
     parts = _split(f"{file}: column {target!r}", labels, classes, validation, test, seed)
@@ -234,6 +245,8 @@ def load_csv(
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     """The features (m, n_features) float64 and the target's cells."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
     rows: list[list[float]] = []
     names: list[str] = []
     try:
@@ -242,6 +255,10 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
             columns = [name.strip() for name in next(reader, [])]
             if not columns:
                 raise ValueError(f"{path}: empty: expected a row of column names, then examples")
+            if len(columns) == 1 and ";" in columns[0]:
+                raise ValueError(
+                    f"{path}: the header has ; and no comma: save the table with commas"
+                )
             if columns.count(target) != 1:
                 raise ValueError(
                     f"{path}: expected one column {target!r} (the target), got the columns "
@@ -266,7 +283,15 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
         raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
     if not rows:
         raise ValueError(f"{path}: empty: expected examples below the column names")
-    return np.array(rows), names
+    features = np.array(rows)
+    if not columns[0] and place > 0 and (np.diff(features[:, 0]) == 1).all():
+        warnings.warn(
+            f"{path}: the first column has no name and counts the rows, yet becomes a feature: "
+            "save the table without its index",
+            UserWarning,
+            stacklevel=3,
+        )
+    return features, names
 
 
 def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:

@@ -326,13 +326,11 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
             load(path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x89HDF\r\n\x1a\n", b"\x80\x04N.", b"\0" * 5000]
-)
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04N.", b"\0" * 5000])
 def test_a_file_that_is_no_hdf5_is_said_to_be_none(tmp_path, content):
     path = tmp_path / "foreign.h5"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"foreign\.h5: found no whole HDF5 file .*, expected an"):
+    with pytest.raises(ValueError, match=r"foreign\.h5 is not a model saved by accelnn$"):
         load(path)
 
 
@@ -343,7 +341,7 @@ def test_a_foreign_hdf5_file_is_said_to_be_foreign(tmp_path, form):
         file["train_set_x"] = np.zeros(3)
         if form is not None:
             file.attrs["format"] = np.bytes_(form) if isinstance(form, bytes) else form
-    with pytest.raises(ValueError, match=r"cats\.h5: .*'train_set_x'.*, expected an accelnn model"):
+    with pytest.raises(ValueError, match=r"cats\.h5 is not a model saved by accelnn$"):
         load(path)
 
 
@@ -367,7 +365,7 @@ def test_no_flipped_byte_goes_unnoticed(file):
         try:
             loaded = load(file)
         except ValueError as error:
-            noticed += str(error).startswith(f"{file}: ")
+            noticed += str(error).startswith((f"{file}: ", f"{file} is not a model"))
         else:
             assert_same(loaded, model)
             harmless += 1

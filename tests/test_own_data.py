@@ -684,7 +684,11 @@ def test_spreadsheets_marks_blank_lines_quotes_and_spaces_are_read(tmp_path):
         ("", "empty: expected a row of column names"),
         ("x,y\n", "empty: expected examples below"),
         ("x,z\n1,a\n", r"expected one column 'y' .* got the columns 'x', 'z'"),
-        ("x;y\n1;a\n", r"got the columns 'x;y'"),
+        ("x;y\n1;a\n", "the header has ; and no comma: save the table with commas"),
+        (
+            "x,y\n" + "".join(f"1,{i / 7}\n" for i in range(200)),
+            "column 'y' has 200 different values in 200 rows: the target takes classes, not meas",
+        ),
         ("y,y\n1,a\n", r"expected one column 'y' .* got the columns 'y', 'y'"),
         ("y\na\n", "only the target 'y'"),
         ("x,y\n1,a\n2\n", "line 3: expected 2 cells, got 1"),
@@ -711,8 +715,20 @@ def test_a_table_that_cannot_be_read_is_an_error_that_says_where(tmp_path, text,
 
 
 def test_an_absent_table_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.csv"):
+    with pytest.raises(FileNotFoundError, match="absent.csv: no such file$"):
         datasets.load_csv(tmp_path / "absent.csv", "y")
+
+
+def test_an_index_as_the_first_column_is_a_warning(tmp_path):
+    rows = [[i, i % 3, "ab"[i % 2]] for i in range(12)]
+    path = write_csv(tmp_path / "a.csv", ["", "x", "y"], *rows)
+    with pytest.warns(
+        UserWarning, match=r"a\.csv: the first column has no name and counts"
+    ) as told:
+        datasets.load_csv(path, "y")
+    assert told[0].filename == __file__
+    write_csv(path, ["", "x", "y"], *([2 * i, *rest] for i, *rest in rows))
+    datasets.load_csv(path, "y")
 
 
 # ------------------------------------------------------------------------------ how it is trained
@@ -764,3 +780,11 @@ def test_a_recipe_is_minimised_or_descends_with_its_decay(tmp_path, random):
     recipe = recipe.changed(learning_rate=0.5, decay=1.0, validation=None, patience=None)
     params, _ = recipe.train(data)
     np.testing.assert_array_equal(params.flat, expected.flat)
+
+
+def test_a_file_in_place_of_a_folder_of_pictures_is_an_error(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ["x", "y"])
+    with pytest.raises(NotADirectoryError, match="a.csv: a file, not a folder: for a table use"):
+        datasets.load_images(path)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        datasets.load_images(tmp_path / "nowhere")

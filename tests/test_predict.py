@@ -17,6 +17,7 @@ from accelnn.models import Model
 Image = pytest.importorskip("PIL.Image", reason="pictures need Pillow")
 
 from accelnn import predict as command  # noqa: E402
+from accelnn.__main__ import run  # noqa: E402
 from accelnn.predict import main, predict  # noqa: E402
 
 SHAPE = (4, 6, 3)
@@ -272,7 +273,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(model, bright, capsys, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "read_picture", interrupted)
-    assert main([model, bright]) == 130
+    assert run("predict", [model, bright]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
 
 
@@ -304,7 +305,7 @@ def bad_models():
     linear = Model(net, net.init(), (), PICTURES)
     return {
         "absent": (None, "no such file"),
-        "foreign": (b"hello", "found no whole HDF5 file"),
+        "foreign": (b"hello", "is not a model saved by accelnn: the model comes first"),
         "csv": (numbers, "the model takes 72 numbers an example, not pictures"),
         "linear": (linear, "the model predicts numbers, not classes"),
     }
@@ -321,7 +322,7 @@ def test_a_bad_model_is_one_line_of_standard_error(tmp_path, bright, capsys, kin
     assert main([str(path), bright]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: {path}: ")
+    assert err.startswith(f"error: {path}")
     assert message in err
     assert err.count("\n") == 1
 
@@ -360,3 +361,8 @@ def test_the_predictions_are_not_written_over_the_model_or_a_picture(model, brig
         assert end.value.code == 2
         assert f"would overwrite {file}" in capsys.readouterr().err
         assert Path(file).read_bytes() == before
+
+
+def test_a_folder_is_no_picture_and_says_so(model, bright, tmp_path, capsys):
+    assert main([model, bright, str(tmp_path)]) == 1
+    assert "FAILED: a folder: pass its pictures" in capsys.readouterr().out

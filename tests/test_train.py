@@ -187,7 +187,7 @@ def test_one_hidden_layer_of_several_sizes_is_compared():
 @pytest.mark.slow
 def test_digits_are_minimised_by_either_method_and_trained_by_gradient_descent(capsys):
     [tnc] = run("digits", "--epochs", 5)
-    assert "minimised by TNC\n" in capsys.readouterr().out
+    assert "minimised by TNC, without a validation set\n" in capsys.readouterr().out
     [lbfgs] = run("digits", "--epochs", 5, "--method", "L-BFGS-B")
     [descent] = run("digits", "--epochs", 5, "--learning-rate", 2)
     [asked] = run("digits", "--epochs", 5, "--method", "descent")
@@ -508,6 +508,12 @@ def test_a_table_is_split_three_ways_each_named_for_what_it_is(flowers, capsys):
     assert result["final_accuracy"] > 0.95
 
 
+def test_a_missing_target_is_asked_for_with_the_columns(flowers, capsys):
+    with pytest.raises(SystemExit):
+        train.main(flowers[:2])
+    assert "--target COLUMN, one of width,height,species\n" in capsys.readouterr().err
+
+
 def test_the_seed_in_the_results_reproduces_split_weights_and_batches(flowers):
     def trained(*seed):
         [result] = run(*flowers, "--epochs", 3, *seed)
@@ -536,7 +542,22 @@ def test_a_table_is_trained_on_all_of_it_and_by_other_nets(flowers):
 def test_a_table_is_minimised_on_all_that_is_not_for_the_test(flowers, capsys):
     [result] = run(*flowers, "--method", "TNC", "--epochs", 10)
     assert (result["validation_costs"], result["learning_rate"]) == ([], None)
-    assert "3 classes, 51 training, 9 test examples" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "3 classes, 51 training, 9 test examples" in output
+    assert "minimised by TNC, without a validation set" in output
+    assert "| evaluations |" in output
+
+
+def test_the_help_has_the_defaults_for_own_data(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    for count, size in ((60, ""), (12_000, ", or {} for 10,000")):
+        recipe = recipes.own_recipe(datasets.blobs(m=count, classes=3))
+        hidden = ",".join(map(str, recipe.net.layers[1:-1]))
+        for value in (hidden, recipe.epochs, recipe.batch_size):
+            assert (size.format(value) or f"{value}, or ") in words
+    assert f"compared; own data: {recipe.learning_rate}" in words
 
 
 def test_scores_by_class_are_of_a_single_training_or_verbose(flowers, capsys):
@@ -603,13 +624,16 @@ def test_pictures_of_your_own_data_name_the_file(flowers, drawn):
         (["planar", "--test", "0.1"], "--test does nothing for planar"),
         (["--images", ".", "--data", "."], "--data does nothing for your own data"),
         (["numpy-basics", "--plot", "x.png"], "--plot does nothing for numpy-basics"),
-        (["--csv", "x.csv"], "--csv and --target go together"),
+        (["--csv", "x.csv"], "--csv needs --target COLUMN"),
+        (["--images", ".", "--target", "y"], "--target goes with --csv"),
         (["planar", "--epochs", "-1"], "argument --epochs"),
         (["planar", "--learning-rate", "0"], "argument --learning-rate"),
         (["planar", "--learning-rate", "nan"], "argument --learning-rate"),
         (["planar", "--hidden", "2,0"], "expected an integer from 1, got '0'"),
         (["planar", "--hidden", "2,"], "expected an integer from 1, got ''"),
-        (["planar", "--hidden", "2", "3"], "unrecognized arguments: 3"),
+        (["planar", "--hidden", "2", "3"], "sizes with commas, such as --hidden 8,8"),
+        (["--hidden", "8", "8", "--csv", "x.csv"], "sizes with commas, such as --hidden 8,8"),
+        (["planar", "3"], "unrecognized arguments: 3"),
         (["planar", "--compare-hidden", "2,3"], "expected an integer from 1, got '2,3'"),
         (["--images", ".", "--validation", "1"], "argument --validation"),
         (["--images", ".", "--test", "1"], "argument --test"),

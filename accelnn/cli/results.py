@@ -97,7 +97,8 @@ def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = 
 def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
     """A row for each training, with as many columns as the console has room for."""
     columns = {"training": [result.label for result in results]} if results[0].label else {}
-    columns["epochs"] = [f"{result.history.epochs_run:,}" for result in results]
+    unit = f"{results[0].recipe.unit}s"
+    columns[unit] = [f"{result.history.epochs_run:,}" for result in results]
     histories = [result.history for result in results]
     if any(history.final_validation_cost is not None for history in histories):
         columns["cost"] = [_cost(history.final_cost) for history in histories]
@@ -110,7 +111,7 @@ def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
         columns["train"] = [_share(history.final_accuracy) for history in histories]
     columns["test"] = [_share(result.test_accuracy(data)) for result in results]
     columns["time"] = [f"{result.seconds:.2f} s" for result in results]
-    for expendable in (VALIDATION_COST, "time", "epochs", ""):
+    for expendable in (VALIDATION_COST, "time", unit, ""):
         table = _empty(columns, to)
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
@@ -183,7 +184,7 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
 def how(recipe: Recipe) -> str:
     """The optimizer, its learning rate and the batch size of a recipe, or SciPy's method."""
     if recipe.method is not None:
-        return f"minimised by {recipe.method}"
+        return f"minimised by {recipe.method}, without a validation set"
     text = f"{recipe.optimizer} at {recipe.learning_rate:g}"
     if recipe.batch_size is not None:
         text += f" on batches of {recipe.batch_size}"

@@ -30,7 +30,11 @@ OF_DESCENT = (
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; ends the program if they do not go together, or a file cannot be written."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if options.hidden and any(text.isdecimal() for text in (*unknown, options.recipe or "")):
+        parser.error("--hidden takes its sizes with commas, such as --hidden 8,8")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     _check(parser, options)
     return options
 
@@ -53,11 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--csv", metavar="FILE", help="a table with a header line")
     own.add_argument("--target", metavar="COLUMN", help="the table's column of classes")
     own.add_argument(
-        "--test", type=_share, metavar="SHARE", help="share of the examples to test on"
+        "--test",
+        type=_share,
+        metavar="SHARE",
+        help="share of the examples to test on; by default 0.15",
     )
 
     net = parser.add_argument_group("net")
-    net.add_argument("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
+    net.add_argument(
+        "--hidden",
+        type=_sizes,
+        metavar="N,N",
+        help="sizes of the hidden layers; own data: 100, or 128,64 for 10,000 or more "
+        "training examples",
+    )
     net.add_argument(
         "--compare-hidden",
         type=_size,
@@ -69,34 +82,46 @@ def _parser() -> argparse.ArgumentParser:
 
     training = parser.add_argument_group("training")
     training.add_argument(
-        "--epochs", type=_natural, metavar="N", help="passes over the training set"
+        "--epochs",
+        type=_natural,
+        metavar="N",
+        help="passes over the training set; with --method TNC or L-BFGS-B evaluations of "
+        "the cost; own data: at most 1000, or 200 for 10,000 or more training examples",
     )
     training.add_argument(
         "--method",
         choices=(DESCENT, *METHODS),
-        help="gradient descent, or one of SciPy's minimisers",
+        help="gradient descent, or one of SciPy's minimisers, which use no validation set",
     )
     training.add_argument(
-        "--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared"
+        "--learning-rate",
+        type=_rate,
+        nargs="+",
+        metavar="RATE",
+        help="several rates are compared; own data: 0.001",
     )
     training.add_argument(
         "--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch"
     )
     training.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
     training.add_argument(
-        "--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples"
+        "--batch-size",
+        type=_size,
+        metavar="N",
+        help="train on mini-batches of N examples; own data: 32, or 256 for 10,000 or more "
+        "training examples",
     )
     training.add_argument(
         "--validation",
         type=_share,
         metavar="SHARE",
-        help="share of the examples to watch, not to learn from",
+        help="share of the examples to watch, not to learn from; own data: 0.15",
     )
     training.add_argument(
         "--patience",
         type=_size,
         metavar="N",
-        help="stop after N epochs without a new lowest validation cost",
+        help="stop after N epochs without a new lowest validation cost; own data: 20",
     )
 
     machine = parser.add_argument_group("machine")
@@ -137,8 +162,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         )
     if options.precision and not options.dtype:
         options.dtype = "float32" if options.precision in ROUNDED else options.precision
-    if ("csv" in given) != ("target" in given):
-        parser.error("--csv and --target go together")
+    if options.csv and not options.target:
+        parser.error(f"--csv needs --target COLUMN{_columns(options.csv)}")
+    if options.target and not options.csv:
+        parser.error("--target goes with --csv")
     if "compare_hidden" in given and ("hidden" in given or len(options.learning_rate or ()) > 1):
         parser.error(
             "--compare-hidden goes neither with --hidden nor with several --learning-rate values"
@@ -160,6 +187,15 @@ def _check_apart(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         if second in WRITTEN and file != "-" and overlap(Path(file), Path(other)):
             place = "in the folder" if Path(other).is_dir() else "the same file as"
             parser.error(f"--{second} {file} is {place} --{first} {other}: name another file")
+
+
+def _columns(file: str) -> str:
+    """The header of a table, for an error, if it can be read."""
+    try:
+        with open(file, encoding="utf-8-sig") as table:
+            return f", one of {table.readline().strip()}"
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _useless(
