@@ -26,7 +26,7 @@ from accelnn.training.progress import following
 EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
 
 # A cost that has become so many times the first one is no accident of a few steps
-ROSE = 2.0
+ROSE = 10.0
 
 
 @at_work("training")
