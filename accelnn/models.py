@@ -7,6 +7,7 @@ Nothing in it is code (no pickle), so a file from a stranger is safe to open.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -133,15 +134,15 @@ def _to_bytes(model: Model) -> bytes:
     chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
     # From version 1.8 on HDF5 protects its own structures by checksums. It ends the process on
     # damaged ones without, and on texts of variable length: the file has neither.
-    with h5py.File("model", "w", driver="core", backing_store=False, libver="v108") as file:
+    contents = io.BytesIO()
+    with h5py.File(contents, "w", libver="v108") as file:
         file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["format_version"] = VERSION
         file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
         file.attrs["model"] = np.bytes_(text)
         file.attrs["sha256"] = np.bytes_(_digest(text, weights))
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
-        file.flush()
-        return file.id.get_file_image()  # type: ignore[no-any-return]
+    return contents.getvalue()
 
 
 def _as_json(model: Model) -> str:

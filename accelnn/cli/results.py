@@ -1,6 +1,7 @@
 """What `accelnn train` makes of its trainings: tables, JSON, models and pictures."""
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,13 +38,19 @@ class Result:
     history: History
     seconds: float
 
+    @functools.cached_property
+    def usable(self) -> bool:
+        """Whether it can predict: a training that diverged leaves weights that are not finite."""
+        flat = self.params.flat
+        return bool(array_module(flat).isfinite(flat).all())
+
     def predict(self, X: Array) -> Array:
         """The labels of these examples, (m,)."""
         return streaming.predict(self.recipe.net, self.params, X)
 
     def test_accuracy(self, data: Dataset) -> float | None:
-        """The accuracy on the test set, or None if there is none."""
-        if not data.X_test.shape[1]:
+        """The accuracy on the test set, or None if there is none or the training diverged."""
+        if not data.X_test.shape[1] or not self.usable:
             return None
         return accuracy(self.predict(data.X_test), data.Y_test)
 
@@ -78,7 +85,7 @@ def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = 
     """
     to.print(_trainings(results, data, to))
     if verbose or len(results) == 1:
-        for result in results:
+        for result in filter(lambda result: result.usable, results):
             to.print(_classes(result, data, to))
     history = results[0].history
     rounded = history.precision != history.dtype
@@ -258,7 +265,7 @@ def _content(
 def draw(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
     """Draw and write the pictures that suit the data."""
     figures = _figures(results, data, options.recipe or results[0].recipe.title)
-    if options.show is not None:
+    if options.show is not None and results[-1].usable:
         figures |= _figure_of_picture(results[-1], data, options)
     return [
         Written.by(partial(plots.save, figure), "picture", _path(options.plot, name))
@@ -270,12 +277,13 @@ def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, A
     """The pictures, by what is added to the file's name; those of one training are the last's."""
     X, Y = data.X_train, data.Y_train
     title, last = plots.title_of(name, data), results[-1]
-    if X.shape[0] == 2:
-        trained = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in results}
+    usable = [result for result in results if result.usable]
+    if usable and X.shape[0] == 2:
+        trained = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in usable}
         return {"": plots.comparison(trained, X, Y, title, data.classes)}
     figures = {"": plots.costs(_curves(results), title)}
     shape = data.preprocessing.image_shape
-    if shape is None:
+    if shape is None or not last.usable:
         return figures
     title_of_last = _title(last, data, name)
     part, judged_X, judged_Y = _judged(data)

@@ -74,7 +74,7 @@ def _report(
     written = save(results, data, options)  # first, so that nothing later can lose them
     show(results, data, out, options.verbose)
     if options.show is not None:
-        for result in results:
+        for result in filter(lambda result: result.usable, results):
             picture = f"{result.label} picture {options.show}".strip()
             out.print(f"{picture}: {describe_picture(result, data, options.show)}")
     if options.plot:
