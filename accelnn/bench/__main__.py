@@ -40,7 +40,7 @@ from accelnn.cli.console import console
 from accelnn.files import check_writable, write_whole
 
 # (repeats, seconds for an implementation of an operation, seconds for one of a training)
-SHORT, QUICK = (5, 0.15, 2.0), (3, 0.04, 0.3)
+SHORT, QUICK = (5, 0.12, 1.5), (3, 0.04, 0.3)
 FULL, OF_GPU = (5, 0.7, 30.0), (5, 0.3, 5.0)
 
 # A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
