@@ -411,6 +411,21 @@ def test_a_signal_between_two_compiled_calls_leaves_sample_space_in_step(monkeyp
     np.testing.assert_allclose(interrupted.value.params.flat, expected.flat, rtol=1e-12)
 
 
+def test_ctrl_c_while_a_solver_gets_ready_gives_the_first_parameters(flower, monkeypatch):
+    def compiling(_job):
+        raise KeyboardInterrupt
+
+    slow = accelnn.solvers.SOLVERS["direct"]._replace(start=compiling)
+    monkeypatch.setitem(accelnn.solvers.SOLVERS, "direct", slow)
+    net, params = small()
+    with pytest.raises(accelnn.Interrupted) as interrupted:
+        accelnn.fit(net, params, *flower, epochs=10, learning_rate=0.5)
+    np.testing.assert_array_equal(interrupted.value.params.flat, params.flat)
+    history = interrupted.value.history
+    assert (history.epochs_run, history.costs, history.stopped) == (0, [], "interrupted")
+    assert history.final_cost == pytest.approx(net.cost(params, *flower))
+
+
 def test_a_bar_stays_where_ctrl_c_came(flower, capsys):
     def interrupt(now):
         if now.epoch == 40:

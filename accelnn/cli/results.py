@@ -174,7 +174,8 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     if verbose:
         hidden = f"{', '.join(dict.fromkeys(net.hidden))} and " if net.hidden else ""
         about = f" of {hidden}{net.output}, first weights {recipe.init}"
-    yield f"net {list(net.layers)}{about}"
+    if verbose or not result.label:  # the label of a comparison says what differs
+        yield f"net {list(net.layers)}{about}"
     if history.compile_seconds >= 1:
         yield f"{history.compile_seconds:.1f} s of the time went into compiling, this once"
     if history.stopped == "interrupted":
