@@ -5,8 +5,8 @@ The arrays decide where code runs: pure functions take arrays and find their mod
 backend was chosen, with `current`.
 
 `ACCELNN_BACKEND` = numpy (default) | cupy | cupy:N | auto chooses when the first edge asks; `use`
-chooses from Python. `auto` is CuPy where it works and NumPy elsewhere. cupy:N is the GPU with that
-index among the visible ones: CUDA numbers those of CUDA_VISIBLE_DEVICES anew, from 0 on.
+chooses from Python. `auto` is CuPy if it works, else NumPy. cupy:N is the GPU with that index among
+the visible ones: CUDA numbers those of CUDA_VISIBLE_DEVICES again, from 0 on.
 """
 
 import argparse
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"numpy|auto|cupy(:(?P<index>[0-9]{1,4}))?")
 
-# How CUDA and its libraries say it, where it is not CuPy's pool that finds no room
+# How CUDA and its libraries report that memory is full; CuPy's pool has an error of its own
 _NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -49,7 +49,7 @@ class DeviceMemoryError(MemoryError):
     """A GPU has no room for what was to be done.
 
     doing : what that was, for instance "training"
-    needed : bytes of the allocation that failed, None where CUDA does not tell
+    needed : bytes of the allocation that failed, None if CUDA does not say
     free, total : bytes of the GPU's memory
     """
 
@@ -110,7 +110,7 @@ class NumpyBackend:
         """A block of work on this backend's arrays.
 
         Of several GPUs theirs is the current one meanwhile, whichever was chosen. Raises
-        DeviceMemoryError, which names what was being done, where a GPU has no room for it.
+        DeviceMemoryError, which names what was being done, if a GPU has no room for it.
         """
         del doing
         yield
@@ -123,7 +123,7 @@ class NumpyBackend:
 class CupyBackend(NumpyBackend):
     """Arrays on one CUDA device, worked on by CuPy.
 
-    index : of the device among the visible ones; CuPy's current one where none is given
+    index : of the device among the visible ones; CuPy's current one by default
     """
 
     name = "cupy"
@@ -156,7 +156,7 @@ class CupyBackend(NumpyBackend):
         self.device.synchronize()
 
     def device_name(self) -> str:
-        """The GPU's name, and which of them it is where there are several."""
+        """The GPU's name, and its index if there are several."""
         runtime = self.xp.cuda.runtime
         name = str(runtime.getDeviceProperties(self.index)["name"].decode())
         return name if runtime.getDeviceCount() == 1 else f"{name} ({self})"
@@ -219,11 +219,11 @@ def _cupy(index: int) -> CupyBackend:
 
 
 def array_module(*arrays: Array) -> Any:
-    """`xp`: cupy where the arrays are on a device, else numpy.
+    """`xp`: cupy if the arrays are on a device, else numpy.
 
-    Numbers and lists go with either. Raises TypeError where host and device arrays are mixed.
+    Numbers and lists go with either. Raises TypeError if host and device arrays are mixed.
     """
-    cupy = sys.modules.get("cupy")  # where nobody imported CuPy, no array can be one of its
+    cupy = sys.modules.get("cupy")  # before CuPy is imported, no array can be one of its
     if cupy is None:
         return np
     on_device = [isinstance(array, cupy.ndarray) for array in arrays]
@@ -288,7 +288,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
 def backend_of(*arrays: Array) -> Backend:
     """The backend on which these arrays live, with the device that they are on.
 
-    Raises TypeError where they are not all in one place.
+    Raises TypeError if they are not all in one place.
     """
     xp = array_module(*arrays)
     if xp is np:
@@ -306,7 +306,7 @@ def backend_of(*arrays: Array) -> Backend:
 def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorates a function of (net, params, ...): it runs on the device on which `params` are,
     whichever is CuPy's current one, and raises DeviceMemoryError, which names what it was doing,
-    where that has no room."""
+    if that has no room."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
@@ -343,8 +343,8 @@ def to_device(array: Array, dtype: Any = None) -> Array:
 def current() -> Backend:
     """The chosen backend: by `use`, or else by ACCELNN_BACKEND.
 
-    Where ACCELNN_BACKEND asks for CuPy and it cannot be used, warns once with the reason and
-    chooses NumPy. Raises BackendError where ACCELNN_BACKEND names no backend.
+    If ACCELNN_BACKEND asks for CuPy and it cannot be used, warns once with the reason and chooses
+    NumPy. Raises BackendError if ACCELNN_BACKEND names no backend.
     """
     global _current
     if _current is None:
@@ -371,11 +371,11 @@ class use:
 
     Parameters
     ----------
-    name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy where it
+    name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy if it
         works, else NumPy). "cupy" is the GPU that is CuPy's current one: the first, unless
         another was chosen before. It stays CuPy's current one, in this thread
 
-    Raises BackendError where the name is none of these, there is no such GPU, or CuPy cannot be
+    Raises BackendError if the name is none of these, there is no such GPU, or CuPy cannot be
     used.
     """
 
@@ -400,7 +400,7 @@ class use:
 
 
 def argument(text: str) -> str:
-    """`text` where it names a backend: the `type` of a command line's --backend."""
+    """`text` if it names a backend: the `type` of a command line's --backend."""
     try:
         _check_name(text)
     except BackendError as error:
@@ -410,9 +410,9 @@ def argument(text: str) -> str:
 
 @functools.cache
 def cupy_unusable(index: int | None = None) -> str | None:
-    """Why CuPy cannot be used here, or None where a small real product on a GPU succeeded.
+    """Why CuPy cannot be used here, or None if a small real product on a GPU succeeded.
 
-    index : of the GPU among the visible ones; CuPy's current one where none is given
+    index : of the GPU among the visible ones; CuPy's current one by default
     """
     try:
         import cupy

@@ -32,7 +32,7 @@ def sizes(m: int, batch_size: int) -> list[int]:
 
 
 def examples_first(X: Array) -> Array:
-    """Xᵀ (m, n) with contiguous rows: a view where X is one already, else a copy."""
+    """Xᵀ (m, n) with contiguous rows: a view if X is one already, else a copy."""
     return array_module(X).ascontiguousarray(X.T)
 
 

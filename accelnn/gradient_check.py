@@ -31,9 +31,9 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
 
 
 def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
-    """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 where both are zero.
+    """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 if both are zero.
 
-    Raises ValueError where `norm` is neither, or the shapes differ.
+    Raises ValueError if `norm` is neither, or the shapes differ.
     """
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: expected one of {list(NORMS)}")
@@ -57,7 +57,7 @@ def gradient_check(
     step: float = 1e-7,
     norm: str = "|a|+|b|",
 ) -> float:
-    """How far `net.gradients` is from numerical gradients: below 1e-7 where backward is right.
+    """How far `net.gradients` is from numerical gradients: below 1e-7 if backward is right.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ class Parameters:
     def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
         """Parameters from your own (W, b) of each layer, copied into one buffer.
 
-        Raises ValueError where the shapes do not follow each other.
+        Raises ValueError if the shapes do not follow each other.
         """
         pairs = [(W, b) for W, b in pairs]
         if not pairs:
@@ -376,7 +376,7 @@ class Workspace:
 
     xp, operations : of the backend on which the parameters live
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
-    D[l] : (n_l, m) of 0 and 1 / keep_prob where layer l drops units while training, else None
+    D[l] : (n_l, m) of 0 and 1 / keep_prob if layer l drops units while training, else None
     """
 
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
@@ -425,7 +425,7 @@ def backward(
 
     Comes after `forward`, whose activations are spent. All of `gradients` is multiplied by
     `scale` · m: 1/m gives the gradients themselves, α/m a step of gradient descent. `cost`, a
-    0-d array, receives the cost where it is given.
+    0-d array, receives the cost if it is given.
     """
     dZ = backpropagate(net, params, Y, work, scale, gradients, cost)
     if cost is not None:

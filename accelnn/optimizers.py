@@ -34,10 +34,10 @@ class Optimizer(Protocol):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """β of the first and the second moment, 0 where there is none."""
+        """β of the first and the second moment, 0 if there is none."""
 
     def scale(self, learning_rate: float) -> float:
-        """What the gradient is to be multiplied by where it arises, in the smallest array."""
+        """The factor of the gradient, applied to the smallest array that it is formed from."""
 
     def update(
         self,
@@ -168,7 +168,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "momentum": Moment
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     """The optimizer of a name, or the one given.
 
-    Raises ValueError where it is neither.
+    Raises ValueError if it is neither.
     """
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer]()
@@ -216,7 +216,7 @@ def cosine_decay(learning_rate: float, epochs: int, least: float = 0.0) -> Sched
 def rates(learning_rate: Any, epochs: range) -> list[float]:
     """α of each of the epochs, from a number or a Schedule.
 
-    Raises ValueError where one is not a finite number above 0.
+    Raises ValueError if one is not a finite number above 0.
     """
     if not callable(learning_rate):
         return [_checked_rate(learning_rate, "")] * len(epochs)

@@ -196,6 +196,6 @@ def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any], xp: Any) -> Array:
 
 
 def _pieces(size: int, bytes_each: int) -> Iterator[tuple[int, int]]:
-    """`size` rows as (start, end) for each thread, where that is worth a thread's while."""
+    """`size` rows as (start, end) for each thread, if there is enough for several."""
     count = min(THREADS, max(1, size * bytes_each // BLOCK_BYTES))
     return pairwise(size * piece // count for piece in range(count + 1))

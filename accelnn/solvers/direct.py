@@ -98,7 +98,7 @@ class Direct:
 
     @functools.cached_property
     def whole(self) -> Batch:
-        """All examples, where they make a step."""
+        """All examples, if they make a step."""
         job = self.job
         work = Workspace(job.net, self.params, job.examples, dropout=True)
         return Batch(job.X, job.Y, work)

@@ -34,7 +34,7 @@ LARGEST_MASKS = 2**20  # elements
 
 
 class Jitted:
-    """A training in compiled steps, in sample space where one is given."""
+    """A training in compiled steps, in sample space if one is given."""
 
     def __init__(self, job: Job, space: SampleSpace | None = None) -> None:
         self.job, self.space = job, space

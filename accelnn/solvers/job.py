@@ -119,7 +119,7 @@ class Trainer(Protocol):
 
 
 def dropout_generator(job: Job, xp: Any) -> Any:
-    """The random numbers of dropout, where there is any: a generator's, one after the other; or on
+    """The random numbers of dropout, or None: a generator's, one after the other; or on
     a GPU whose kernels run, numbers each of which follows from the place it is for."""
     if not job.dropout:
         return None
