@@ -11,11 +11,11 @@ from accelnn import backend
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. What stands behind `driver` is None where NVML is not to be had or does not tell.
+    """One GPU. The fields after `driver` are None if NVML is missing or does not say.
 
     index : among the visible ones, as in "cupy:1"
     compute_capability : for instance "9.0"
-    cache_bytes : of its last-level cache; 0 where CUDA does not tell
+    cache_bytes : of its last-level cache; 0 if CUDA does not say
     cuda : the newest CUDA that the driver supports, for instance "13.0"
     sm_mhz, memory_mhz : the clocks at this moment
     max_sm_mhz, max_memory_mhz : the highest that it has

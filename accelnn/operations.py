@@ -136,8 +136,8 @@ def operations_for(*arrays: Array) -> Operations:
 def fused_on_gpu(cupy: Any) -> bool:
     """Whether `accelnn.kernels.cuda` serves CuPy's arrays; the first time its forms are registered.
 
-    Where they do not compile, for want of NVRTC for instance, a warning tells why and the
-    vectorised forms stay. So do forms that somebody registered before.
+    If they do not compile, because NVRTC is missing for instance, a warning says why and the
+    vectorised forms stay. So do forms that were registered before.
     """
     if not hasattr(cupy, "RawModule"):
         return False

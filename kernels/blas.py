@@ -1,7 +1,7 @@
 """Matrix products of BLAS inside compiled code, on blocks of row-major matrices.
 
 Numba's own `np.dot` takes whole contiguous matrices only and cannot add to its result. The address
-of BLAS's routine is found anew in each process and handed to the compiled code as a number, so
+of BLAS's routine is looked up in each process and handed to the compiled code as a number, so
 that the code can be kept on disk.
 """
 

@@ -65,7 +65,7 @@ def compiled(
 
 
 def global_names(function: FunctionType) -> set[str]:
-    """Of the names that a function looks up, the globals: `dot`, but not the one in `np.dot`."""
+    """The globals among the names that a function looks up: `dot`, but not the one in `np.dot`."""
     return {op.argval for op in dis.get_instructions(function) if op.opname == "LOAD_GLOBAL"}
 
 
@@ -110,8 +110,7 @@ def parallel_functions(
 
 
 # The notes' loops. fastmath stays off: a compiled loop adds up in the order in which it is
-# written, so that dot does not use SIMD lanes. That is what NumPy gains over the same loop, and
-# it is told as it is.
+# written, so that dot does not use SIMD lanes. That is what NumPy gains over the same loop.
 _serial = serial_functions(loops)
 serial = SimpleNamespace(**_serial)
 parallel = SimpleNamespace(**parallel_functions(loops, _serial))
@@ -191,7 +190,7 @@ jit.train().compile(pickle.loads(signature))
 def _sources() -> str:
     """A name for this version of all the sources.
 
-    Numba compiles anew what stands in a changed file, and not what calls it from another.
+    Numba compiles the functions of a changed file again, but not those of others that call them.
     """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):

@@ -26,9 +26,9 @@ Area = tuple[int, int, int, int]  # first, last row; start, stop column
 
 prange = range
 
-# Numba compiles a function anew for each literal that it is called with. So what selects a case
-# comes from arrays. Each level of calls costs a second or two, for all below is optimised anew; and
-# an assignment to a slice costs as much, for the text of the error that it might raise.
+# Numba compiles a function again for each literal that it is called with, so the values that select
+# a case come from arrays. Each level of calls costs a second or two, because everything below it is
+# optimised again; an assignment to a slice costs as much, for the error that it might raise.
 
 # the columns of `State.layers`, a row for each layer
 UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND = range(6)

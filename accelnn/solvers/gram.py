@@ -8,7 +8,7 @@ and what the first layer needs of X are G = Xᵀ X (m, m) and P⁰ = W⁰ X (n_1
 
 That is 2 n_1 m² operations a step instead of 4 n_0 n_1 m. The gradient of S is dZ[1] itself: an
 optimizer that is linear in the gradients updates S as it would W[1], and c as a weight on which
-only L2 acts. Nothing drifts, for W[1] X is formed anew from S at each step. For a network without
+only L2 acts. Nothing drifts, because W[1] X is formed from S at each step. For a network without
 hidden layers this is the textbook's dual form of gradient descent; here it serves the first layer
 of a network of any depth.
 """
@@ -119,7 +119,7 @@ class Shrinkage:
 
 
 class InSampleSpace:
-    """What a full-batch training in sample space has come to, whoever makes its steps."""
+    """The state of a full-batch training in sample space, whichever solver makes its steps."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
