@@ -251,7 +251,7 @@ class Network:
         """
         if self.output == "linear":
             raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
-        self.check(params, X, Y)
+        X, _ = self.check(params, X, Y)
         return accuracy(self.predict(params, X), Y)
 
     @at_work("computing a cost")
@@ -309,10 +309,8 @@ class Network:
             Y = Y[None]
         if self.output != "linear" and Y.size:
             low, high = float(Y.min()), float(Y.max())
-            if (low < 0 or high > 1) and math.isfinite(high - low):  # else `fit` counts them
-                raise ValueError(
-                    f"expected labels Y in 0..1 for {self.output} outputs, got {low:g}..{high:g}"
-                )
+            if math.isfinite(high - low):  # else `fit` counts them
+                self.check_range(low, high)
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
@@ -329,6 +327,13 @@ class Network:
         X = xp.asarray(X, params.dtype)
         self.check_shapes(X, Y)
         return X, None if Y is None else self.targets(Y, params.dtype)
+
+    def check_range(self, low: float, high: float) -> None:
+        """Raise ValueError if the output, which is not linear, has no labels this low or high."""
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"expected labels Y in 0..1 for {self.output} outputs, got {low:g}..{high:g}"
+            )
 
     def check_params(self, params: Parameters) -> None:
         """Raise TypeError or ValueError unless these are parameters of this network."""
