@@ -38,8 +38,8 @@ gpu_install = $(GPU_PYTHON) -m pip install --editable ".[$(CUDA),test]"
 gpu: $(gpu_stamp) ## the GPU's tests, then the benchmark into benchmarks/results/<device>.json
 	@$(GPU_PYTHON) -c 'import accelnn.kernels, pytest' 2>/dev/null || \
 	    { echo 'make gpu: $(GPU_PYTHON) lacks accelnn or pytest: $(gpu_install)' >&2; exit 1; }
-	@$(GPU_PYTHON) -c 'import sys; from accelnn.backend import cupy_unusable as why; \
-	    sys.exit(why() and f"make gpu: no GPU can be used here: {why()}")'
+	@$(GPU_PYTHON) -c 'import sys; from accelnn.backend import why_not; \
+	    sys.exit(why_not() and f"make gpu: no GPU can be used here: {why_not()}")'
 	@mkdir -p benchmarks/results
 	@begun=$$(date +%s); $(GPU_PYTHON) -m pytest -m gpu; tests=$$?; \
 	    device=$$(ACCELNN_BACKEND=$${ACCELNN_BACKEND:-cupy} $(GPU_PYTHON) -c 'import re; \

@@ -272,7 +272,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
     if hasattr(value, "__dlpack_device__"):
         kind = value.__dlpack_device__()[0]
         if kind == _DLPACK_CUDA:
-            reason = cupy_unusable()
+            reason = why_not()
             if reason is not None:
                 raise TypeError(f"{name} is on a CUDA device, but {reason}; or move it to the host")
             return import_module("cupy").from_dlpack(value)
@@ -409,7 +409,7 @@ def argument(text: str) -> str:
 
 
 @functools.cache
-def cupy_unusable(index: int | None = None) -> str | None:
+def why_not(index: int | None = None) -> str | None:
     """Why CuPy cannot be used here, or None if a small real product on a GPU succeeded.
 
     index : of the GPU among the visible ones; CuPy's current one by default
@@ -471,7 +471,7 @@ def _find(name: str) -> Backend:
         return _NUMPY
     _, _, digits = name.partition(":")
     index = int(digits) if digits else None
-    reason = cupy_unusable(index)
+    reason = why_not(index)
     if reason is None:
         return _cupy(CupyBackend(index).index)
     if name == "auto":

@@ -55,7 +55,7 @@ class Gpu:
 
 def count() -> int:
     """How many GPUs are visible; 0 where CuPy cannot be used."""
-    if backend.cupy_unusable() is not None:
+    if backend.why_not() is not None:
         return 0
     return int(backend.CupyBackend().xp.cuda.runtime.getDeviceCount())
 

@@ -10,7 +10,7 @@ _BESIDE = Path(__file__).resolve().parents[1]
 # installed copy. Packages named kernels and datasets also exist elsewhere.
 CLONE = (
     _BESIDE
-    if all((_BESIDE / ours).is_file() for ours in ("kernels/common.cuh", "datasets/digits.h5"))
+    if all((_BESIDE / ours).is_file() for ours in ("kernels/gpu/common.cuh", "datasets/digits.h5"))
     else None
 )
 

@@ -134,14 +134,14 @@ def operations_for(*arrays: Array) -> Operations:
 
 @functools.cache
 def fused_on_gpu(cupy: Any) -> bool:
-    """Whether `accelnn.kernels.cuda` serves CuPy's arrays; the first time its forms are registered.
+    """Whether `kernels/gpu/cuda.py` serves CuPy's arrays; the first call registers its forms.
 
     If they do not compile, because NVRTC is missing for instance, a warning says why and the
     vectorised forms stay. So do forms that were registered before.
     """
     if not hasattr(cupy, "RawModule"):
         return False
-    from accelnn.kernels import cuda
+    from accelnn.kernels.gpu import cuda
 
     try:
         cuda.compile_operations()

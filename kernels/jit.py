@@ -1,4 +1,4 @@
-"""The functions of `loops.py`, `fused.py` and `training.py`, the very same, compiled by Numba.
+"""The functions of `loops.py` and `cpu/`, the very same, compiled by Numba.
 
 `serial.dot` is `loops.dot` compiled; `parallel.dot` is its parallel twin, in which `prange` is
 Numba's. A function without independent iterations has no twin: `parallel` then holds the serial
@@ -128,11 +128,12 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forc
 
 @functools.cache
 def steps() -> Functions:
-    """What `train` is made of: `elementary.py`, `fused.py`, `blas.py` and `training.py`."""
-    from . import blas, elementary, fused, training
+    """The functions that `train` calls, from the modules of `cpu/`."""
+    from .cpu import blas, elementary, fused
+    from .cpu import steps as of_steps
 
     functions: Functions = {}
-    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (training, FAST)):
+    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (of_steps, FAST)):
         imported = {name: f for name, f in functions.items() if name in vars(module)}
         functions |= serial_functions(module, imported, _sources(), **options)
     return functions
@@ -140,10 +141,10 @@ def steps() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`training.train` compiled for several threads, which share each product; one may be all."""
-    from . import training
+    """`cpu.steps.train` compiled for several threads, which share each product; one may be all."""
+    from .cpu import steps as of_steps
 
-    return parallel_functions(training, steps(), {}, _sources(), **FAST)["train"]
+    return parallel_functions(of_steps, steps(), {}, _sources(), **FAST)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -193,6 +194,6 @@ def _sources() -> str:
     Numba compiles the functions of a changed file again, but not those of others that call them.
     """
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return "_" + digest.hexdigest()[:8]

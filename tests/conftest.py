@@ -5,14 +5,14 @@ import signal
 import sys
 from pathlib import Path
 
-import cublaslt_double
-import device_double
-import host_cuda
 import numpy as np
 import pytest
+from doubles import cublaslt as cublaslt_double
+from doubles import device as device_double
+from doubles import host_cuda
 
 from accelnn import backend, operations
-from accelnn.kernels import cublaslt
+from accelnn.kernels.gpu import cublaslt
 from accelnn.solvers import captured
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -23,9 +23,9 @@ def fresh_backend(monkeypatch):
     """Each test starts on NumPy, chosen by nobody, and leaves no choice behind."""
     monkeypatch.delenv("ACCELNN_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_current", None)
-    backend.cupy_unusable.cache_clear()
+    backend.why_not.cache_clear()
     yield
-    backend.cupy_unusable.cache_clear()
+    backend.why_not.cache_clear()
 
 
 def in_place_of_cupy(module, monkeypatch):
@@ -46,7 +46,7 @@ def double(monkeypatch):
 
 @pytest.fixture
 def double_with_kernels(monkeypatch):
-    """The device double that runs kernels/*.cu on the host."""
+    """The device double that runs kernels/gpu/*.cu on the host."""
     if host_cuda.compiler() is None:
         pytest.skip("there is no C++ compiler to build the kernels with")
     return in_place_of_cupy(device_double.Module(kernels=True), monkeypatch)
@@ -67,7 +67,7 @@ def captures(request):
         request.getfixturevalue("double_with_cublaslt")
     else:
         backend.use("cupy")
-        reason = captured.uncapturable()
+        reason = captured.why_not()
         if reason is not None:
             pytest.skip(reason)
     return backend.current()
@@ -108,12 +108,12 @@ def pytest_configure():
 
 
 def pytest_report_header():
-    reason = backend.cupy_unusable()
+    reason = backend.why_not()
     return [f"tests that need a GPU are deselected: {reason}"] if reason else []
 
 
 def pytest_collection_modifyitems(config, items):
-    if backend.cupy_unusable():
+    if backend.why_not():
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("gpu")])
         items[:] = [i for i in items if not i.get_closest_marker("gpu")]
 

@@ -6,9 +6,9 @@ import sys
 import types
 import warnings
 
-import device_double
 import numpy as np
 import pytest
+from doubles import device as device_double
 
 import accelnn
 from accelnn import backend, gpus, info, predict, train
@@ -139,7 +139,7 @@ def test_a_device_that_is_not_there_is_an_error_that_says_how_many_are_visible(m
     ):
         accelnn.use("cupy:2")
     monkeypatch.setattr(device_double.Devices, "count", 1)
-    backend.cupy_unusable.cache_clear()
+    backend.why_not.cache_clear()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(
         accelnn.BackendError,
@@ -419,8 +419,8 @@ def test_a_broken_install_is_told_from_none(monkeypatch, error, message):
         return _raise(error) if name == "cupy" else real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    assert accelnn.backend.cupy_unusable()
-    assert "not installed:" not in backend.cupy_unusable()
+    assert accelnn.backend.why_not()
+    assert "not installed:" not in backend.why_not()
     with pytest.raises(accelnn.BackendError, match=message):
         accelnn.use("cupy")
 
@@ -430,7 +430,7 @@ def test_no_device_names_the_environment_variable_that_hides_them(monkeypatch):
     module.cuda.runtime.getDeviceCount = lambda: 0
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "CUDA_VISIBLE_DEVICES=''" in backend.cupy_unusable()
+    assert "CUDA_VISIBLE_DEVICES=''" in backend.why_not()
 
 
 @pytest.mark.usefixtures("double")

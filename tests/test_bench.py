@@ -15,12 +15,12 @@ import tracemalloc
 import types
 from pathlib import Path
 
-import device_double
 import numpy as np
 import pytest
+from doubles import device as device_double
 from threadpoolctl import threadpool_limits
 
-from accelnn.backend import CupyBackend, NumpyBackend, cupy_unusable
+from accelnn.backend import CupyBackend, NumpyBackend, why_not
 from accelnn.bench import __main__ as command
 from accelnn.bench import cases, growth, machine, notes, report, runner, timing, trainings
 from accelnn.bench import records as data
@@ -668,7 +668,7 @@ def make_gpu(python):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_gpu_refuses_where_there_is_no_gpu_and_says_why():
-    if cupy_unusable() is None:
+    if why_not() is None:
         pytest.skip("there is a usable GPU")
     result = make_gpu(sys.executable)
     assert result.returncode == 2

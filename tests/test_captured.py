@@ -6,19 +6,19 @@ import importlib.util
 import sys
 from dataclasses import replace
 
-import cublaslt_double
-import device_double
-import graphs_double
-import host_cuda
 import numpy as np
 import pytest
+from doubles import cublaslt as cublaslt_double
+from doubles import device as device_double
+from doubles import graphs as graphs_double
+from doubles import host_cuda
 from test_solvers import NETS, OPTIMIZERS, M, data
 
 import accelnn
 from accelnn import Network
 from accelnn.backend import to_device, to_host
-from accelnn.kernels import cublaslt
-from accelnn.kernels.cublaslt import Product, Unsupported
+from accelnn.kernels.gpu import cublaslt
+from accelnn.kernels.gpu.cublaslt import Product, Unsupported
 from accelnn.optimizers import SGD, inverse_decay
 from accelnn.solvers import captured
 from accelnn.solvers.job import Job

@@ -134,7 +134,7 @@ def capturable(double_with_kernels, monkeypatch):  # noqa: ARG001
     monkeypatch.setattr(persistent.Limits, "of_device", lambda: h200)
 
     def says(reason):
-        monkeypatch.setattr(captured, "uncapturable", lambda: reason)
+        monkeypatch.setattr(captured, "why_not", lambda: reason)
 
     says(None)
     return says

@@ -1,5 +1,5 @@
-"""kernels/*.cu and what kernels/cuda.py makes of them: on the simulated GPU, which runs the very
-same sources, and on a real one; compiled for real ones wherever there is a compiler for that."""
+"""kernels/gpu/*.cu and what cuda.py makes of them: on the simulated GPU, which runs the very same
+sources, and on a real one; compiled for real ones wherever there is a compiler for that."""
 
 import re
 import shutil
@@ -8,22 +8,22 @@ import sys
 import warnings
 from pathlib import Path
 
-import device_double
-import host_cuda
 import numpy as np
 import pytest
+from doubles import device as device_double
+from doubles import host_cuda
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import accelnn
 from accelnn import Network, backend, operations, to_device, to_host
 from accelnn.functions import ACTIVATIONS, OUTPUTS
-from accelnn.kernels import cuda
+from accelnn.kernels.gpu import cuda
 from accelnn.kernels.loops import KINDS
 
 pytestmark = pytest.mark.slow
 
-KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+KERNELS = Path(__file__).resolve().parents[1] / "kernels" / "gpu"
 SOURCES = sorted(path.name for path in KERNELS.glob("*.cu"))
 TOLERANCE = {"float64": 1e-14, "float32": 2e-6}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)

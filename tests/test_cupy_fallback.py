@@ -39,7 +39,7 @@ print(json.dumps([result, [[w.category.__name__, str(w.message)] for w in caught
 @pytest.fixture(scope="module", autouse=True)
 def reason():
     """Why CuPy cannot be used here; skips where it can."""
-    why, _ = answer("from accelnn import backend\nresult = backend.cupy_unusable()")
+    why, _ = answer("from accelnn import backend\nresult = backend.why_not()")
     if why is None:
         pytest.skip("there is a usable GPU")
     return why
@@ -102,7 +102,7 @@ def test_importing_accelnn_does_not_import_cupy(backend):
 
 
 def test_the_names_the_device_double_may_use_are_names_of_cupy():
-    names = Path(__file__).with_name("cupy_names.txt").read_text().split()
+    names = (Path(__file__).parent / "doubles" / "cupy_names.txt").read_text().split()
     assert names == sorted(set(names))
     missing, _ = answer(f"import cupy\nresult = [n for n in {names!r} if not hasattr(cupy, n)]")
     assert missing == []

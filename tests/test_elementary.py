@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from llvmlite import binding as llvm
 
-from accelnn.kernels import elementary
+from accelnn.kernels.cpu import elementary
 
 ULP = {"exp": 1.5, "log": 1.5, "log1p": 2.0, "tanh": 3.0, "sigmoid": 3.0}  # found: see the module
 INF, NAN, TINY = math.inf, math.nan, 5e-324  # TINY is the smallest subnormal number

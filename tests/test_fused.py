@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import accelnn
 from accelnn import Network, operations
 from accelnn.functions import ACTIVATIONS, OUTPUTS
-from accelnn.kernels import blas, jit, training
+from accelnn.kernels import jit
+from accelnn.kernels.cpu import blas, steps
 from accelnn.kernels.loops import KINDS
 from accelnn.solvers import jitted
 
@@ -29,14 +30,14 @@ def shared_by(threads):
     def bias_activation(Z, b, activation, D):
         masks, kind = Z if D is None else D, KINDS[activation]
         for part in range(threads):
-            area = training.block(*Z.shape, part, threads)
+            area = steps.block(*Z.shape, part, threads)
             STEPS.bias_activation(Z, b[:, 0], kind, masks, D is not None, *area)
 
     def activation_gradient(dA, A, activation, db, D, keep_prob):
         masks, kind = A if D is None else D, KINDS[activation]
         keep, sums = dA.dtype.type(keep_prob), np.zeros((len(dA), threads), dA.dtype)
         for part in range(threads):
-            area = training.block(*dA.shape, part, threads)
+            area = steps.block(*dA.shape, part, threads)
             STEPS.activation_gradient(dA, A, kind, sums, part, masks, keep, D is not None, *area)
         sums.sum(axis=1, keepdims=True, out=db)
 
@@ -334,7 +335,7 @@ def check_product(C, before, opA, opB, alpha, beta, areas):
 def areas_of(rows, columns):
     """Areas of a matrix: all of it, what several threads would do, and a part from its middle."""
     yield [(0, rows, 0, columns)]
-    yield [training.block(rows, columns, part, 3) for part in range(3)]
+    yield [steps.block(rows, columns, part, 3) for part in range(3)]
     yield [(rows // 3, rows - rows // 4, columns // 4, columns - columns // 3)]
 
 
@@ -374,22 +375,22 @@ def test_products_as_plain_python(A_transposed, B_transposed, rows, depth, colum
     for alpha, beta in FACTORS:
         A, B, C, opA, opB = matrices(shape, "float64", A_transposed, B_transposed, beta)
         before, area = C.copy(), (0, rows, 0, columns)
-        training.product(0, A, A_transposed, B, B_transposed, C, alpha, beta, area)
+        steps.product(0, A, A_transposed, B, B_transposed, C, alpha, beta, area)
         check_product(C, before, opA, opB, alpha, beta, [area])
 
 
 def test_wide_products_go_by_parts_that_stay_in_the_cache(monkeypatch):
     widths = []
-    plain = training.add_row
+    plain = steps.add_row
 
     def watched(A, transposed, B, C, alpha, i, start, stop, depth):
         widths.append((start, stop))
         plain(A, transposed, B, C, alpha, i, start, stop, depth)
 
-    monkeypatch.setattr(training, "SECOND_CACHE", 4000)
-    monkeypatch.setattr(training, "add_row", watched)
+    monkeypatch.setattr(steps, "SECOND_CACHE", 4000)
+    monkeypatch.setattr(steps, "add_row", watched)
     A, B, C, opA, opB = matrices((1, 3, 200), "float64", 0, 0, 0)
-    training.product(0, A, 0, B, 0, C, 1.0, 0.0, (0, 1, 10, 190))
+    steps.product(0, A, 0, B, 0, C, 1.0, 0.0, (0, 1, 10, 190))
     assert widths == [(10, 93), (93, 176), (176, 190)]  # 83 columns of 3 numbers are 2000 bytes
     np.testing.assert_allclose(C[:, 10:190], (opA @ opB)[:, 10:190], rtol=1e-13)
     assert np.isnan(C[:, :10]).all()
@@ -435,7 +436,7 @@ def test_scipy_serves_where_numpys_blas_is_not_found(monkeypatch):
 def test_blocks_cover_a_matrix_exactly_once(rows, columns, parts):
     times = np.zeros((rows, columns), int)
     for part in range(parts):
-        first, last, start, stop = training.block(rows, columns, part, parts)
+        first, last, start, stop = steps.block(rows, columns, part, parts)
         assert 0 <= first <= last <= rows
         assert 0 <= start <= stop <= columns
         times[first:last, start:stop] += 1
@@ -446,7 +447,7 @@ def test_blocks_cover_a_matrix_exactly_once(rows, columns, parts):
 def test_blocks_are_of_about_one_size(rows, columns, parts):
     sizes = []
     for part in range(parts):
-        first, last, start, stop = training.block(rows, columns, part, parts)
+        first, last, start, stop = steps.block(rows, columns, part, parts)
         sizes.append((last - first) * (stop - start))
     assert max(sizes) - min(sizes) <= max(rows, columns)
 

@@ -1,11 +1,11 @@
 """The simulated GPU: what kernels may do works, whatever they must not do is found."""
 
-import device_double
-import host_cuda
 import numpy as np
 import pytest
+from doubles import device as device_double
+from doubles import host_cuda
 
-from accelnn.kernels import cuda
+from accelnn.kernels.gpu import cuda
 
 pytestmark = [
     pytest.mark.slow,

@@ -95,7 +95,7 @@ def test_an_array_on_a_gpu_that_cannot_be_used_is_refused(monkeypatch):
     from accelnn import backend
 
     reason = functools.cache(lambda _index=None: "there is no NVIDIA driver")
-    monkeypatch.setattr(backend, "cupy_unusable", reason)
+    monkeypatch.setattr(backend, "why_not", reason)
     with pytest.raises(TypeError, match="X is on a CUDA device, but there is no NVIDIA driver"):
         NET.predict(NET.init(), ByDLPack(X, device=(2, 0)))
 

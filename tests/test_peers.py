@@ -25,7 +25,7 @@ import accelnn
 from accelnn.bench import peers, timing, trainings
 from accelnn.bench import records as data
 from accelnn.bench.__main__ import main
-from accelnn.bench.peers import PEERS, Job, Peer, PeerError, Unfit
+from accelnn.bench.peers import PEERS, Peer, PeerError, PeerJob, Unfit
 from accelnn.cli.console import console
 from accelnn.install import install_command
 from accelnn.network import Parameters
@@ -57,7 +57,7 @@ def job_of(net, dtype="float64", optimizer="sgd", batch_size=None, m=30):
     labels = np.arange(m) % net.layers[-1] if net.layers[-1] > 1 else np.arange(m) % 2
     Y = np.eye(net.layers[-1])[labels] if net.layers[-1] > 1 else labels[:, None]
     params = net.init("scaled", seed=2, dtype=dtype)
-    return Job(
+    return PeerJob(
         layers=net.layers,
         hidden=net.hidden,
         output=net.output,
@@ -231,7 +231,7 @@ def test_captured_steps_are_ours_again_and_again(
         return right(groups, **rest)
 
     monkeypatch.setattr(torch.optim, "Adam", adam)
-    trainer = peer_torch.Captured(job, peer_torch.CPU, 1, given)
+    trainer = peer_torch.CapturedStep(job, peer_torch.CPU, 1, given)
     expected = ours(net, job, 4)
     for _ in range(2):
         trainer.restart(job.weights, job.seed)

@@ -1,12 +1,13 @@
-"""Sample space in one launch from record to record: the kernel of kernels/sample_space.cu against
-`Gram`, run by the device double on the host and, where there is one, on a GPU."""
+"""Sample space in one launch from record to record: the kernel of
+kernels/gpu/sample_space.cu against `Gram`, run by the device double on the host and, if there is
+one, on a GPU."""
 
 import math
 
-import device_double
-import host_cuda
 import numpy as np
 import pytest
+from doubles import device as device_double
+from doubles import host_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fit import PUBLISHED
@@ -21,7 +22,7 @@ from accelnn.solvers import persistent
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
 from accelnn.solvers.job import Job
-from accelnn.solvers.persistent import Limits, Persistent, Schedule, Shape, schedule, schedules
+from accelnn.solvers.persistent import Limits, Partition, Persistent, Shape, partition, partitions
 
 pytestmark = pytest.mark.slow
 
@@ -81,10 +82,10 @@ def check_same(trainer, reference, tolerance, rates=(0.3,) * 50, every=10):
 
 
 def shared_out(of, width, **options):
-    """A schedule of small blocks that has all in shared memory, but for `options`."""
+    """A partition of small blocks that has all in shared memory, but for `options`."""
     shape = Shape.of(of)
     options = {"rows": shape.layers[0], "held": True, "threads": 64} | options
-    return Schedule(shape, width, **options)
+    return Partition(shape, width, **options)
 
 
 # --------------------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_the_blocks_that_an_h200_is_expected_to_need_give_the_same_training(monk
     net = Network([300, 7, 1])
     monkeypatch.setitem(device_double.ATTRIBUTES, "MultiProcessorCount", H200.processors)
     trainer = Persistent(job(net, 209, "sgd", "float32"))
-    assert trainer.schedule == schedule(Shape((7, 1), 209, False, 4), H200)
+    assert trainer.partition == partition(Shape((7, 1), 209, False, 4), H200)
     check_same(trainer, Gram(on_host(net, 209, "sgd", "float32")), 1e-4, (0.01,) * 5, 2)
 
 
@@ -260,7 +261,7 @@ def test_a_cost_is_only_written_where_it_is_wanted(double_with_kernels):
 def test_long_launches_are_split_and_few_of_them_are_queued(double_with_kernels, monkeypatch):
     whole = trained(Persistent(job(NETS["tanh with L2"], 13)), [0.3] * 20, 20)
     trainer = Persistent(job(NETS["tanh with L2"], 13))
-    monkeypatch.setattr(persistent, "LONGEST_LAUNCH", 3.5 * trainer.schedule.seconds)
+    monkeypatch.setattr(persistent, "LONGEST_LAUNCH", 3.5 * trainer.partition.seconds)
     device_double.Log.synchronizations = device_double.Log.launches = 0
     trainer.advance([0.3] * 20, double_with_kernels.empty((), np.float64))
     assert device_double.Log.launches == 7  # of 3 steps, and 2 in the end
@@ -338,10 +339,10 @@ def test_patience_returns_what_it_had_at_the_lowest_cost():
 )
 def test_what_is_not_sample_space_is_refused(change, reason):
     of = job(NETS["relu"], 13)
-    assert persistent.unfit(of) is None
+    assert persistent.why_not(of) is None
     for name, value in change.items():
         setattr(of, name, value)
-    assert reason in persistent.unfit(of)
+    assert reason in persistent.why_not(of)
 
 
 @pytest.mark.usefixtures("double_with_kernels")
@@ -362,7 +363,7 @@ def test_what_does_not_fit_in_shared_memory_is_refused_with_both_sizes(monkeypat
 
 @pytest.mark.usefixtures("double")
 def test_a_cupy_without_kernels_is_refused():
-    assert "RawModule" in persistent.unfit(job(NETS["relu"], 13))
+    assert "RawModule" in persistent.why_not(job(NETS["relu"], 13))
 
 
 # --------------------------------------------------------------------------------------------
@@ -381,7 +382,7 @@ shapes = st.builds(
 @given(shape=shapes, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
 def test_a_schedule_fits_the_device_and_leaves_nobody_without_work(shape, processors, shared):
     limits = Limits(processors, shared)
-    for one in schedules(shape, limits):
+    for one in partitions(shape, limits):
         assert one.shared <= shared
         assert one.blocks <= processors
         assert (one.blocks - 1) * one.width < shape.m <= one.blocks * one.width
@@ -394,7 +395,7 @@ def test_a_schedule_fits_the_device_and_leaves_nobody_without_work(shape, proces
 @given(shape=shapes, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
 def test_what_is_refused_needs_more_than_there_is(shape, processors, shared):
     limits = Limits(processors, shared)
-    if schedule(shape, limits) is None:
+    if partition(shape, limits) is None:
         assert persistent.least_shared(shape, limits) > shared
 
 
@@ -403,22 +404,22 @@ def test_what_is_refused_needs_more_than_there_is(shape, processors, shared):
     [((1,), 209, 4), ((7, 1), 209, 4), ((20, 7, 5, 1), 209, 4), ((7, 1), 209, 8)],
 )
 def test_the_cats_are_shared_by_many_blocks_that_have_all_they_need(layers, m, itemsize):
-    one = schedule(Shape(layers, m, False, itemsize), H200)
+    one = partition(Shape(layers, m, False, itemsize), H200)
     assert 10 <= one.blocks <= 132
     assert (one.rows, one.held) == (layers[0], True)
     assert one.seconds < 4e-6
 
 
 def test_few_upper_parameters_are_added_up_by_all_blocks_at_once():
-    assert not schedule(Shape((7, 1), 209, False, 4), H200).in_shares
+    assert not partition(Shape((7, 1), 209, False, 4), H200).in_shares
 
 
 def test_many_upper_parameters_are_added_up_in_shares():
-    assert schedule(Shape((60, 60, 10), 500, False, 4), H200).in_shares
+    assert partition(Shape((60, 60, 10), 500, False, 4), H200).in_shares
 
 
 def test_columns_of_G_stay_in_the_cache_where_they_do_not_fit_in_shared_memory():
-    one = schedule(Shape((7, 1), 6000, False, 4), H200)
+    one = partition(Shape((7, 1), 6000, False, 4), H200)
     assert not one.held
     assert one.rows == 7
 

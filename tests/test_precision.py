@@ -2,11 +2,11 @@
 
 import json
 
-import cublaslt_double
-import device_double
 import numpy as np
 import pytest
-from cublaslt_double import from_bfloat16, to_bfloat16
+from doubles import cublaslt as cublaslt_double
+from doubles import device as device_double
+from doubles.cublaslt import from_bfloat16, to_bfloat16
 from test_captured import DEEP, M, both, captures, install, on_double
 from test_solvers import NETS, OPTIMIZERS, data
 
@@ -15,7 +15,7 @@ from accelnn import Network
 from accelnn import train as accelnn_train
 from accelnn.backend import to_device, to_host
 from accelnn.functions import ACTIVATIONS, OUTPUTS
-from accelnn.kernels import cuda
+from accelnn.kernels.gpu import cuda
 
 pytestmark = pytest.mark.slow
 

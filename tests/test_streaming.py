@@ -7,7 +7,7 @@ import types
 
 import numpy as np
 import pytest
-import streams_double
+from doubles import streams as streams_double
 
 import accelnn
 from accelnn import Network, backend, batches, columns, datasets, streaming, train

@@ -19,7 +19,7 @@ basics, math_and_numpy, levels, losses, graph, regularisation, checking, ex4_wei
         *("regularisation", "gradient_checking", "ex4_weights"),
     )
 )
-Step = basics.Step
+Example = basics.Example
 
 
 def ex4_fields():
@@ -118,7 +118,7 @@ def test_a_shape_is_printed_as_a_tuple():
 @pytest.mark.parametrize("expected", [2, [1], [[1, 1]]])
 def test_basics_notice_a_wrong_value_or_shape(monkeypatch, expected):
     monkeypatch.setattr(basics, "INPUTS", {"x": 1})
-    monkeypatch.setattr(basics, "STEPS", {"broken": (Step("x * x", lambda x: x * x, expected),)})
+    monkeypatch.setattr(basics, "STEPS", {"broken": (Example("x * x", lambda x: x * x, expected),)})
     with pytest.raises(ArithmeticError, match=r"x \* x gave 1, expected"):
         TOURS["numpy-basics"](quiet)
 
@@ -131,7 +131,7 @@ def test_the_text_of_a_step_is_the_code_that_runs(module):
     calls = [
         node.args
         for node in ast.walk(ast.parse(inspect.getsource(module)))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Step"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Example"
     ]
     assert len(calls) > 10
     for text, code, *_ in calls:
@@ -155,7 +155,7 @@ def test_math_takes_no_list_and_numpy_does():
 
 @pytest.mark.parametrize("expected", [TypeError, [1, 2]])
 def test_math_notices_what_it_does_not_expect(monkeypatch, expected):
-    monkeypatch.setattr(math_and_numpy, "STEPS", (Step("x * 1", lambda x: x * 1, expected),))
+    monkeypatch.setattr(math_and_numpy, "STEPS", (Example("x * 1", lambda x: x * 1, expected),))
     with pytest.raises(ArithmeticError, match=r"x \* 1 gave \[1, 2, 3\], expected"):
         TOURS["math-and-numpy"](quiet)
 

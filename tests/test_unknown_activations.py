@@ -1,13 +1,14 @@
 """Activations that no kernel has: vectorised solvers train them, the others refuse them at once."""
 
-import host_cuda
 import numpy as np
 import pytest
+from doubles import host_cuda
 
 import accelnn
 from accelnn import Network, functions, kernels, operations, to_device, to_host
 from accelnn.backend import array_module
-from accelnn.kernels import cuda, jit, loops
+from accelnn.kernels import jit, loops
+from accelnn.kernels.gpu import cuda
 
 
 def softplus(x, out=None):

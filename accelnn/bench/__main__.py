@@ -72,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     until = math.inf if options.within is None else time.monotonic() + options.within
-    if options.group == "gpu" and backend.cupy_unusable() is not None:
-        parser.error(f"gpu: no GPU can be used here: {backend.cupy_unusable()}")
+    if options.group == "gpu" and backend.why_not() is not None:
+        parser.error(f"gpu: no GPU can be used here: {backend.why_not()}")
     options.dtype = options.dtype or ("float32" if options.group == "gpu" else "float64")
     try:
         backend.current()  # with several GPUs, measure the chosen one
@@ -274,7 +274,7 @@ def _cases(
     """The cases of the group, those of a short run if it is one."""
     asked = options.implementation or ()
     others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
-    on_gpus = any(map(on_gpu, asked)) or backend.cupy_unusable() is None
+    on_gpus = any(map(on_gpu, asked)) or backend.why_not() is None
     if options.group == "gpu":
         others = on_gpus = True
     cases: list[Case] = []
@@ -320,7 +320,7 @@ def _dtypes_to_warm_up(plan: Plan) -> list[str]:
 def _places(plan: Plan) -> list[backend.Backend]:
     """The backends whose limits the rows need: CuPy's only where it works."""
     names = {name for _, implementations in plan for name in implementations}
-    usable = names - {*ON_GPU} if backend.cupy_unusable() else names
+    usable = names - {*ON_GPU} if backend.why_not() else names
     places = {place_of(name).name: place_of(name) for name in sorted(usable)}
     return list(places.values())
 

@@ -67,7 +67,7 @@ def place_of(implementation: str) -> Backend:
     """The backend on which an implementation runs. Raises Skip if it cannot be used."""
     if implementation not in ON_GPU:
         return backend.NumpyBackend()
-    reason = backend.cupy_unusable()
+    reason = backend.why_not()
     if reason is not None:
         raise Skip(reason)
     return backend.CupyBackend()
@@ -199,7 +199,7 @@ def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
     """The sizes of a full run: from the notes' vectors of 15 to beyond the caches, and on a
     machine with a GPU up to what is large for that."""
     found = {*operation.sizes, max(_beyond_caches(operation), 2 * operation.sizes[-1])}
-    if backend.cupy_unusable() is None:
+    if backend.why_not() is None:
         found |= {_with_room(operation, n, dtype) for n in operation.gpu_sizes}
     return sorted(found)
 
@@ -320,7 +320,7 @@ class OperationCase:
     def _too_large(self) -> dict[str, str | None]:
         """By backend, why this size does not fit; asked once, before anything is allocated."""
         places: list[Backend] = [backend.NumpyBackend()]
-        if backend.cupy_unusable() is None:
+        if backend.why_not() is None:
             places.append(backend.CupyBackend())
         return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places}
 

@@ -64,7 +64,7 @@ def describe() -> dict[str, Any]:
         "last_level_cache_bytes": last_level_cache(),
         "gpu": None,
     }
-    if backend.cupy_unusable() is None:
+    if backend.why_not() is None:
         machine["gpu"] = asdict(gpus.describe(backend.CupyBackend().index))
     return machine
 
@@ -76,7 +76,7 @@ def versions() -> dict[str, str]:
         found[package] = metadata.version(package)
     for pool in _blas_pools():
         found["blas"] = f"{pool['internal_api']} {pool['version']}"
-    if backend.cupy_unusable() is None:
+    if backend.why_not() is None:
         cupy = backend.CupyBackend().xp
         found["cupy"] = cupy.__version__
         found["cuda"] = gpus.version(cupy.cuda.runtime.runtimeGetVersion())

@@ -12,7 +12,7 @@ from jax import lax
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of, on_gpu
+from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of, on_gpu
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -30,7 +30,7 @@ PRODUCTS = {"tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 State = Any  # the weights and the optimizer's moments
 
 
-def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways in which JAX can do a job."""
     if on_gpu(name):
         try:
@@ -49,7 +49,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     }
 
 
-def gpu_name(job: Job) -> str:
+def gpu_name(job: PeerJob) -> str:
     """The name of the job's GPU."""
     return str(jax.devices("cuda")[job.gpu].device_kind)
 
@@ -57,7 +57,7 @@ def gpu_name(job: Job) -> str:
 class FullBatch:
     """One call for all epochs."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PeerJob) -> None:
         self.job = job
         self.X, self.Y = jnp.asarray(job.X), jnp.asarray(job.Y)
         step = functools.partial(step_of, job)
@@ -85,7 +85,7 @@ class MiniBatches(FullBatch):
     shuffled : whether the examples are put into the epoch's order at once, or batch by batch
     """
 
-    def __init__(self, job: Job, shuffled: bool) -> None:
+    def __init__(self, job: PeerJob, shuffled: bool) -> None:
         super().__init__(job)
         step, size = functools.partial(step_of, job), job.batch_size
         assert size is not None
@@ -115,7 +115,7 @@ class MiniBatches(FullBatch):
         jax.block_until_ready(self.state)
 
 
-def first_state(job: Job, weights: Array) -> State:
+def first_state(job: PeerJob, weights: Array) -> State:
     """W (n_{l-1}, n_l) and b of each layer; the optimizer's moments and the count of steps."""
     layers = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in layers_of(weights, job.layers)]
 
@@ -124,7 +124,7 @@ def first_state(job: Job, weights: Array) -> State:
     return layers, moments, jnp.zeros((), job.weights.dtype)
 
 
-def step_of(job: Job, state: State, X: Any, Y: Any) -> State:
+def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
     """The state after one update."""
     layers, moments, t = state
     gradients = jax.grad(functools.partial(cost, job))(layers, X, Y)
@@ -144,7 +144,7 @@ def step_of(job: Job, state: State, X: Any, Y: Any) -> State:
     return jax.tree.map(moved, layers, M, V), [M, V], t
 
 
-def cost(job: Job, layers: Any, X: Any, Y: Any) -> Any:
+def cost(job: PeerJob, layers: Any, X: Any, Y: Any) -> Any:
     """The cost, X (m, n_0)."""
     A, m = X, X.shape[0]
     for (W, b), activation in zip(layers, job.hidden, strict=False):

@@ -7,12 +7,12 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from accelnn.backend import Array
-from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of
+from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of
 
 ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 
 
-def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The one way in which MLPClassifier can do a job."""
     del name
     if len(set(job.hidden)) > 1:
@@ -31,7 +31,7 @@ class Classifier:
     trained in one go.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PeerJob) -> None:
         self.job = job
         # softmax for classes, sigmoid for two classes or for several labels
         self.labels = job.Y.argmax(axis=1) if job.output == "softmax" else job.Y.astype(int)

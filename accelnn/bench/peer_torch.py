@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import Job, Trainer, Unfit, flat_of, layers_of, on_gpu
+from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of, on_gpu
 
 Tensor = Any  # a torch.Tensor
 Layers = list[tuple[Tensor, Tensor]]
@@ -45,14 +45,14 @@ OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused"
 CPU = torch.device("cpu")
 
 
-def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways in which PyTorch can do a job."""
     torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
     if on_gpu(name):
         return trainers_on_gpu(name, job)
     if name == "torch-compile":
         return {"whole step": functools.partial(Compiled, job, CPU, job.threads)}
-    ways: dict[str, Callable[..., Trainer]] = {
+    ways: dict[str, Callable[..., PeerTrainer]] = {
         way: functools.partial(Eager, job, CPU, options=options)
         for way, options in OPTIMIZERS.items()
     }
@@ -62,10 +62,10 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
         if job.m >= job.layers[0]:
             raise Unfit("sample space saves work only with fewer examples than features")
         ways = {
-            "eager": functools.partial(Gram, job, False),
-            "compiled": functools.partial(Gram, job, True),
+            "eager": functools.partial(SampleSpaceTraining, job, False),
+            "compiled": functools.partial(SampleSpaceTraining, job, True),
         }
-    on_all: dict[str, Callable[[], Trainer]] = {
+    on_all: dict[str, Callable[[], PeerTrainer]] = {
         way: functools.partial(make, threads=job.threads) for way, make in ways.items()
     }
     if job.threads == 1:
@@ -77,7 +77,7 @@ def trainers(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     }
 
 
-def trainers_on_gpu(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
+def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways on the job's GPU. Raises Unfit if PyTorch cannot use it."""
     if torch.version.cuda is None:
         raise Unfit(f"this PyTorch, {torch.__version__}, is built without CUDA")
@@ -87,19 +87,19 @@ def trainers_on_gpu(name: str, job: Job) -> dict[str, Callable[[], Trainer]]:
     gpu = torch.device("cuda", job.gpu)
     if name == "torch-cuda-compile":
         return {"whole step": functools.partial(Compiled, job, gpu, job.threads)}
-    kind = Captured if name == "torch-cuda-graph" else Eager
+    kind = CapturedStep if name == "torch-cuda-graph" else Eager
     return {
         way: functools.partial(kind, job, gpu, job.threads, options)
         for way, options in OPTIMIZERS.items()
     }
 
 
-def gpu_name(job: Job) -> str:
+def gpu_name(job: PeerJob) -> str:
     """The name of the job's GPU."""
     return str(torch.cuda.get_device_name(job.gpu))
 
 
-def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
+def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, X (m, n_0); its products in the job's precision."""
     if job.precision != "bfloat16":
         return cost(job, layers, X, Y)
@@ -109,7 +109,7 @@ def loss(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
         return cost(job, layers, X, Y)
 
 
-def cost(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
+def cost(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, in the precision that PyTorch is set to."""
     A = X
     for (W, b), activation in zip(layers, job.hidden, strict=False):
@@ -125,7 +125,7 @@ def cost(job: Job, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
 class Eager:
     """Forward and loss, autograd's backward, and an optimizer of torch.optim."""
 
-    def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
+    def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         self.job, self.device, self.threads, self.options = job, device, threads, options
         self.X = self.there(job.X)
         # cross_entropy is fastest with classes as indices
@@ -184,14 +184,14 @@ class Eager:
         )
 
 
-class Captured(Eager):
+class CapturedStep(Eager):
     """Eager's steps as CUDA graphs: all that a step launches is launched at once. The mini-batch is
     gathered in the graph as well, from the indices that are copied to where it reads them.
 
     Weights and the optimizer's state stay where they were when the graphs were captured.
     """
 
-    def __init__(self, job: Job, device: Any, threads: int, options: dict[str, bool]) -> None:
+    def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         # Adam's count of steps has to be on the GPU
         more = {"capturable": True} if job.optimizer == "adam" else {}
         super().__init__(job, device, threads, options | more)
@@ -262,7 +262,7 @@ def captured(function: Callable[[], None]) -> Callable[[], None]:
 class Compiled(Eager):
     """Forward, backward and update as one function through torch.compile."""
 
-    def __init__(self, job: Job, device: Any, threads: int) -> None:
+    def __init__(self, job: PeerJob, device: Any, threads: int) -> None:
         super().__init__(job, device, threads, {})
         # the last mini-batch, if smaller, is compiled separately
         self.compiled = torch.compile(functools.partial(step_of, job), dynamic=False)
@@ -282,7 +282,7 @@ class Compiled(Eager):
 
 
 def step_of(
-    job: Job, layers: Layers, moments: list[Layers], t: Tensor, X: Tensor, Y: Tensor
+    job: PeerJob, layers: Layers, moments: list[Layers], t: Tensor, X: Tensor, Y: Tensor
 ) -> tuple[Layers, list[Layers], Tensor]:
     """Weights, the optimizer's moments and the count of steps after one update."""
     gradients = torch.func.grad(functools.partial(loss, job))(layers, X, Y)
@@ -311,7 +311,7 @@ def combined(ones: Layers, others: Layers, function: Callable[[Tensor, Tensor], 
     ]
 
 
-class Gram:
+class SampleSpaceTraining:
     """Our sample-space gradient descent in PyTorch: W1 = c W1⁽⁰⁾ + Sᵀ X, so that an epoch touches
     G = X Xᵀ (m, m) instead of X (m, n_0).
 
@@ -319,7 +319,7 @@ class Gram:
     and W1 in the end, is part of the training.
     """
 
-    def __init__(self, job: Job, compiled: bool, threads: int) -> None:
+    def __init__(self, job: PeerJob, compiled: bool, threads: int) -> None:
         self.job, self.threads = job, threads
         self.X, self.Y = torch.from_numpy(job.X), torch.from_numpy(job.Y)
         epoch = functools.partial(gram_epoch, job)
@@ -346,7 +346,7 @@ class Gram:
 
 
 def gram_epoch(
-    job: Job, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
+    job: PeerJob, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
 ) -> tuple[Tensor, Tensor, Tensor, Layers]:
     """S, c, b1 and the upper layers after one epoch."""
     scale, shrink = job.learning_rate / job.m, 1 - job.learning_rate * job.decay
@@ -365,7 +365,7 @@ def gram_epoch(
     return S - dZ, c, b1 - dZ.sum(0), changed
 
 
-def output(job: Job, Z: Tensor) -> Tensor:
+def output(job: PeerJob, Z: Tensor) -> Tensor:
     """The output's activations."""
     if job.output == "softmax":
         return torch.softmax(Z, 1)

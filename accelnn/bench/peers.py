@@ -6,8 +6,8 @@ record names. The packages are imported in the child only. X (m, n_0) and Y (m, 
 first, both C-contiguous: the layout of all of these packages.
 
 A package is one entry of PEERS: a module whose `trainers(name, job)` returns, by name, the ways in
-which it can do a job (`Trainer`), and whose `gpu_name(job)` returns the name of the GPU, for those
-that run on one. `Peer` is the parent's end of the process.
+which it can do a job (`PeerTrainer`), and whose `gpu_name(job)` returns the name of the GPU, for
+those that run on one. `Peer` is the parent's end of the process.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class PeerError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PeerJob:
     """A training, as plain data.
 
     layers, hidden, output, l2 : as in Network
@@ -90,12 +90,12 @@ class Job:
         """λ/m with the examples m of a full step: decay * W is added to dW."""
         return self.l2 / (self.batch_size or self.m)
 
-    def first_step(self) -> "Job":
+    def first_step(self) -> "PeerJob":
         """The job on its first mini-batch alone, where an epoch is a single step."""
         return replace(self, X=self.X[: self.batch_size], Y=self.Y[: self.batch_size])
 
 
-class Trainer(Protocol):
+class PeerTrainer(Protocol):
     """One way in which a package does a job."""
 
     def restart(self, weights: Array, seed: int) -> None:
@@ -184,7 +184,7 @@ class Peer:
     Must be closed; it also ends when this process ends.
     """
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, job: PeerJob) -> None:
         self.name = name
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         # In its own session Ctrl-C in the terminal reaches only the parent, which then ends it.
@@ -298,7 +298,7 @@ def _environment(name: str, threads: int) -> dict[str, str]:
 class Service:
     """What a child does on request."""
 
-    def prepare(self, name: str, job: Job) -> tuple[str, float | None, str | None]:
+    def prepare(self, name: str, job: PeerJob) -> tuple[str, float | None, str | None]:
         """Compile, warm up and choose; return the fastest way of running, the seconds to compile
         it, and the GPU's name."""
         kind = PEERS[name]
@@ -309,7 +309,9 @@ class Service:
                 raise
             raise Unfit(f"{kind.package} is not installed: {install_command('peers')}") from None
         self.name, self.job = name, job
-        self.trainers: Callable[[str, Job], dict[str, Callable[[], Trainer]]] = module.trainers
+        self.trainers: Callable[[str, PeerJob], dict[str, Callable[[], PeerTrainer]]] = (
+            module.trainers
+        )
         ready, compiling, failed = {}, {}, []
         for variant, make in self.trainers(name, job).items():
             try:
@@ -325,7 +327,7 @@ class Service:
         if not ready:
             raise failed[0]
         self.variant = fastest(ready) if len(ready) > 1 else next(iter(ready))
-        self.trainer: Trainer = ready[self.variant]
+        self.trainer: PeerTrainer = ready[self.variant]
         self.restart(job.weights, job.seed)
         # the largest, because code that they share is compiled with the first
         compile_seconds = max(compiling.values()) if kind.compiles else None
@@ -351,14 +353,14 @@ class Service:
         return self.trainer.weights()
 
 
-def seconds_of(trainer: Trainer, epochs: int) -> float:
+def seconds_of(trainer: PeerTrainer, epochs: int) -> float:
     """Train; return the seconds it took."""
     start = time.perf_counter()
     trainer.train(epochs)
     return time.perf_counter() - start
 
 
-def fastest(trainers: dict[str, Trainer]) -> str:
+def fastest(trainers: dict[str, PeerTrainer]) -> str:
     """The name of the fastest in three short measurements of each, in turn."""
     # as many epochs as the fastest does in a third of the time, so that set-up counts little
     epoch = min(seconds_of(trainer, 3) / 3 for trainer in trainers.values())

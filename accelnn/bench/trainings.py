@@ -23,7 +23,7 @@ from accelnn import backend, datasets
 from accelnn.backend import Array, Backend, to_host
 from accelnn.bench import machine, notes
 from accelnn.bench.cases import LOOPS, ON_GPU, TURN, Skip, place_of
-from accelnn.bench.peers import FLOAT32, PEERS, Job, Peer, Unfit, on_gpu
+from accelnn.bench.peers import FLOAT32, PEERS, Peer, PeerJob, Unfit, on_gpu
 from accelnn.bench.products import Products
 from accelnn.bench.records import Record, TrainingRecord
 from accelnn.kernels import loops
@@ -371,7 +371,7 @@ class Other:
         threads: int,
     ) -> None:
         net, seed = training.net, training.seeds[0]
-        job = Job(
+        job = PeerJob(
             layers=tuple(net.layers),
             hidden=tuple(net.hidden),
             output=net.output,
@@ -593,7 +593,7 @@ class TrainingCase:
         float64: on the host, or on the GPU if it takes too long there."""
         net, data = self.training.net, self.dataset(dtype)
         place: Backend = backend.NumpyBackend()
-        if self.training.for_gpu and backend.cupy_unusable() is None:
+        if self.training.for_gpu and backend.why_not() is None:
             place = backend.CupyBackend()
         weights = Parameters(place.to_device(flat, np.float64), net.layers)
         train = [place.to_device(Z, np.float64) for Z in (data.X_train, data.Y_train)]
@@ -761,4 +761,4 @@ def _blas_threads() -> int:
 
 def _gpu_index() -> int:
     """The index of the GPU that our implementations use, for the peers."""
-    return 0 if backend.cupy_unusable() else backend.CupyBackend().index
+    return 0 if backend.why_not() else backend.CupyBackend().index

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     except backend.BackendError as error:
         table.add_row("backend used", f"none: {error}", style="red")
         status = 1
-    reason = backend.cupy_unusable()
+    reason = backend.why_not()
     if reason is None:
         gpu = backend.CupyBackend()
         cuda = gpus.version(gpu.xp.cuda.runtime.runtimeGetVersion())

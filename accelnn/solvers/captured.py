@@ -3,7 +3,7 @@
 What Python takes between two launches is gone, and so are most of the launches: cuBLASLt adds
 biases and applies relu as part of its products, and the update of all parameters is one kernel.
 What changes from step to step (learning rate, Adam's corrections, the batch's examples, dropout's
-random numbers) the kernels of `accelnn/kernels/step.cu` read from device memory, which is filled
+random numbers) the kernels of `kernels/gpu/step.cu` read from device memory, which is filled
 for an epoch of mini-batches, or many epochs of full batches, at a time. A batch of another size,
 as the last of an epoch may be, has a graph of its own.
 """
@@ -19,8 +19,8 @@ import numpy as np
 
 from accelnn import batches
 from accelnn.backend import Array, array_module, install_cupy
-from accelnn.kernels import cublaslt, cuda
-from accelnn.kernels.cublaslt import Product, Unsupported
+from accelnn.kernels.gpu import cublaslt, cuda
+from accelnn.kernels.gpu.cublaslt import Product, Unsupported
 from accelnn.network import Parameters
 from accelnn.optimizers import Adam
 from accelnn.solvers import precisions
@@ -404,13 +404,13 @@ class Uncaptured(Direct):
         self.reason = reason
 
 
-def uncapturable() -> str | None:
+def why_not() -> str | None:
     """Why steps cannot be captured here at all, and what to do about it, or None."""
     import cupy
 
     if not hasattr(cupy, "RawModule"):
         return "this CuPy compiles no kernels: it has no RawModule"
-    reason = cublaslt.unusable()
+    reason = cublaslt.why_not()
     return reason and f"{reason}: {install_cupy()}"
 
 
@@ -420,7 +420,7 @@ def start(job: Job) -> Trainer:
 
     Raises ValueError where only captured steps have the job's precision.
     """
-    reason = uncapturable()
+    reason = why_not()
     if reason is None:
         try:
             return Captured(job)
@@ -428,7 +428,7 @@ def start(job: Job) -> Trainer:
             raise
         except Exception as error:  # of CUDA, cuBLASLt, CuPy or the compiler
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    if precisions.unfit(job.precision) is not None:
+    if precisions.why_not(job.precision) is not None:
         raise ValueError(f"precision={job.precision!r} needs captured steps: {reason}")
     if reason not in _told:
         _told.add(reason)

@@ -35,13 +35,13 @@ class Solver(NamedTuple):
     """One way of gradient descent.
 
     start : begins the training of a job
-    unfit : why it cannot do a job, or None
+    limit : why it cannot do a job, or None
     compiled : whether kernels compute it, which know certain activations only
     streams : whether examples may stay on the host while the parameters are on a device
     """
 
     start: Callable[[Job], Trainer]
-    unfit: Callable[[Job], str | None]
+    limit: Callable[[Job], str | None]
     compiled: bool = False
     streams: bool = False
 
@@ -53,16 +53,16 @@ class Solver(NamedTuple):
                 "streams them; or move them with accelnn.to_device"
             )
         unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
-        return unknown or self.unfit(job)
+        return unknown or self.limit(job)
 
 
 def _on_gpu(job: Job) -> bool:
     return array_module(job.params.flat) is not np
 
 
-def _not_gram(job: Job) -> str | None:
+def _gram_limit(job: Job) -> str | None:
     """Why Gram cannot do a job, or None."""
-    return gram.unfit(job) or precisions.unfit(job.precision)
+    return gram.why_not(job) or precisions.why_not(job.precision)
 
 
 def _compiled(job: Job) -> Trainer:
@@ -74,7 +74,7 @@ def _compiled(job: Job) -> Trainer:
     return captured.start(job)
 
 
-def _compiled_in_sample_space(job: Job) -> Trainer:
+def _compiled_gram(job: Job) -> Trainer:
     """The compiled steps of the CPU, or the kernel that stays on a GPU."""
     if not _on_gpu(job):
         return jitted.in_sample_space(job)
@@ -83,20 +83,20 @@ def _compiled_in_sample_space(job: Job) -> Trainer:
     return Persistent(job)
 
 
-def _not_compiled_in_sample_space(job: Job) -> str | None:
-    """Why `_compiled_in_sample_space` cannot do a job, or None."""
+def _compiled_gram_limit(job: Job) -> str | None:
+    """Why `_compiled_gram` cannot do a job, or None."""
     if not _on_gpu(job):
-        return _not_gram(job)
+        return _gram_limit(job)
     from accelnn.solvers import persistent
 
-    return persistent.unfit(job)
+    return persistent.why_not(job)
 
 
 SOLVERS: dict[str, Solver] = {
-    "direct": Solver(Direct, lambda job: precisions.unfit(job.precision), streams=True),
+    "direct": Solver(Direct, lambda job: precisions.why_not(job.precision), streams=True),
     "jitted": Solver(_compiled, lambda _job: None, compiled=True),
-    "gram": Solver(Gram, _not_gram),
-    "gram-jitted": Solver(_compiled_in_sample_space, _not_compiled_in_sample_space, compiled=True),
+    "gram": Solver(Gram, _gram_limit),
+    "gram-jitted": Solver(_compiled_gram, _compiled_gram_limit, compiled=True),
 }
 
 _warm: set[np.dtype[Any]] = set()  # the dtypes of `warm_up`
@@ -134,13 +134,13 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
     preferred = _preferred_on_gpu(job, epochs) if _on_gpu(job) else _preferred(job, epochs)
-    why_not = {}
+    limits = {}
     for name, reason in preferred:
-        why_not[name] = SOLVERS[name].why_not(job)
-        if why_not[name] is None:
+        limits[name] = SOLVERS[name].why_not(job)
+        if limits[name] is None:
             return name, reason
     raise ValueError(
-        "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in why_not.items())
+        "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in limits.items())
     )
 
 
@@ -178,7 +178,7 @@ def _preferred_on_gpu(job: Job, epochs: int) -> list[Preference]:
     wide = _wide(job, epochs)
     if wide or job.examples**2 * job.params.dtype.itemsize <= persistent.CACHE:
         preferred.append(("gram-jitted", "fits one launch from record to record"))
-    if captured.uncapturable() is None:
+    if captured.why_not() is None:
         preferred.append(("jitted", "steps captured as CUDA graphs"))
     if wide:
         preferred.append(("gram", FEW_EXAMPLES))
@@ -190,7 +190,7 @@ def _wide(job: Job, epochs: int) -> bool:
     """Whether sample space pays: fewer examples than features, and enough steps, of each of which
     it saves 4 n_0 n_1 m operations, for the n_0 m² that it takes to form G."""
     m, features, units = job.examples, *job.net.layers[:2]
-    return gram.unfit(job) is None and m < features and m < 4 * units * epochs
+    return gram.why_not(job) is None and m < features and m < 4 * units * epochs
 
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:

@@ -177,7 +177,7 @@ class Gram(InSampleSpace):
         )
 
 
-def unfit(job: Job) -> str | None:
+def why_not(job: Job) -> str | None:
     """Why a training cannot run in sample space, or None."""
     if job.batch_size is not None:
         return "sample space is for full batches, where the same examples make every step"

@@ -1,4 +1,4 @@
-"""Gradient descent as one compiled call for many steps: `accelnn.kernels.training`.
+"""Gradient descent as one compiled call for many steps: `accelnn.kernels.cpu.steps`.
 
 What Python and NumPy take between two products is gone, the products' threads are ours, and an
 update is part of the product that leads to it. Full batches, mini-batches, and sample space.
@@ -59,13 +59,14 @@ class Jitted:
             cost[...] = total / self.job.examples + l2_cost
 
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
-        """`accelnn.kernels.training.train` of these steps, in calls short enough to be interrupted;
+        """`kernels.cpu.steps.train` of these steps, in calls short enough to be interrupted;
         the costs of the first `recorded`, each times its examples, added up."""
-        from accelnn.kernels import jit, training
+        from accelnn.kernels import jit
+        from accelnn.kernels.cpu import steps
 
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
-        dropout = state.settings[training.DROPOUT] != 0
+        dropout = state.settings[steps.DROPOUT] != 0
         most = int(LONGEST_CALL / _multiply_adds(layers, largest))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
@@ -95,8 +96,8 @@ class Jitted:
         plan[:, 1] = [optimizer.scale(rate) for rate in rates] / sizes
         plan[:, 2] = plan[:, 1] * l2
         if isinstance(optimizer, Adam):
-            steps = range(self.steps + 1, self.steps + 1 + len(rates))
-            corrected = [optimizer.corrected(*item) for item in zip(rates, steps, strict=True)]
+            numbers = range(self.steps + 1, self.steps + 1 + len(rates))
+            corrected = [optimizer.corrected(*item) for item in zip(rates, numbers, strict=True)]
             plan[:, [0, 3]] = corrected
         if self.space is not None:
             plan[:, 4] = [self.shrinkage.step(rate) for rate in rates] if l2 else 1.0
@@ -140,15 +141,15 @@ class Jitted:
     def _validation_pass(self) -> tuple[Any, Array]:
         """A step on the whole validation set that ends with the last product forward, and where
         that leaves the logits, without their bias."""
-        from accelnn.kernels import training
+        from accelnn.kernels.cpu import steps
 
         assert self.job.validation is not None
         X, Y = self.job.validation
         whole = replace(self.job, X=X, Y=Y, batch_size=None)
         state, _ = _state(whole, self.params, None)
         settings = state.settings.copy()
-        settings[training.DROPOUT] = 0
-        forward = state.phases[state.phases[:, training.PHASE] <= training.FORWARD]
+        settings[steps.DROPOUT] = 0
+        forward = state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]
         outputs, m = Y.shape
         return (
             state._replace(settings=settings, phases=forward),
@@ -171,9 +172,9 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
     """The arrays that the compiled steps work on, and the sizes of an epoch's batches."""
     import numba
 
-    from accelnn.kernels import blas, training
+    from accelnn.kernels.cpu import blas, steps
 
-    codes = {"sgd": training.SGD, "momentum": training.MOMENTUM, "adam": training.ADAM}
+    codes = {"sgd": steps.SGD, "momentum": steps.MOMENTUM, "adam": steps.ADAM}
     dtype, layers = params.dtype, params.layers
     whole = job.batch_size is None
     sizes = np.array(batches.sizes(job.examples, job.batch_size or job.examples))
@@ -191,7 +192,7 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
     else:
         X_batch = empty(most * layers[0])
     adam = isinstance(job.optimizer, Adam)
-    state = training.State(
+    state = steps.State(
         gemm=blas.address(dtype),
         settings=np.array(
             [
@@ -244,7 +245,7 @@ def _layer_table(net: Network, layers: tuple[int, ...]) -> Array:
 
 def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: bool) -> Array:
     """`State.phases`: what a step does, and how much work it is."""
-    from accelnn.kernels import training as t
+    from accelnn.kernels.cpu import steps as t
 
     products = [n * before for before, n in pairwise(layers)]
     last = len(products) - 1
@@ -261,7 +262,7 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
 
 def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
     """Whether one of a step's products may be so large that BLAS would share it."""
-    from accelnn.kernels.training import WORTH_BLAS
+    from accelnn.kernels.cpu.steps import WORTH_BLAS
 
     return any(before * n * m >= WORTH_BLAS for before, n in pairwise(layers))
 

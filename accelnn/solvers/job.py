@@ -10,7 +10,7 @@ import numpy as np
 
 from accelnn.backend import Array, array_module
 from accelnn.columns import HostColumns
-from accelnn.kernels.cuda import Philox
+from accelnn.kernels.gpu.cuda import Philox
 from accelnn.network import Network, Parameters, Workspace
 from accelnn.operations import fused_on_gpu
 from accelnn.optimizers import Optimizer

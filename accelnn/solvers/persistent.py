@@ -1,4 +1,4 @@
-"""Sample space on a GPU: one launch of kernels/sample_space.cu runs all epochs to the next record.
+"""Sample space on a GPU: one launch of kernels/gpu/sample_space.cu runs to the next record.
 
 The steps of a net on few examples are too small for a GPU to notice: launching the dozen kernels
 of one takes fifty times as long as their work. Here a launch stays on the device for thousands of
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelnn.backend import Array, array_module
-from accelnn.kernels import cuda
+from accelnn.kernels.gpu import cuda
 from accelnn.kernels.loops import KINDS
 from accelnn.network import Network
 from accelnn.optimizers import new_moments
@@ -80,7 +80,7 @@ class Shape(NamedTuple):
         return self.layers[0] + sum(n * (k + 1) for k, n in pairwise(self.layers))
 
 
-class Schedule(NamedTuple):
+class Partition(NamedTuple):
     """How the blocks of a launch share out the steps of a training.
 
     width : examples of a block
@@ -198,7 +198,7 @@ class Schedule(NamedTuple):
         return bits
 
 
-def schedules(shape: Shape, limits: Limits) -> list[Schedule]:
+def partitions(shape: Shape, limits: Limits) -> list[Partition]:
     """Those that there is room for: for each width, as much in shared memory as can be."""
     m, units = shape.m, shape.layers[0]
     # Half of the threads wait for S: with 4 numbers each, all are on their way at once.
@@ -210,7 +210,7 @@ def schedules(shape: Shape, limits: Limits) -> list[Schedule]:
     found = []
     for width in sorted(widths):
         for in_shares in (False, True):
-            bare = Schedule(shape, width, in_shares, threads=threads)
+            bare = Partition(shape, width, in_shares, threads=threads)
             for held in (True, False):
                 free = limits.shared // shape.itemsize - bare._replace(held=held).elements
                 rows = min(units, max(free, 0) // m)
@@ -223,21 +223,21 @@ def schedules(shape: Shape, limits: Limits) -> list[Schedule]:
 
 
 @functools.lru_cache
-def schedule(shape: Shape, limits: Limits) -> Schedule | None:
+def partition(shape: Shape, limits: Limits) -> Partition | None:
     """The one that is expected to be fastest, or None where there is no room for any."""
-    return min(schedules(shape, limits), key=lambda one: one.seconds, default=None)
+    return min(partitions(shape, limits), key=lambda one: one.seconds, default=None)
 
 
 class Persistent(InSampleSpace):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
-    def __init__(self, job: Job, chosen: Schedule | None = None) -> None:
+    def __init__(self, job: Job, chosen: Partition | None = None) -> None:
         """chosen : how the blocks share the work; the fastest expected where none is given."""
         net = job.net
         self.dtype = job.params.dtype
-        chosen = chosen or schedule(Shape.of(job), Limits.of_device())
-        assert chosen is not None, unfit(job)
-        self.schedule = chosen
+        chosen = chosen or partition(Shape.of(job), Limits.of_device())
+        assert chosen is not None, why_not(job)
+        self.partition = chosen
         start = time.perf_counter()
         self.kernel = cuda.kernel(
             SOURCE, KERNEL, self.dtype, cooperative=True, shared=chosen.shared
@@ -271,7 +271,7 @@ class Persistent(InSampleSpace):
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Queue the epochs, in launches short enough to be interrupted between them."""
-        most = max(1, int(LONGEST_LAUNCH / self.schedule.seconds))
+        most = max(1, int(LONGEST_LAUNCH / self.partition.seconds))
         for start in range(0, len(rates), most):
             if self.job.interruption.requested:
                 return
@@ -280,8 +280,8 @@ class Persistent(InSampleSpace):
     def _launch(self, rates: list[float], cost: Array | None) -> None:
         recorded = cost is not None
         self.kernel(
-            (self.schedule.blocks,),
-            (self.schedule.threads,),
+            (self.partition.blocks,),
+            (self.partition.threads,),
             (
                 *self.given,
                 self.xp.asarray(self._plan(rates)),
@@ -292,10 +292,10 @@ class Persistent(InSampleSpace):
                 np.int32(len(rates)),
                 np.int32(recorded),
             ),
-            shared_mem=self.schedule.shared,
+            shared_mem=self.partition.shared,
         )
         self.steps += len(rates)
-        self._bound_queue(len(rates) * self.schedule.seconds)
+        self._bound_queue(len(rates) * self.partition.seconds)
 
     def _plan(self, rates: list[float]) -> Array:
         """For each step α, the factor of dZ, that times λ, and c."""
@@ -321,19 +321,21 @@ class Persistent(InSampleSpace):
         self.queued = 0.0
 
 
-def unfit(job: Job) -> str | None:
+def why_not(job: Job) -> str | None:
     """Why a training on a GPU cannot run in one launch from record to record, or None."""
     import cupy
 
-    reason = gram.unfit(job) or precisions.unfit_in_kernels(job.precision)
+    reason = gram.why_not(job)
     if reason is not None:
         return reason
+    if job.precision in precisions.ROUNDED:
+        return f"its products are the parameters' own, not {job.precision}"
     if not hasattr(cupy, "RawModule"):
         return "this CuPy compiles no kernels: it has no RawModule"
     shape, limits = Shape.of(job), Limits.of_device()
     if shape.layers[0] * shape.m >= 2**31:
         return f"S has {shape.layers[0] * shape.m:,} numbers, and the kernel counts to 2^31"
-    if schedule(shape, limits) is None:
+    if partition(shape, limits) is None:
         return (
             f"a block needs {least_shared(shape, limits) / 1024:,.0f} KB of shared memory for the "
             f"upper parameters, a few rows of S and its examples' activations, and this GPU has "
@@ -343,7 +345,7 @@ def unfit(job: Job) -> str | None:
 
 
 def least_shared(shape: Shape, limits: Limits) -> int:
-    """Bytes of shared memory of the schedule that takes least of it."""
+    """Bytes of shared memory of the partition that takes least of it."""
     width = -(-shape.m // limits.processors)
     rows = min(shape.layers[0], TILE)
-    return min(Schedule(shape, width, in_shares, rows).shared for in_shares in (False, True))
+    return min(Partition(shape, width, in_shares, rows).shared for in_shares in (False, True))

@@ -74,15 +74,8 @@ def of_products(xp: Any, precision: str) -> Iterator[None]:
         linalg.set_compute_type(np.float32, before)
 
 
-def unfit(precision: str | None) -> str | None:
+def why_not(precision: str | None) -> str | None:
     """Why a solver whose products are those of the arrays cannot have this precision, or None."""
     if precision != "bfloat16":
         return None
     return "products of bfloat16 are those of captured steps, solver='jitted'"
-
-
-def unfit_in_kernels(precision: str | None) -> str | None:
-    """Why a solver with products in kernels of its own cannot have this precision, or None."""
-    if precision not in ROUNDED:
-        return None
-    return f"its products are the parameters' own, not {precision}"

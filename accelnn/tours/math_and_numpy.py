@@ -8,22 +8,24 @@ import numpy as np
 from accelnn.backend import NumpyBackend
 
 from .checks import Say, check, fastest
-from .numpy_basics import Step
+from .numpy_basics import Example
 
 X: Any = [1, 2, 3]
 
 STEPS = (
-    Step("math.exp(3)", lambda: math.exp(3), 20.085536923187668, "one number"),
-    Step("np.exp(3)", lambda: np.exp(3), 20.085536923187668, "the same"),
-    Step("math.exp(x)", lambda x: math.exp(x), TypeError, "does not accept a list"),
-    Step("np.exp(x)", lambda x: np.exp(x), [2.71828183, 7.3890561, 20.08553692], "accepts a list"),
-    Step("x + x", lambda x: x + x, [1, 2, 3, 1, 2, 3], "joins lists"),
-    Step("x + 3", lambda x: x + 3, TypeError, "cannot add a number to a list"),
-    Step("np.array(x) + 3", lambda x: np.array(x) + 3, [4, 5, 6], "adds to each element"),
-    Step("x * 2", lambda x: x * 2, [1, 2, 3, 1, 2, 3], "repeats a list"),
-    Step("np.array(x) * 2", lambda x: np.array(x) * 2, [2, 4, 6], "multiplies each element"),
-    Step("1 / x", lambda x: 1 / x, TypeError, "cannot divide by a list"),
-    Step("1 / np.array(x)", lambda x: 1 / np.array(x), [1, 1 / 2, 1 / 3], "divides by each"),
+    Example("math.exp(3)", lambda: math.exp(3), 20.085536923187668, "one number"),
+    Example("np.exp(3)", lambda: np.exp(3), 20.085536923187668, "the same"),
+    Example("math.exp(x)", lambda x: math.exp(x), TypeError, "does not accept a list"),
+    Example(
+        "np.exp(x)", lambda x: np.exp(x), [2.71828183, 7.3890561, 20.08553692], "accepts a list"
+    ),
+    Example("x + x", lambda x: x + x, [1, 2, 3, 1, 2, 3], "joins lists"),
+    Example("x + 3", lambda x: x + 3, TypeError, "cannot add a number to a list"),
+    Example("np.array(x) + 3", lambda x: np.array(x) + 3, [4, 5, 6], "adds to each element"),
+    Example("x * 2", lambda x: x * 2, [1, 2, 3, 1, 2, 3], "repeats a list"),
+    Example("np.array(x) * 2", lambda x: np.array(x) * 2, [2, 4, 6], "multiplies each element"),
+    Example("1 / x", lambda x: 1 / x, TypeError, "cannot divide by a list"),
+    Example("1 / np.array(x)", lambda x: 1 / np.array(x), [1, 1 / 2, 1 / 3], "divides by each"),
 )
 
 

@@ -20,7 +20,7 @@ from accelnn.functions import (
 from .checks import Say, check, described
 
 
-class Step(NamedTuple):
+class Example(NamedTuple):
     """An expression of the notes and its value.
 
     text : the expression as it is shown
@@ -54,89 +54,91 @@ INPUTS: dict[str, Any] = {
 
 # The values of "functions", but for image2vector's, are those published with the course's exercise
 # "Python Basics with NumPy"; the others are small enough to be checked by hand.
-STEPS: dict[str, tuple[Step, ...]] = {
+STEPS: dict[str, tuple[Example, ...]] = {
     "arrays of zeros and ones": (
-        Step("np.zeros(3)", lambda np: np.zeros(3), [0, 0, 0], "a vector"),
-        Step(
+        Example("np.zeros(3)", lambda np: np.zeros(3), [0, 0, 0], "a vector"),
+        Example(
             "np.zeros((2, 3))",
             lambda np: np.zeros((2, 3)),
             [[0, 0, 0], [0, 0, 0]],
             "a matrix: the shape is a tuple",
         ),
-        Step("np.ones((3, 1))", lambda np: np.ones((3, 1)), [[1], [1], [1]], "a column"),
+        Example("np.ones((3, 1))", lambda np: np.ones((3, 1)), [[1], [1], [1]], "a column"),
     ),
     "(n,) against (n, 1)": (
-        Step("a.shape", lambda a: a.shape, (3,), "rank 1: neither a row nor a column"),
-        Step("a.T", lambda a: a.T, [1, 2, 3], "transposing it does nothing"),
-        Step("a @ a.T", lambda a: a @ a.T, 14, "and this is a number, not a matrix"),
-        Step("a.reshape(3, 1)", lambda a: a.reshape(3, 1), [[1], [2], [3]], "a column: c"),
-        Step("c.T", lambda c: c.T, [[1, 2, 3]], "a row"),
-        Step("c @ c.T", lambda c: c @ c.T, [[1, 2, 3], [2, 4, 6], [3, 6, 9]], "outer product"),
-        Step("c.T @ c", lambda c: c.T @ c, [[14]], "inner product, still a matrix"),
-        Step("a - c", lambda a, c: a - c, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]], "a silent mistake"),
+        Example("a.shape", lambda a: a.shape, (3,), "rank 1: neither a row nor a column"),
+        Example("a.T", lambda a: a.T, [1, 2, 3], "transposing it does nothing"),
+        Example("a @ a.T", lambda a: a @ a.T, 14, "and this is a number, not a matrix"),
+        Example("a.reshape(3, 1)", lambda a: a.reshape(3, 1), [[1], [2], [3]], "a column: c"),
+        Example("c.T", lambda c: c.T, [[1, 2, 3]], "a row"),
+        Example("c @ c.T", lambda c: c @ c.T, [[1, 2, 3], [2, 4, 6], [3, 6, 9]], "outer product"),
+        Example("c.T @ c", lambda c: c.T @ c, [[14]], "inner product, still a matrix"),
+        Example(
+            "a - c", lambda a, c: a - c, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]], "a silent mistake"
+        ),
     ),
     "shapes": (
-        Step("A.shape", lambda A: A.shape, (2, 3)),
-        Step("A.reshape(3, 2)", lambda A: A.reshape(3, 2), [[1, 2], [3, 4], [5, 6]], "not A.T"),
-        Step("A.T", lambda A: A.T, [[1, 4], [2, 5], [3, 6]]),
-        Step("A.reshape(-1)", lambda A: A.reshape(-1), [1, 2, 3, 4, 5, 6], "-1: what remains"),
+        Example("A.shape", lambda A: A.shape, (2, 3)),
+        Example("A.reshape(3, 2)", lambda A: A.reshape(3, 2), [[1, 2], [3, 4], [5, 6]], "not A.T"),
+        Example("A.T", lambda A: A.T, [[1, 4], [2, 5], [3, 6]]),
+        Example("A.reshape(-1)", lambda A: A.reshape(-1), [1, 2, 3, 4, 5, 6], "-1: what remains"),
     ),
     "adding and removing dimensions": (
-        Step("a[np.newaxis, :]", lambda np, a: a[np.newaxis, :], [[1, 2, 3]], "a row"),
-        Step("a[:, np.newaxis]", lambda np, a: a[:, np.newaxis], [[1], [2], [3]], "a column"),
-        Step(
+        Example("a[np.newaxis, :]", lambda np, a: a[np.newaxis, :], [[1, 2, 3]], "a row"),
+        Example("a[:, np.newaxis]", lambda np, a: a[:, np.newaxis], [[1], [2], [3]], "a column"),
+        Example(
             "np.expand_dims(a, axis=0)",
             lambda np, a: np.expand_dims(a, axis=0),
             [[1, 2, 3]],
             "same as a[np.newaxis, :]",
         ),
-        Step("a.reshape(1, -1)", lambda a: a.reshape(1, -1), [[1, 2, 3]], "and so is this"),
-        Step("np.squeeze(c)", lambda np, c: np.squeeze(c), [1, 2, 3], "drops axes of length 1"),
-        Step("c.reshape(-1)", lambda c: c.reshape(-1), [1, 2, 3], "drops all axes but one"),
+        Example("a.reshape(1, -1)", lambda a: a.reshape(1, -1), [[1, 2, 3]], "and so is this"),
+        Example("np.squeeze(c)", lambda np, c: np.squeeze(c), [1, 2, 3], "drops axes of length 1"),
+        Example("c.reshape(-1)", lambda c: c.reshape(-1), [1, 2, 3], "drops all axes but one"),
     ),
     "indexing": (
-        Step("a[-1]", lambda a: a[-1], 3, "the last"),
-        Step("A[1, 2]", lambda A: A[1, 2], 6, "row 1, column 2, counted from 0"),
-        Step("A[0]", lambda A: A[0], [1, 2, 3], "a row, rank 1"),
-        Step("A[:, 1]", lambda A: A[:, 1], [2, 5], "a column, rank 1 as well"),
-        Step("A[:, 1:2]", lambda A: A[:, 1:2], [[2], [5]], "the same column, still (2, 1)"),
-        Step("A[0, :2]", lambda A: A[0, :2], [1, 2], "0 to 1: the end is left out"),
-        Step("A[A > 3]", lambda A: A[A > 3], [4, 5, 6], "by a condition"),
+        Example("a[-1]", lambda a: a[-1], 3, "the last"),
+        Example("A[1, 2]", lambda A: A[1, 2], 6, "row 1, column 2, counted from 0"),
+        Example("A[0]", lambda A: A[0], [1, 2, 3], "a row, rank 1"),
+        Example("A[:, 1]", lambda A: A[:, 1], [2, 5], "a column, rank 1 as well"),
+        Example("A[:, 1:2]", lambda A: A[:, 1:2], [[2], [5]], "the same column, still (2, 1)"),
+        Example("A[0, :2]", lambda A: A[0, :2], [1, 2], "0 to 1: the end is left out"),
+        Example("A[A > 3]", lambda A: A[A > 3], [4, 5, 6], "by a condition"),
     ),
     "sums and means by axis": (
-        Step("A.sum(axis=0)", lambda A: A.sum(axis=0), [5, 7, 9], "down each column"),
-        Step("A.sum(axis=1)", lambda A: A.sum(axis=1), [6, 15], "along each row; rank 1"),
-        Step(
+        Example("A.sum(axis=0)", lambda A: A.sum(axis=0), [5, 7, 9], "down each column"),
+        Example("A.sum(axis=1)", lambda A: A.sum(axis=1), [6, 15], "along each row; rank 1"),
+        Example(
             "A.sum(axis=1, keepdims=True)",
             lambda A: A.sum(axis=1, keepdims=True),
             [[6], [15]],
             "a column",
         ),
-        Step("np.mean(A)", lambda np, A: np.mean(A), 3.5, "of all elements"),
-        Step("np.mean(A, axis=0)", lambda np, A: np.mean(A, axis=0), [2.5, 3.5, 4.5]),
-        Step("np.mean(A, axis=1)", lambda np, A: np.mean(A, axis=1), [2, 5]),
+        Example("np.mean(A)", lambda np, A: np.mean(A), 3.5, "of all elements"),
+        Example("np.mean(A, axis=0)", lambda np, A: np.mean(A, axis=0), [2.5, 3.5, 4.5]),
+        Example("np.mean(A, axis=1)", lambda np, A: np.mean(A, axis=1), [2, 5]),
     ),
     "element by element": (
-        Step("a * a", lambda a: a * a, [1, 4, 9], "not the dot product"),
-        Step("np.divide(a, 2)", lambda np, a: np.divide(a, 2), [0.5, 1, 1.5], "a / 2"),
-        Step("r / a", lambda r, a: r / a, [[100, 100, 100]]),
-        Step(
+        Example("a * a", lambda a: a * a, [1, 4, 9], "not the dot product"),
+        Example("np.divide(a, 2)", lambda np, a: np.divide(a, 2), [0.5, 1, 1.5], "a / 2"),
+        Example("r / a", lambda r, a: r / a, [[100, 100, 100]]),
+        Example(
             "np.log(p)",
             lambda np, p: np.log(p),
             [[-0.69314718, -1.38629436], [0, -2.07944154]],
             "the natural logarithm",
         ),
-        Step("np.exp(a)", lambda np, a: np.exp(a), [2.71828183, 7.3890561, 20.08553692]),
+        Example("np.exp(a)", lambda np, a: np.exp(a), [2.71828183, 7.3890561, 20.08553692]),
     ),
     "broadcasting": (
-        Step("c + 100", lambda c: c + 100, [[101], [102], [103]], "(m, 1) with a number"),
-        Step(
+        Example("c + 100", lambda c: c + 100, [[101], [102], [103]], "(m, 1) with a number"),
+        Example(
             "A + r",
             lambda A, r: A + r,
             [[101, 202, 303], [104, 205, 306]],
             "(m, n) with (1, n)",
         ),
-        Step(
+        Example(
             "A + k",
             lambda A, k: A + k,
             [[101, 102, 103], [204, 205, 206]],
@@ -144,23 +146,23 @@ STEPS: dict[str, tuple[Step, ...]] = {
         ),
     ),
     "functions": (
-        Step("sigmoid(a)", lambda a: sigmoid(a), [0.73105858, 0.88079708, 0.95257413]),
-        Step(
+        Example("sigmoid(a)", lambda a: sigmoid(a), [0.73105858, 0.88079708, 0.95257413]),
+        Example(
             "sigmoid_derivative(a)",
             lambda a: sigmoid_derivative(a),
             [0.19661193, 0.10499359, 0.04517666],
         ),
-        Step(
+        Example(
             "image2vector(image)",
             lambda image: image2vector(image),
             [[0.1], [0.2], [0.3], [0.4], [0.5], [0.6], [0.7], [0.8]],
         ),
-        Step(
+        Example(
             "normalize_rows(rows)",
             lambda rows: normalize_rows(rows),
             [[0, 0.6, 0.8], [0.13736056, 0.82416338, 0.54944226]],
         ),
-        Step(
+        Example(
             "softmax(x, axis=1)",
             lambda x: softmax(x, axis=1),
             [
@@ -168,8 +170,8 @@ STEPS: dict[str, tuple[Step, ...]] = {
                 [8.78679856e-01, 1.18916387e-01, 8.01252314e-04, 8.01252314e-04, 8.01252314e-04],
             ],
         ),
-        Step("L1(yhat, y)", lambda yhat, y: L1(yhat, y), 1.1),
-        Step("L2(yhat, y)", lambda yhat, y: L2(yhat, y), 0.43),
+        Example("L1(yhat, y)", lambda yhat, y: L1(yhat, y), 1.1),
+        Example("L2(yhat, y)", lambda yhat, y: L2(yhat, y), 0.43),
     ),
 }
 

@@ -11,8 +11,8 @@ makes the loop compute in float64, with half as many SIMD lanes.
 from math import sqrt
 from typing import Any
 
+from ..loops import LEAK, LEAKY_RELU, LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 from .elementary import exp, log, log1p, sigmoid, tanh
-from .loops import LEAK, LEAKY_RELU, LINEAR, RELU, SIGMOID, SOFTMAX, TANH
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous

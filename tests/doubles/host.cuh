@@ -1,4 +1,4 @@
-// What kernels/*.cu use of CUDA, for the host: the very same sources, built by g++, run on the CPU.
+// What kernels/gpu/*.cu use of CUDA, for the host: the very same sources, built by g++, run on the CPU.
 // host_cuda.py puts this file before a source and a launcher for each kernel after it.
 //
 // Every thread of a grid is a fiber, and one of them runs at a time: until it waits for others, at

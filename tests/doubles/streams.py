@@ -10,8 +10,9 @@ that was filled again before the last copy was known to be done, and reading bef
 import collections
 import time
 
-import graphs_double
 import numpy as np
+
+from doubles import graphs as graphs_double
 
 
 class Race(AssertionError):

@@ -1,5 +1,5 @@
-"""The GPU: the sources in kernels/*.cu, compiled at run time by CuPy, and the operations and random
-numbers that they give to CuPy arrays.
+"""The GPU: the sources beside this file, compiled at run time by CuPy, and the operations and
+random numbers that they give to CuPy arrays.
 
 Every operation is one launch. Nothing here waits for the device, and scalars are passed by value.
 Arrays of one operation that are not as its kernel needs them (of one dtype, float32 or float64, and
@@ -15,7 +15,7 @@ import numpy as np
 
 from accelnn.operations import VECTORISED, Operations
 
-from .loops import HIDDEN_KINDS, KINDS, OUTPUT_KINDS
+from ..loops import HIDDEN_KINDS, KINDS, OUTPUT_KINDS
 
 Array = Any  # a cupy.ndarray
 Kernel = Any  # a cupy.RawKernel

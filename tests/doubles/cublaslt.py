@@ -12,7 +12,7 @@ import types
 
 import numpy as np
 
-from accelnn.kernels import cublaslt
+from accelnn.kernels.gpu import cublaslt
 
 NOT_SUPPORTED = 15
 

@@ -1,5 +1,5 @@
-"""The kernels of kernels/*.cu on the host: the same source, built by g++ with host.cuh in CUDA's
-place. RawModule of the device double stands on it.
+"""The kernels of kernels/gpu/*.cu on the host: the same source, built by g++ with host.cuh in
+CUDA's place. RawModule of the device double stands on it.
 
 A kernel is `extern "C" __global__ void name(type a, ...)`. Each source is compiled once for its
 options and kept in a folder of the system's temporary files. `seed` chooses the order in which

@@ -48,7 +48,7 @@ class Unsupported(RuntimeError):
     """cuBLASLt has no algorithm for such a product."""
 
 
-def unusable() -> str | None:
+def why_not() -> str | None:
     """Why cuBLASLt cannot be called here, or None."""
     try:
         _handle(_device())

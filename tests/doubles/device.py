@@ -2,10 +2,10 @@
 
 Its arrays *wrap* NumPy's, so nothing can slip past by treating them as such. They refuse to mix
 with host arrays and to become one implicitly, and count every time the host waits for the
-device. The module exposes only names that CuPy has (tests/cupy_names.txt). It does what CuPy
-does where that differs from NumPy: a reduction gives a 0-d array, and Generator.random without
-a size draws one number for all of `out`. What `empty` gives is NaN. Copies on a stream of their own
-come late (streams_double.py).
+device. The module exposes only names that CuPy has (cupy_names.txt), and behaves as CuPy does if
+that differs from NumPy: a reduction gives a 0-d array, and Generator.random without a size draws
+one number for all of `out`. `empty` fills with NaN. Copies on a stream of their own come late
+(streams.py).
 
 Its RawModule runs CUDA kernels on the host (host_cuda.py), within the limits of a small GPU. Where
 there is no C++ compiler, or none is wanted, it has none.
@@ -16,10 +16,11 @@ import operator
 import types
 from pathlib import Path
 
-import graphs_double
-import host_cuda
 import numpy as np
-import streams_double
+
+from doubles import graphs as graphs_double
+from doubles import host_cuda
+from doubles import streams as streams_double
 
 CUPY_NAMES = frozenset(Path(__file__).with_name("cupy_names.txt").read_text().split())
 

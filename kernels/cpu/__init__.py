@@ -1,0 +1,1 @@
+"""The compiled steps of the CPU: products, elementary functions, fused operations, training."""

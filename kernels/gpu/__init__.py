@@ -1,0 +1,1 @@
+"""The GPU: CUDA sources, and what launches them and cuBLASLt."""
