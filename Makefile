@@ -10,21 +10,21 @@ ARGS ?=
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/    make \1:\2/p' Makefile | awk -F: '{ printf "%-18s%s\n", $$1, $$2 }'
-	@echo 'ARGS is handed on: make bench ARGS="--quick", make test ARGS="-k loops".'
+	@echo 'ARGS is passed on: make bench ARGS="--quick", make test ARGS="-k loops".'
 	@echo 'PYTHON=python3.13 chooses a Python, CUDA=cuda12 the CuPy of make gpu (else cuda13).'
-	@echo 'GPU_PYTHON=path/to/python runs make gpu in an environment that is there already.'
+	@echo 'GPU_PYTHON=path/to/python runs make gpu in an environment that exists.'
 
-bench: .venv/stamp ## loops, compiled loops, NumPy and CuPy, timed on this machine
+bench: .venv/stamp ## time loops, compiled loops, NumPy and CuPy on this machine
 	@.venv/bin/python -m accelnn.bench $(ARGS)
 
-test: .venv/stamp ## the tests of what runs on the CPU, within two minutes
+test: .venv/stamp ## run the tests, in about two minutes
 	@.venv/bin/python -m pytest -m 'not slow' $(ARGS)
 
-test-all: .venv/stamp ## all the tests
+test-all: .venv/stamp ## run all the tests
 	@.venv/bin/python -m pytest $(ARGS)
 
-# GPU_PYTHON is the Python of an environment that has all that is needed, accelnn included. Where
-# none is named one is made, once: on a machine that has the packages without any network, below.
+# GPU_PYTHON is the Python of an environment that has everything needed, accelnn included. If it is
+# not given, an environment is made once, as below.
 GPU := .venv-$(CUDA)
 ifdef GPU_PYTHON
 gpu_stamp :=
@@ -34,8 +34,8 @@ gpu_stamp := $(GPU)/stamp
 endif
 gpu_install = $(GPU_PYTHON) -m pip install --editable ".[$(CUDA),test]"
 
-# All of `make gpu` ends within ten minutes: the benchmark begins no row after nine.
-gpu: $(gpu_stamp) ## the GPU's tests, then the benchmark into benchmarks/results/<device>.json
+# `make gpu` ends within ten minutes: the benchmark starts no new row after nine.
+gpu: $(gpu_stamp) ## run the GPU's tests, then benchmark it into benchmarks/results/<device>.json
 	@$(GPU_PYTHON) -c 'import accelnn.kernels, pytest' 2>/dev/null || \
 	    { echo 'make gpu: $(GPU_PYTHON) lacks accelnn or pytest: $(gpu_install)' >&2; exit 1; }
 	@$(GPU_PYTHON) -c 'import sys; from accelnn.backend import why_not; \
@@ -49,10 +49,10 @@ gpu: $(gpu_stamp) ## the GPU's tests, then the benchmark into benchmarks/results
 	    $(GPU_PYTHON) -m accelnn.bench gpu --within $$((left > 60 ? left : 60)) \
 	        --json benchmarks/results/$$device.json $(ARGS) && exit $$tests
 
-# kernels/ and datasets/ stand beside accelnn/ and are installed inside it, which a type checker
-# does not see: it is given a tree of links that looks like what is installed.
+# kernels/ and datasets/ stand beside accelnn/ and are installed inside it, which mypy cannot see, so
+# it checks a tree of links laid out as the installed package.
 TREE := .venv-lint/tree
-lint: .venv-lint/stamp ## ruff and mypy
+lint: .venv-lint/stamp ## run ruff and mypy
 	@.venv-lint/bin/ruff check
 	@.venv-lint/bin/ruff format --check
 	@rm -rf $(TREE)/accelnn && mkdir -p $(TREE)/accelnn
@@ -79,9 +79,9 @@ make_environment = $(PYTHON) -m venv --clear $(@D) && \
 	@$(make_environment)
 	@touch $@
 
-# A machine with a GPU often has all that is needed, and no network: then nothing is downloaded,
-# and a .pth file lends the environment what $(PYTHON) has. (venv --system-site-packages would lend
-# it the wrong packages where $(PYTHON) is itself a virtual environment's.)
+# A machine with a GPU often has every package and no network. Then nothing is downloaded: a .pth
+# file adds the packages of $(PYTHON) to the environment. (venv --system-site-packages would add the
+# wrong ones if $(PYTHON) is itself in a virtual environment.)
 needed := cupy h5py hypothesis numba numpy pip platformdirs psutil pytest pytest_benchmark rich \
     scipy setuptools threadpoolctl
 check_needed = $(PYTHON) -c 'import sys; from importlib.util import find_spec; \

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from accelnn import datasets, plots
     from accelnn.models import Model, load, save
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SGD",
