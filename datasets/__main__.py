@@ -9,23 +9,22 @@ from collections.abc import Sequence
 
 from accelnn.__main__ import run
 
-from .download import BASE, FILES, DownloadError, download
+from . import DOWNLOADS
+from .download import BASE, DownloadError, download
 from .reading import cache_folder
 
 
 def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
     """Run the command with the files below the URL `base`; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="accelnn data", description="Download the course's files."
-    )
-    commands = parser.add_subparsers(required=True, metavar=f"download {{{','.join(FILES)}}}")
-    command = commands.add_parser(
+    about = "Download the course's files and check their sha256."
+    parser = argparse.ArgumentParser(prog="accelnn data", description=about)
+    names = f"download {{{','.join(DOWNLOADS)}}}"
+    command = parser.add_subparsers(required=True, metavar=names).add_parser(
         "download",
-        help="download a data set and verify it",
-        description="Download a data set and verify its sha256. Files that are already there are "
-        "not downloaded again.",
+        help="download a data set",
+        description=f"{about} Files that are already there are not downloaded again.",
     )
-    command.add_argument("name", choices=FILES, help="the data set")
+    command.add_argument("name", choices=DOWNLOADS, help="the data set")
     command.add_argument(
         "--folder", metavar="DIR", help=f"where to put it; the default is {cache_folder()}"
     )

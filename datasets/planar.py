@@ -1,8 +1,10 @@
-"""Small classics drawn from a seed, in two dimensions (blobs: in any number).
+"""The 2-D sets: the course's football data, and classics drawn from a seed.
 
-They are drawn on the host by numpy.random.RandomState, so they are the same on every backend,
+What is drawn comes from numpy.random.RandomState on the host, so it is the same on every backend,
 and the course's sets equal the course's own number for number. The test set is a second draw.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,6 +12,48 @@ from numpy.typing import DTypeLike
 from accelnn.backend import Array
 
 from .dataset import Dataset, on_backend
+from .reading import AnyPath, Copies, DataFile, Schema, find_folder
+
+FOOTBALL_FILES: Copies = {
+    "football.mat": (
+        "Improving-DeepNN/datasets/data.mat",
+        "1218828095bf91d215622d00b2a5b8784c359e29d9d9c5734949b8e60c5bc231",
+    ),
+}
+
+
+def load_football(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> Dataset:
+    """The course's regularisation data: the places on a football field where a header was won.
+
+    football.mat, or data.mat as the course calls it, is read from `folder`, or else from the
+    first of $ACCELNN_DATA, ./datasets and the user's cache that has it. If none has, a spiral
+    stands in: `source`, `stand_in` and a StandInWarning say so. To download the real file:
+    `accelnn data download football`.
+
+    Returns X (2, 211), of `dtype` (by default the backend's), and Y (1, 211) of 0 (red) and 1
+    (blue), in the file's order; the test set is the file's Xval (2, 200), yval.
+
+    Raises FileNotFoundError if `folder` lacks the file, or ACCELNN_DATA is not a folder;
+    ValueError if its contents are wrong.
+    """
+    remedy = "to download it: accelnn data download football"
+    found = find_folder(folder, "football.mat", "data.mat")
+    if found is None:
+        train, test, arms, drawn = _spiral(300, 0.2, 1)
+        source = f"stand-in for the football data (no football.mat found; {remedy}): {drawn}"
+        return on_backend(train, test, arms, source, dtype, stand_in=True)
+    path = found / "football.mat"
+    if not path.exists() and (found / "data.mat").exists():
+        path = found / "data.mat"
+    schema: Schema = {
+        "X": (np.number, ("m", 2)),
+        "y": (range(2), ("m", 1)),
+        "Xval": (np.number, ("k", 2)),
+        "yval": (range(2), ("k", 1)),
+    }
+    X, y, X_test, y_test = DataFile(path, remedy).read_mat(schema).values()
+    train, test = (X.astype(np.float64), y), (X_test.astype(np.float64), y_test)
+    return on_backend(train, test, ("red", "blue"), str(path), dtype)
 
 
 def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Dataset:
@@ -21,11 +65,10 @@ def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Datas
     seed : of the training set; the test set has seed + 1
     dtype : of X; by default the backend's
 
-    Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order.
+    Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order. Raises ValueError if
+    `m` is not positive and even.
 
-    Raises ValueError if `m` is not positive and even.
-
-    From the course's `load_planar_dataset`: m=400 and seed=1 are its numbers.
+    From the course's `load_planar_dataset`: m=400 and seed=1 give its numbers.
     """
     n = _per_class(m, 2)
 
@@ -55,12 +98,10 @@ def circles(
     ----------
     m, m_test : examples to train on and to test; even
     noise : the standard deviation of the noise added to each coordinate
-    seed : of the training set; the test set has seed + 1
-    dtype : of X; by default the backend's
+    seed, dtype : as in `flower`
 
-    Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled.
-
-    Raises ValueError if `m` or `m_test` is not positive and even, or `noise` is negative.
+    Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled. Raises ValueError if `m` or
+    `m_test` is not positive and even, or `noise` is negative.
 
     The numbers are those of scikit-learn's `make_circles` with random_state=seed; the defaults
     are the course's.
@@ -85,30 +126,27 @@ def spiral(
 ) -> Dataset:
     """Two arms of a spiral, a class each, one turn from near the centre to radius 1.
 
-    Parameters
-    ----------
-    m : examples to train on, and as many to test; even
-    noise : the standard deviation of the noise added to each angle, in radians
-    seed : of the training set; the test set has seed + 1
-    dtype : of X; by default the backend's
-
-    Returns X (2, m), Y (1, m) of 0 and 1, one arm after the other.
-
-    Raises ValueError if `m` is not positive and even.
+    `noise` is the standard deviation of the noise added to each angle, in radians; `m`, `seed`,
+    `dtype` and the errors are as in `flower`. Returns X (2, m), Y (1, m) of 0 and 1, one arm after
+    the other.
 
     After the spiral of Stanford's CS231n notes, with two arms instead of three.
     """
+    return on_backend(*_spiral(m, noise, seed), dtype)
+
+
+def _spiral(m: int, noise: float, seed: int) -> tuple[Any, Any, tuple[str, str], str]:
+    """The training set, the test set, the classes and the source of `spiral`."""
     n = _per_class(m, 2)
+    labels = np.repeat([0, 1], n)
+    radius = np.tile(np.arange(1, n + 1) / n, 2)
 
     def draw(seed: int) -> tuple[Array, Array]:
-        rng = np.random.RandomState(seed)
-        labels = np.repeat([0, 1], n)
-        radius = np.tile(np.arange(1, n + 1) / n, 2)
-        angle = np.pi * (2 * radius + labels) + noise * rng.randn(m)
+        angle = np.pi * (2 * radius + labels) + noise * np.random.RandomState(seed).randn(m)
         return np.c_[radius * np.sin(angle), radius * np.cos(angle)], labels
 
     source = f"two arms of a spiral, drawn with seed {seed}"
-    return on_backend(draw(seed), draw(seed + 1), ("arm 0", "arm 1"), source, dtype)
+    return draw(seed), draw(seed + 1), ("arm 0", "arm 1"), source
 
 
 def blobs(
@@ -128,9 +166,7 @@ def blobs(
     dtype : of X; by default the backend's
 
     Returns X (features, m); Y (1, m) of 0/1 for two classes, else (m,) int64; one cluster after
-    the other.
-
-    Raises ValueError if `m`, `classes` or `features` is none of these.
+    the other. Raises ValueError if `m`, `classes` or `features` is out of range.
     """
     if classes < 2 or features < 1:
         raise ValueError(
@@ -140,10 +176,9 @@ def blobs(
     rng = np.random.RandomState(seed)
     centres = rng.uniform(-10, 10, (classes, features))
     labels = np.repeat(np.arange(classes), n)
-    train, test = (centres[labels] + rng.randn(m, features) for _ in range(2))
-    names = tuple(map(str, range(classes)))
+    train, test = ((centres[labels] + rng.randn(m, features), labels) for _ in range(2))
     source = f"{classes} Gaussian clusters, drawn with seed {seed}"
-    return on_backend((train, labels), (test, labels), names, source, dtype)
+    return on_backend(train, test, tuple(map(str, range(classes))), source, dtype)
 
 
 def _per_class(m: int, classes: int) -> int:
