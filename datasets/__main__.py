@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from accelnn.__main__ import run
 
 from . import DOWNLOADS
-from .download import BASE, DownloadError, download
+from .download import DownloadError, download
 from .reading import cache_folder
 
 
-def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
-    """Run the command with the files below the URL `base`; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
     about = "Download the course's files and check their sha256."
     parser = argparse.ArgumentParser(prog="accelnn data", description=about)
     names = f"download {{{','.join(DOWNLOADS)}}}"
@@ -25,16 +25,15 @@ def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
         description=f"{about} Files that are already there are not downloaded again.",
     )
     command.add_argument("name", choices=DOWNLOADS, help="the data set")
-    command.add_argument(
-        "--folder", metavar="DIR", help=f"where to put it; the default is {cache_folder()}"
-    )
+    where = f"where to put it; the default is {cache_folder()}"
+    command.add_argument("--folder", metavar="DIR", help=where)
     options = parser.parse_args(arguments)
 
     import pooch  # here, so that --help is quick
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
     try:
-        for path in download(options.name, options.folder, base):
+        for path in download(options.name, options.folder):
             print(path)
     except (DownloadError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, on_backend
+from .dataset import Dataset, DType, on_backend
 from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 
 CAT_FILES: Copies = {
@@ -30,7 +29,7 @@ CAT_FILES: Copies = {
 _TRAIN, _TEST = CAT_FILES
 
 
-def load_cats(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> Dataset:
+def load_cats(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The course's cat pictures: 209 to train on (72 cats) and 50 to test (33 cats).
 
     train_catvnoncat.h5 and test_catvnoncat.h5 are read from `folder`, or else from the first of

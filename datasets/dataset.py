@@ -6,7 +6,7 @@ X is the view `.T` of a row-major (m, n_features) array, so that each example is
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from accelnn.columns import HostColumns
 # The share of a device's free memory that data may take: a validation split copies the data, and
 # activations and sample space need memory too.
 SHARE = 0.5
+
+DType = DTypeLike | None  # None is the backend's default
 
 
 class StandInWarning(UserWarning):
@@ -50,10 +52,8 @@ class Dataset:
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
     too_large : why the device has no room for the sets, in one line, or None. If it has none, they
-        are HostColumns, which `accelnn.fit` streams in mini-batches, and Y is one-hot
-        (n_classes, m) for more than two classes
-    X_validation, Y_validation : the examples to watch during training, e.g. with
-        `fit(..., validation=(X_validation, Y_validation))`; None if there are none
+        are HostColumns, which `accelnn.fit` streams, and more than two classes are one-hot columns
+    X_validation, Y_validation : the examples to watch during training, or None
     """
 
     X_train: Array
@@ -87,9 +87,6 @@ class Dataset:
 def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
     """X (n_features, m), as a network takes it, from raw examples: (rows - shift) / scale.
 
-    Parameters
-    ----------
-    preprocessing : the shift and the scale
     rows : (m, n_features) on either backend, where X will be too; not changed
     dtype : of X. Bytes are scaled in this precision, anything else in its own, so that float32
         does not lose a small difference of large numbers.
@@ -111,7 +108,7 @@ def on_backend(
     test: Sequence[Array],
     classes: tuple[str, ...],
     source: str,
-    dtype: DTypeLike | None,
+    dtype: DType,
     stand_in: bool = False,
     preprocessing: Preprocessing | None = None,
     validation: Sequence[Array] | None = None,
@@ -130,46 +127,40 @@ def on_backend(
         raise ValueError(f"expected a floating-point dtype such as float32, got {dtype}")
     if stand_in:
         warnings.warn(f"this data is a {source}", StandInWarning, stacklevel=3)
+    pixels, two = train[0].dtype == np.uint8, len(classes) == 2
     preprocessing = preprocessing or Preprocessing()
-    if train[0].dtype == np.uint8:
+    if pixels:
         height, width, *channels = train[0].shape[1:]
         preprocessing = Preprocessing((height, width, channels[0] if channels else 1), scale=255.0)
-    two = len(classes) == 2
-    sets = [pair for pair in (train, validation, test) if pair is not None]
-    examples = [pair[0] for pair in sets]
+    examples = [pair[0] for pair in (train, validation, test) if pair is not None]
     too_large = _too_large(device, examples, 1 if two else len(classes), dtype)
     if too_large:
         message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
-    def columns(examples: Array) -> Array:
+    def placed(examples: Array, labels: Array) -> tuple[Array, Array]:
         rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
         if not too_large:
-            return apply(preprocessing, device.to_device(rows), dtype)
-        if rows.dtype == np.uint8:
-            return HostColumns(rows, dtype, scale=255.0)
-        return HostColumns.of(apply(preprocessing, rows, dtype), dtype)
+            X, labels = (
+                apply(preprocessing, device.to_device(rows), dtype),
+                device.to_device(labels),
+            )
+            return X, labels[None].astype(dtype) if two else labels.astype(np.int64, copy=False)
+        if not pixels:
+            rows = apply(preprocessing, rows, dtype).T
+        Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
+        X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
+        return X, HostColumns(Y.astype(np.uint8), dtype)
 
-    def targets(labels: Array) -> Array:
-        if too_large:
-            Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
-            return HostColumns(Y.astype(np.uint8), dtype)
-        labels = device.to_device(labels)
-        return labels[None].astype(dtype) if two else labels.astype(np.int64, copy=False)
-
-    first, *watched, last = [(columns(examples), targets(labels)) for examples, labels in sets]
-    X_validation, Y_validation = watched[0] if watched else (None, None)
-    return Dataset(
-        *first,
-        *last,
-        classes,
-        source,
-        stand_in,
-        preprocessing,
-        too_large,
-        X_validation,
-        Y_validation,
+    X_train, Y_train = placed(*train)
+    X_test, Y_test = placed(*test)
+    dataset = Dataset(
+        X_train, Y_train, X_test, Y_test, classes, source, stand_in, preprocessing, too_large
     )
+    if validation is None:
+        return dataset
+    X_validation, Y_validation = placed(*validation)
+    return replace(dataset, X_validation=X_validation, Y_validation=Y_validation)
 
 
 def _too_large(

@@ -4,19 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from accelnn import backend
 from accelnn.backend import Array
 from accelnn.network import Parameters
 
-from .dataset import Dataset, Preprocessing, on_backend, stratified_split
+from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema, find_folder
 
 _MNIST = DataFile(Path(__file__).with_name("digits.h5"), "install accelnn again")
 
 
-def load_digits(test_size: int = 1000, seed: int = 0, dtype: DTypeLike | None = None) -> Dataset:
+def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Dataset:
     """5,000 handwritten digits of MNIST, 500 of each class; they are part of accelnn.
 
     Parameters
@@ -44,7 +43,7 @@ def load_digits(test_size: int = 1000, seed: int = 0, dtype: DTypeLike | None = 
     )
 
 
-def load_ex4(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> Dataset:
+def load_ex4(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The 5,000 digits of 20 x 20 pixels of the course's exercise 4, all of them to train on.
 
     ex4data1.mat is read from `folder`, or else from the first of $ACCELNN_DATA, ./datasets and
@@ -66,7 +65,7 @@ def load_ex4(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> D
     return replace(digits, preprocessing=Preprocessing((20, 20, 1), scale=255.0))
 
 
-def load_ex4_weights(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> Parameters:
+def load_ex4_weights(folder: AnyPath | None = None, dtype: DType = None) -> Parameters:
     """The trained weights of exercise 4 for `Network([400, 25, 10], hidden="sigmoid")`.
 
     They fit the X of `load_ex4`, and are read from ex4weights.mat in the same folders; `dtype` and

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -21,29 +20,25 @@ class DownloadError(RuntimeError):
     """A file could not be downloaded, or its contents are wrong; the message says why."""
 
 
-def download(name: str, folder: AnyPath | None = None, base: str = BASE) -> list[Path]:
+def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     """The paths of a data set's files, downloaded if need be with a progress bar on stderr.
 
-    Parameters
-    ----------
     name : "cats" or "football"
     folder : where to put them, created if need be; by default the user's cache, where
         `load_cats` and `load_football` look. A file of that name with other contents is replaced
-    base : the URL of the folder that holds the files
 
     Raises DownloadError if a file cannot be downloaded or its sha256 is wrong, and keeps no part
     of it; ValueError for another name; OSError if the folder cannot be written to.
     """
     import pooch
     import requests
-    from requests.exceptions import ChunkedEncodingError, HTTPError, RequestException
 
     if name not in DOWNLOADS:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DOWNLOADS)}")
     folder = cache_folder() if folder is None else Path(folder)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
     def fetch(url: str, unfinished: str, _: Any) -> None:
         with (
@@ -51,31 +46,26 @@ def download(name: str, folder: AnyPath | None = None, base: str = BASE) -> list
             open(unfinished, "wb") as out,
         ):
             answer.raise_for_status()
-            total = int(answer.headers.get("content-length", 0)) or None
-            task = progress.add_task(file, total=total)
+            task = bar.add_task(file, total=int(answer.headers.get("content-length", 0)) or None)
             for chunk in answer.iter_content(65536):
                 out.write(chunk)
-                progress.advance(task, len(chunk))
-            progress.stop_task(task)
+                bar.advance(task, len(chunk))
+            bar.stop_task(task)
 
     paths = []
-    with progress:
+    with bar:
         for file, (path, sha256) in DOWNLOADS[name].items():
-            url = base + path
+            url = BASE + path
             try:
                 paths.append(Path(pooch.retrieve(url, sha256, file, folder, downloader=fetch)))
-            except HTTPError as error:
-                answer = str(error).partition(" for url:")[0]
-                raise DownloadError(f"{url}: the server answers {answer}") from error
-            except ChunkedEncodingError as error:
-                raise DownloadError(f"{url}: the connection was cut: try again") from error
-            except RequestException as error:
+            except requests.RequestException as error:
                 reason: BaseException = error  # the system's, which requests and urllib3 wrap
                 while inner := reason.__cause__ or reason.__context__:
                     reason = inner
                 raise DownloadError(
-                    f"{name}: cannot reach {urlsplit(url).hostname} ({reason}): try again, or put "
-                    f"{' and '.join(DOWNLOADS[name])} into a folder and name it in ACCELNN_DATA"
+                    f"cannot download {url} ({str(reason).partition(' for url:')[0]}): try again, "
+                    f"or put {' and '.join(DOWNLOADS[name])} into a folder and name it in "
+                    "ACCELNN_DATA"
                 ) from error
             except ValueError as error:  # pooch raises it for a wrong hash
                 raise DownloadError(

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, Preprocessing, on_backend, stratified_split
+from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema, refuse_damaged
 
 _NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
@@ -27,7 +26,7 @@ def load_images(
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
-    dtype: DTypeLike | None = None,
+    dtype: DType = None,
 ) -> Dataset:
     """Your pictures, a folder for each class, converted to colour pictures of one size.
 
@@ -43,8 +42,8 @@ def load_images(
     classes are the folders' names, sorted.
 
     Raises FileNotFoundError or NotADirectoryError if `folder` is not a folder; ValueError if there
-    are fewer than two classes, a class has too few readable pictures to be split, or an argument
-    is out of range. Warns with a UserWarning that names the files it skipped.
+    are fewer than two classes, a class is too small to be split, or an argument is out of range.
+    Warns with a UserWarning that names the files that are no pictures.
     """
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
@@ -122,11 +121,7 @@ def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
 
 
 def load_hdf5(
-    file: AnyPath,
-    validation: float = 0.15,
-    test: float = 0.15,
-    seed: int = 0,
-    dtype: DTypeLike | None = None,
+    file: AnyPath, validation: float = 0.15, test: float = 0.15, seed: int = 0, dtype: DType = None
 ) -> Dataset:
     """Your pictures from one HDF5 file, stored under the same names as the course's cats.
 
@@ -141,8 +136,7 @@ def load_hdf5(
     Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). A test
     set of your own keeps the file's order.
 
-    Raises FileNotFoundError; ValueError if the contents are wrong, there are fewer than two
-    classes, a class is too small to be split, or an argument is out of range.
+    Raises as `load_images`, and ValueError if the contents are wrong.
     """
     source = DataFile(Path(file), "write it as help(accelnn.datasets.load_hdf5) says")
     (names,) = source.read_hdf5({"list_classes": (np.bytes_, ("n",))}).values()
@@ -166,7 +160,7 @@ def load_csv(
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
-    dtype: DTypeLike | None = None,
+    dtype: DType = None,
 ) -> Dataset:
     """Your table: a header, then a row for each example; commas between cells, text in UTF-8.
 
@@ -182,10 +176,9 @@ def load_csv(
     Returns X (n_features, m) in the columns' order; Y (1, m) of 0/1 for two classes, else labels
     (m,). The classes are sorted, as numbers if all are numbers.
 
-    Raises FileNotFoundError; ValueError if the file is empty, a column or a cell is missing, a
-    cell is not a finite number, the target has one value or nearly as many as rows, a class is
-    too small to be split, or an argument is out of range. Warns with a UserWarning if the first
-    column is an index.
+    Raises as `load_images`, and ValueError if a column or a cell is missing, a cell is not a
+    finite number, or the target has nearly as many values as rows. Warns with a UserWarning if the
+    first column is an index.
     """
     features, names = _read_csv(Path(file), target)
     try:
@@ -261,7 +254,7 @@ def _split(
     validation: float,
     test: float,
     seed: int,
-    dtype: DTypeLike | None,
+    dtype: DType,
     own_test: Sequence[Array] = (),
 ) -> Dataset:
     """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least

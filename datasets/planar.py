@@ -7,11 +7,10 @@ and the course's sets equal the course's own number for number. The test set is 
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, on_backend
+from .dataset import Dataset, DType, on_backend
 from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 
 FOOTBALL_FILES: Copies = {
@@ -22,7 +21,7 @@ FOOTBALL_FILES: Copies = {
 }
 
 
-def load_football(folder: AnyPath | None = None, dtype: DTypeLike | None = None) -> Dataset:
+def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The course's regularisation data: the places on a football field where a header was won.
 
     football.mat, or data.mat as the course calls it, is read from `folder`, or else from the
@@ -56,7 +55,7 @@ def load_football(folder: AnyPath | None = None, dtype: DTypeLike | None = None)
     return on_backend(train, test, ("red", "blue"), str(path), dtype)
 
 
-def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Dataset:
+def flower(m: int = 400, seed: int = 1, dtype: DType = None) -> Dataset:
     """The course's planar "flower": eight petals, and classes that no line separates.
 
     Parameters
@@ -86,11 +85,7 @@ def flower(m: int = 400, seed: int = 1, dtype: DTypeLike | None = None) -> Datas
 
 
 def circles(
-    m: int = 300,
-    m_test: int = 100,
-    noise: float = 0.05,
-    seed: int = 1,
-    dtype: DTypeLike | None = None,
+    m: int = 300, m_test: int = 100, noise: float = 0.05, seed: int = 1, dtype: DType = None
 ) -> Dataset:
     """Two circles, one 0.8 times as large inside the other: the course's initialisation data.
 
@@ -121,9 +116,7 @@ def circles(
     return on_backend(draw(m, seed), draw(m_test, seed + 1), ("outer", "inner"), source, dtype)
 
 
-def spiral(
-    m: int = 300, noise: float = 0.2, seed: int = 1, dtype: DTypeLike | None = None
-) -> Dataset:
+def spiral(m: int = 300, noise: float = 0.2, seed: int = 1, dtype: DType = None) -> Dataset:
     """Two arms of a spiral, a class each, one turn from near the centre to radius 1.
 
     `noise` is the standard deviation of the noise added to each angle, in radians; `m`, `seed`,
@@ -150,11 +143,7 @@ def _spiral(m: int, noise: float, seed: int) -> tuple[Any, Any, tuple[str, str],
 
 
 def blobs(
-    m: int = 300,
-    classes: int = 2,
-    features: int = 2,
-    seed: int = 1,
-    dtype: DTypeLike | None = None,
+    m: int = 300, classes: int = 2, features: int = 2, seed: int = 1, dtype: DType = None
 ) -> Dataset:
     """Gaussian clusters of standard deviation 1, their centres uniform in ±10; a class each.
 

@@ -341,15 +341,15 @@ def test_a_stand_in_warns_the_caller_with_the_command_that_downloads_the_real_ca
 
 
 def test_drawn_pictures_are_the_same_for_a_seed_and_all_different():
-    pictures, labels = datasets.drawn.draw_cats(30, 10, seed=3)
+    pictures, labels = datasets.cats.draw_cats(30, 10, seed=3)
     assert pictures.shape == (30, 64, 64, 3)
     assert pictures.dtype == np.uint8
     assert labels.dtype == np.int64
     assert labels.sum() == 10
-    again, labels_again = datasets.drawn.draw_cats(30, 10, seed=3)
+    again, labels_again = datasets.cats.draw_cats(30, 10, seed=3)
     np.testing.assert_array_equal(pictures, again)
     np.testing.assert_array_equal(labels, labels_again)
-    others, _ = datasets.drawn.draw_cats(30, 10, seed=4)
+    others, _ = datasets.cats.draw_cats(30, 10, seed=4)
     assert len(np.unique(np.concatenate([pictures, others]), axis=0)) == 60
 
 
@@ -411,7 +411,7 @@ def test_a_test_size_that_cannot_be_split_is_an_error(test_size):
 
 
 def test_the_embedded_digits_are_small_and_say_where_they_come_from():
-    path = Path(datasets.files.__file__).with_name("digits.h5")
+    path = Path(datasets.__file__).with_name("digits.h5")
     assert path.stat().st_size < 1_100_000
     with h5py.File(path) as file:
         text = " ".join(file.attrs.values())
