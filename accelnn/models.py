@@ -27,7 +27,6 @@ from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = b"accelnn model", 2
 CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # of every HDF5 file
 _REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
@@ -165,9 +164,8 @@ def _read(path: Path) -> tuple[bytes, Array]:
     whole.require()
     size = path.stat().st_size
     foreign = ValueError(f"{path} is not a model saved by accelnn")
-    with path.open("rb") as raw:
-        if raw.read(len(_SIGNATURE)) != _SIGNATURE:
-            raise foreign
+    if not h5py.is_hdf5(path):
+        raise foreign
     with whole.open_hdf5() as file:
 
         def attribute(name: str, kind: str) -> Any:

@@ -16,17 +16,15 @@ from .reading import cache_folder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    about = "Download the course's files and check their sha256."
-    parser = argparse.ArgumentParser(prog="accelnn data", description=about)
-    names = f"download {{{','.join(DOWNLOADS)}}}"
-    command = parser.add_subparsers(required=True, metavar=names).add_parser(
-        "download",
-        help="download a data set",
-        description=f"{about} Files that are already there are not downloaded again.",
+    parser = argparse.ArgumentParser(
+        prog="accelnn data",
+        description="Download the course's files, unless they are already there, and check their "
+        "sha256.",
     )
-    command.add_argument("name", choices=DOWNLOADS, help="the data set")
+    parser.add_argument("download", choices=["download"], metavar="download")
+    parser.add_argument("name", choices=DOWNLOADS, help="the data set")
     where = f"where to put it; the default is {cache_folder()}"
-    command.add_argument("--folder", metavar="DIR", help=where)
+    parser.add_argument("--folder", metavar="DIR", help=where)
     options = parser.parse_args(arguments)
 
     import pooch  # here, so that --help is quick

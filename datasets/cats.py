@@ -65,7 +65,7 @@ def _read(path: Path, part: str) -> tuple[Array, ...]:
     file = DataFile(path, f"put whole copies of the course's {_TRAIN} and {_TEST} side by side")
     schema: Schema = {
         f"{part}_set_x": (np.uint8, ("m", 64, 64, 3)),
-        f"{part}_set_y": (range(2), ("m",)),
+        f"{part}_set_y": (range(2), "m"),
         "list_classes": (np.bytes_, (2,)),
     }
     return tuple(file.read_hdf5(schema).values())
@@ -99,24 +99,18 @@ def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
     rng = np.random.RandomState(seed)
     labels = rng.permutation(np.arange(m) < n_cats).astype(np.int64)
     pictures = np.empty((m, SIZE, SIZE, 3), np.uint8)
+    image = np.empty((3, SIZE, SIZE), np.float32)  # colours first, for fast painting
     for picture, is_cat in zip(pictures, labels, strict=True):
-        picture[...] = _draw(rng, bool(is_cat)).transpose(1, 2, 0)
+        start, end = rng.uniform(20, 240, (2, 3)).astype(np.float32)
+        image[...] = start[:, None, None]  # the background: from one colour to another
+        _paint(image, (_frame(31.5, 31.5, 45, rng.uniform(0, 6.28)).u + 1) / 2, end)
+        for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
+            _paint_thing(image, rng)
+        if is_cat:
+            _paint_cat(image, rng)
+        image *= rng.uniform(0.75, 1.1)  # the light
+        picture[...] = np.clip(image, 0, 255).transpose(1, 2, 0)
     return pictures, labels
-
-
-def _draw(rng: np.random.RandomState, is_cat: bool) -> Array:
-    """One picture, (3, 64, 64) float32 in 0..255; colours come first, for fast painting."""
-    start, end = rng.uniform(20, 240, (2, 3))  # the background: from one colour to another
-    gradient = (_frame(31.5, 31.5, 45, rng.uniform(0, 6.28)).u + 1) / 2
-    image = np.empty((3, SIZE, SIZE), np.float32)
-    image[...] = start.astype(np.float32)[:, None, None]
-    _paint(image, gradient, end)
-    for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
-        _paint_thing(image, rng)
-    if is_cat:
-        _paint_cat(image, rng)
-    image *= rng.uniform(0.75, 1.1)  # the light
-    return np.clip(image, 0, 255, out=image)
 
 
 def _paint_thing(image: Array, rng: np.random.RandomState) -> None:

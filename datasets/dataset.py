@@ -6,7 +6,7 @@ X is the view `.T` of a row-major (m, n_features) array, so that each example is
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -138,29 +138,21 @@ def on_backend(
         message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
-    def placed(examples: Array, labels: Array) -> tuple[Array, Array]:
+    def place(examples: Array, labels: Array) -> tuple[Array, Array]:
         rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
         if not too_large:
-            X, labels = (
-                apply(preprocessing, device.to_device(rows), dtype),
-                device.to_device(labels),
-            )
-            return X, labels[None].astype(dtype) if two else labels.astype(np.int64, copy=False)
+            X, Y = apply(preprocessing, device.to_device(rows), dtype), device.to_device(labels)
+            return X, Y[None].astype(dtype) if two else Y.astype(np.int64, copy=False)
         if not pixels:
             rows = apply(preprocessing, rows, dtype).T
         Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
         X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
         return X, HostColumns(Y.astype(np.uint8), dtype)
 
-    X_train, Y_train = placed(*train)
-    X_test, Y_test = placed(*test)
-    dataset = Dataset(
-        X_train, Y_train, X_test, Y_test, classes, source, stand_in, preprocessing, too_large
+    watch = place(*validation) if validation else (None, None)
+    return Dataset(
+        *place(*train), *place(*test), classes, source, stand_in, preprocessing, too_large, *watch
     )
-    if validation is None:
-        return dataset
-    X_validation, Y_validation = placed(*validation)
-    return replace(dataset, X_validation=X_validation, Y_validation=Y_validation)
 
 
 def _too_large(

@@ -139,16 +139,10 @@ def load_hdf5(
     Raises as `load_images`, and ValueError if the contents are wrong.
     """
     source = DataFile(Path(file), "write it as help(accelnn.datasets.load_hdf5) says")
-    (names,) = source.read_hdf5({"list_classes": (np.bytes_, ("n",))}).values()
+    (names,) = source.read_hdf5({"list_classes": (np.bytes_, "n")}).values()
     labels = range(len(names))
-    train_set: Schema = {
-        "train_set_x": (np.uint8, ("m", "h", "w", "c")),
-        "train_set_y": (labels, ("m",)),
-    }
-    test_set: Schema = {
-        "test_set_x": (np.uint8, ("k", "h", "w", "c")),
-        "test_set_y": (labels, ("k",)),
-    }
+    train_set: Schema = {"train_set_x": (np.uint8, "mhwc"), "train_set_y": (labels, "m")}
+    test_set: Schema = {"test_set_x": (np.uint8, "khwc"), "test_set_y": (labels, "k")}
     X, Y, *own_test = source.read_hdf5(train_set, optional=test_set).values()
     classes = tuple(name.decode(errors="replace") for name in names)
     return _split(file, (X, Y), classes, validation, test, seed, dtype, own_test)
@@ -273,12 +267,11 @@ def _split(
     X, labels = examples
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
-    for name, count in zip(classes, counts, strict=True):
-        if count < least:
-            raise ValueError(
-                f"{path}: the class {name!r} has {count} of the examples, expected {least} or "
-                "more: one for each of training, validation and test that is asked for"
-            )
+    if counts.min() < least:
+        raise ValueError(
+            f"{path}: the class {classes[counts.argmin()]!r} has {counts.min()} of the examples, "
+            f"expected {least} or more: one for each of training, validation and test asked for"
+        )
     n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
     left = counts - n_test
     n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts

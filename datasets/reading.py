@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from accelnn.backend import Array
 
 AnyPath = str | os.PathLike[str]
 
-# The contents of a file: a type, or a range of labels, and a shape by key. A letter stands for any
-# size from 1, the same wherever it occurs.
-Schema = dict[str, tuple[type[np.generic] | range, tuple[int | str, ...]]]
+# The contents of a file by key: a type, or a range of labels, and a shape. A letter stands for any
+# size from 1, the same wherever it occurs: "mn" is any matrix, ("m", 2) one of two columns.
+Schema = dict[str, tuple[type[np.generic] | range, Sequence[int | str]]]
 
 # Public copies by the name that a file is saved under: the path below `download.BASE`, and the
 # sha256.
@@ -73,7 +73,7 @@ class DataFile:
     remedy: str
 
     def wrong(self, place: str, found: str, expected: str) -> ValueError:
-        """The error for the contents of `place`, a key or "the file"."""
+        """The error for the contents of a place in the file, such as a key."""
         return ValueError(
             f"{self.path}: {place}: found {found}, expected {expected}: {self.remedy}"
         )
@@ -145,10 +145,10 @@ class DataFile:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self.wrong(key, "NaN or infinity", "finite numbers")
             if isinstance(kind, range):
-                outside = [label for label in array.ravel().tolist() if label not in kind]
-                if outside:
-                    labels = f"labels in {kind[0]}..{kind[-1]}"
-                    raise self.wrong(key, f"the label {outside[0]}", labels)
+                for label in array.ravel().tolist():
+                    if label not in kind:
+                        expected = f"labels in {kind[0]}..{kind[-1]}"
+                        raise self.wrong(key, f"the label {label}", expected)
                 array = array.ravel().astype(np.int64)
             arrays[key] = array
         return arrays

@@ -226,7 +226,7 @@ def test_an_unknown_name_is_an_error(folder, capsys):
 def test_without_a_command_the_error_names_it(capsys):
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert capsys.readouterr().err.endswith("are required: download {cats,football}\n")
+    assert capsys.readouterr().err.endswith("are required: download, name\n")
 
 
 def test_the_published_hashes_are_those_of_the_real_files(real_data):

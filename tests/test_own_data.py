@@ -415,7 +415,7 @@ WRONG_TABLES = [
     ("x,y\n1,a\n1, \n", "line 3, column 'y': no class"),
     ("x,y\n1,nan\n", "line 2, column 'y': no class"),
     ("x,y\n1,a\n2,a\n", ": expected two classes or more, got only a"),
-    ("x,y\n1,a\n2,a\n3,b\n", ": the class 'a' has 2 of the examples, expected 3"),
+    ("x,y\n1,a\n2,a\n3,b\n", ": the class 'b' has 1 of the examples, expected 3"),
     ('x,y\n1,"a\n', "not CSV"),
     ("x,y\n1,\xe9\n", "not text in UTF-8"),
 ]
