@@ -38,22 +38,17 @@ def load_cats(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     real ones: `accelnn data download cats`.
 
     Returns X (12288, m) in [0, 1], of `dtype` (by default the backend's), and Y (1, m) of 0
-    (non-cat) and 1 (cat).
-
-    Raises FileNotFoundError if `folder` lacks a file, only one of the two is found, or
-    ACCELNN_DATA is not a folder; ValueError if a file's contents are wrong.
+    (non-cat) and 1 (cat). Raises FileNotFoundError if `folder` lacks a file, only one of the two
+    is found, or ACCELNN_DATA is not a folder; ValueError if a file's contents are wrong.
     """
     found = find_folder(folder, *CAT_FILES)
     if found is None:
-        return on_backend(
-            draw_cats(209, 72, seed=0),
-            draw_cats(50, 33, seed=1),
-            ("non-cat", "cat"),
+        drawn = draw_cats(209, 72, seed=0), draw_cats(50, 33, seed=1)
+        source = (
             f"drawn stand-in for the cat pictures (no {_TRAIN} found; to download the real ones: "
-            "accelnn data download cats)",
-            dtype,
-            stand_in=True,
+            "accelnn data download cats)"
         )
+        return on_backend(*drawn, ("non-cat", "cat"), source, dtype, stand_in=True)
     *train, names = _read(found / _TRAIN, "train")
     *test, _ = _read(found / _TEST, "test")
     classes = tuple(name.decode(errors="replace") for name in names)
@@ -83,7 +78,6 @@ _EYES = ((120, 190, 70), (232, 196, 60), (90, 170, 220), (214, 150, 50))
 _PINK, _DARK, _LIGHT = (228, 140, 140), (20, 18, 20), (250, 248, 244)
 
 Point = tuple[float, float]
-Colour = Array | tuple[int, int, int]
 
 
 class _Frame(NamedTuple):
@@ -168,7 +162,7 @@ def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
         _paint(image, 0.7 * _line(face, (0.35, 0.42), (1.25, v), 0.03), whiskers)
 
 
-def _paint(image: Array, coverage: Array, colour: Colour) -> None:
+def _paint(image: Array, coverage: Array, colour: Array | tuple[int, int, int]) -> None:
     image += coverage * (np.asarray(colour, np.float32)[:, None, None] - image)
 
 

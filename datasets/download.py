@@ -1,5 +1,11 @@
-"""Downloads public copies of the course's files, checks their sha256 and keeps them."""
+"""`accelnn data download cats|football`: download public copies of the course's files.
 
+The exit status is 0 on success, 1 if a file could not be downloaded.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +39,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     import pooch
     import requests
 
+    pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
     if name not in DOWNLOADS:
         raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(DOWNLOADS)}")
     folder = cache_folder() if folder is None else Path(folder)
@@ -73,3 +80,24 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
                     "or a login page may have answered instead"
                 ) from error
     return paths
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="accelnn data",
+        description="Download the course's files, unless they are already there, and check their "
+        "sha256.",
+    )
+    parser.add_argument("download", choices=["download"], metavar="download")
+    parser.add_argument("name", choices=DOWNLOADS, help="the data set")
+    where = f"where to put it; the default is {cache_folder()}"
+    parser.add_argument("--folder", metavar="DIR", help=where)
+    options = parser.parse_args(arguments)
+    try:
+        for path in download(options.name, options.folder):
+            print(path)
+    except (DownloadError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

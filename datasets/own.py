@@ -277,20 +277,14 @@ def _split(
     n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
     rest, tested = stratified_split(labels, n_test, seed)
     trained, watched = stratified_split(labels[rest], n_validation, seed)
-    train, watch = rest[trained], rest[watched]
+    train, watch, last = ((X[i], labels[i]) for i in (rest[trained], rest[watched], tested))
     preprocessing = None
     if X.dtype != np.uint8:
-        known = X[train]
+        known = train[0]
         # the computed deviation of a constant column may be 1e-17 instead of 0
         constant = known.min(axis=0) == known.max(axis=0)
         scale = np.where(constant, 1.0, known.std(axis=0))
         preprocessing = Preprocessing(shift=known.mean(axis=0), scale=scale)
-    return on_backend(
-        (X[train], labels[train]),
-        own_test or (X[tested], labels[tested]),
-        classes,
-        f"{path}, split by seed {seed}",
-        dtype,
-        preprocessing=preprocessing,
-        validation=(X[watch], labels[watch]) if validation else None,
-    )
+    source = f"{path}, split by seed {seed}"
+    sets = train, own_test or last, classes, source, dtype
+    return on_backend(*sets, preprocessing=preprocessing, validation=watch if validation else None)

@@ -4,8 +4,6 @@ What is drawn comes from numpy.random.RandomState on the host, so it is the same
 and the course's sets equal the course's own number for number. The test set is a second draw.
 """
 
-from typing import Any
-
 import numpy as np
 
 from accelnn.backend import Array
@@ -19,6 +17,7 @@ FOOTBALL_FILES: Copies = {
         "1218828095bf91d215622d00b2a5b8784c359e29d9d9c5734949b8e60c5bc231",
     ),
 }
+_SPIRAL, _ARMS = "two arms of a spiral, drawn with seed", ("arm 0", "arm 1")
 
 
 def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
@@ -30,17 +29,15 @@ def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset
     `accelnn data download football`.
 
     Returns X (2, 211), of `dtype` (by default the backend's), and Y (1, 211) of 0 (red) and 1
-    (blue), in the file's order; the test set is the file's Xval (2, 200), yval.
-
-    Raises FileNotFoundError if `folder` lacks the file, or ACCELNN_DATA is not a folder;
-    ValueError if its contents are wrong.
+    (blue), in the file's order; the test set is the file's Xval (2, 200), yval. Raises
+    FileNotFoundError if `folder` lacks the file, or ACCELNN_DATA is not a folder; ValueError if
+    its contents are wrong.
     """
     remedy = "to download it: accelnn data download football"
     found = find_folder(folder, "football.mat", "data.mat")
     if found is None:
-        train, test, arms, drawn = _spiral(300, 0.2, 1)
-        source = f"stand-in for the football data (no football.mat found; {remedy}): {drawn}"
-        return on_backend(train, test, arms, source, dtype, stand_in=True)
+        source = f"stand-in for the football data (no football.mat found; {remedy}): {_SPIRAL} 1"
+        return on_backend(_arms(seed=1), _arms(seed=2), _ARMS, source, dtype, stand_in=True)
     path = found / "football.mat"
     if not path.exists() and (found / "data.mat").exists():
         path = found / "data.mat"
@@ -65,20 +62,16 @@ def flower(m: int = 400, seed: int = 1, dtype: DType = None) -> Dataset:
     dtype : of X; by default the backend's
 
     Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order. Raises ValueError if
-    `m` is not positive and even.
-
-    From the course's `load_planar_dataset`: m=400 and seed=1 give its numbers.
+    `m` is not positive and even. The defaults give the numbers of the course's
+    `load_planar_dataset`.
     """
     n = _per_class(m, 2)
 
     def draw(seed: int) -> tuple[Array, Array]:
-        rng = np.random.RandomState(seed)
-        petals = []
-        for label in (0, 1):
-            angle = np.linspace(label * 3.12, (label + 1) * 3.12, n) + rng.randn(n) * 0.2
-            radius = 4 * np.sin(4 * angle) + rng.randn(n) * 0.2
-            petals.append(np.c_[radius * np.sin(angle), radius * np.cos(angle)])
-        return np.vstack(petals), np.repeat([0, 1], n)
+        noise = np.random.RandomState(seed).randn(2, 2, n) * 0.2
+        angle = np.linspace([0, 3.12], [3.12, 6.24], n, axis=1) + noise[:, 0]
+        radius = 4 * np.sin(4 * angle) + noise[:, 1]
+        return _polar(radius.ravel(), angle.ravel()), np.repeat([0, 1], n)
 
     source = f"the course's planar flower, drawn with seed {seed}"
     return on_backend(draw(seed), draw(seed + 1), ("red", "blue"), source, dtype)
@@ -96,10 +89,8 @@ def circles(
     seed, dtype : as in `flower`
 
     Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled. Raises ValueError if `m` or
-    `m_test` is not positive and even, or `noise` is negative.
-
-    The numbers are those of scikit-learn's `make_circles` with random_state=seed; the defaults
-    are the course's.
+    `m_test` is not positive and even, or `noise` is negative. The numbers are those of
+    scikit-learn's `make_circles` with random_state=seed; the defaults are the course's.
     """
 
     def draw(m: int, seed: int) -> tuple[Array, Array]:
@@ -121,25 +112,18 @@ def spiral(m: int = 300, noise: float = 0.2, seed: int = 1, dtype: DType = None)
 
     `noise` is the standard deviation of the noise added to each angle, in radians; `m`, `seed`,
     `dtype` and the errors are as in `flower`. Returns X (2, m), Y (1, m) of 0 and 1, one arm after
-    the other.
-
-    After the spiral of Stanford's CS231n notes, with two arms instead of three.
+    the other. From Stanford's CS231n notes, with two arms instead of three.
     """
-    return on_backend(*_spiral(m, noise, seed), dtype)
+    train, test = _arms(m, noise, seed), _arms(m, noise, seed + 1)
+    return on_backend(train, test, _ARMS, f"{_SPIRAL} {seed}", dtype)
 
 
-def _spiral(m: int, noise: float, seed: int) -> tuple[Any, Any, tuple[str, str], str]:
-    """The training set, the test set, the classes and the source of `spiral`."""
+def _arms(m: int = 300, noise: float = 0.2, seed: int = 1) -> tuple[Array, Array]:
     n = _per_class(m, 2)
     labels = np.repeat([0, 1], n)
     radius = np.tile(np.arange(1, n + 1) / n, 2)
-
-    def draw(seed: int) -> tuple[Array, Array]:
-        angle = np.pi * (2 * radius + labels) + noise * np.random.RandomState(seed).randn(m)
-        return np.c_[radius * np.sin(angle), radius * np.cos(angle)], labels
-
-    source = f"two arms of a spiral, drawn with seed {seed}"
-    return draw(seed), draw(seed + 1), ("arm 0", "arm 1"), source
+    angle = np.pi * (2 * radius + labels) + noise * np.random.RandomState(seed).randn(m)
+    return _polar(radius, angle), labels
 
 
 def blobs(
@@ -168,6 +152,10 @@ def blobs(
     train, test = ((centres[labels] + rng.randn(m, features), labels) for _ in range(2))
     source = f"{classes} Gaussian clusters, drawn with seed {seed}"
     return on_backend(train, test, tuple(map(str, range(classes))), source, dtype)
+
+
+def _polar(radius: Array, angle: Array) -> Array:
+    return np.c_[radius * np.sin(angle), radius * np.cos(angle)]
 
 
 def _per_class(m: int, classes: int) -> int:

@@ -98,12 +98,10 @@ class DataFile:
 
         Raises FileNotFoundError, or ValueError if the file does not match the schema.
         """
-        import h5py
-
         with self.open_hdf5() as file:
             if optional and any(key in file for key in optional):
                 schema = schema | optional
-            return self._checked(file, h5py.Dataset, schema)
+            return self._checked(file, schema)
 
     def read_mat(self, schema: Schema) -> dict[str, Array]:
         """The arrays of a MATLAB file by key, row-major; raises as `read_hdf5`."""
@@ -115,18 +113,18 @@ class DataFile:
             warnings.simplefilter("error")
             contents = scipy.io.loadmat(file)
         contents = {key: value for key, value in contents.items() if not key.startswith("__")}
-        arrays = self._checked(contents, np.ndarray, schema)
+        arrays = self._checked(contents, schema)
         return {key: np.ascontiguousarray(array) for key, array in arrays.items()}
 
-    def _checked(
-        self, file: Mapping[str, Any], array_type: Any, schema: Schema
-    ) -> dict[str, Array]:
+    def _checked(self, file: Mapping[str, Any], schema: Schema) -> dict[str, Array]:
         """The arrays in `schema`, checked before they are read; floats are finite, labels int64."""
+        import h5py
+
         arrays: dict[str, Array] = {}
         sizes: dict[int | str, int] = {}
         for key, (kind, letters) in schema.items():
             stored = file.get(key)
-            if not isinstance(stored, array_type):
+            if not isinstance(stored, np.ndarray | h5py.Dataset):
                 raise self.wrong(key, f"only the keys {list(file)}", "a dataset of that name")
             shape = tuple(sizes.get(n, n) for n in letters)
             found = stored.shape or ()  # None for HDF5's "empty"

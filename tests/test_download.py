@@ -12,7 +12,7 @@ import pytest
 from helpers.files import refusal
 
 from accelnn.datasets import download as downloads
-from accelnn.datasets.__main__ import main
+from accelnn.datasets.download import main
 
 BYTES = {  # by path below the base
     "courses/train.h5": np.random.RandomState(0).bytes(300_000),
@@ -189,7 +189,7 @@ def test_without_a_network_a_line_says_so(server, folder, capsys, monkeypatch):
 def test_a_silent_server_is_given_up(folder, capsys, monkeypatch):
     monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     monkeypatch.setattr(Handler, "do_GET", lambda _: threading.Event().wait(1))
-    assert "cannot download" in failure(folder, capsys)
+    assert "timed out" in failure(folder, capsys)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no POSIX signals")

@@ -389,7 +389,7 @@ def test_classes_are_sorted_as_numbers_where_all_are(tmp_path):
 
 def test_spreadsheets_marks_blank_lines_quotes_and_spaces_are_read(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_bytes(b'\xef\xbb\xbf"x", "y"\r\n1, "a"\r\n\r\n"2",a\r\n 3 ,b\r\n4,b\r\n')
+    path.write_bytes(b'\xef\xbb\xbf"y", "x"\r\n"a", 1\r\n\r\na,"2"\r\nb , 3\r\nb,4\r\n')
     data = datasets.load_csv(path, "y", test=0)
     assert data.classes == ("a", "b")
     assert data.X_train.shape == (1, 2)
