@@ -72,15 +72,7 @@ def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Pr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="accelnn predict",
-        description="Classify your own pictures, of any size and mode, with a saved model.",
-    )
-    parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
-    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
-    about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
-    parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
-    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.json and options.json != "-":
         try:
@@ -107,6 +99,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     _show(predictions, model, sys.stderr if options.json == "-" else sys.stdout)
     return int(any(prediction.error is not None for prediction in predictions))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accelnn predict",
+        description="Classify your own pictures, of any size and mode, with a saved model.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
+    about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
+    parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
+    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
+    return parser
 
 
 def _write_json(

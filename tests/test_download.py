@@ -58,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(contents[: len(contents) // 2])
             self.wfile.flush()
         if fault == "Ctrl-C":
+            threading.Event().wait(0.2)  # until the client waits for the rest
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             threading.Event().wait(10)
         if fault.startswith("cut"):
