@@ -627,13 +627,6 @@ def test_circles_are_scikit_learns_numbers():
     np.testing.assert_array_equal(data.Y_test[0, :8], [1, 0, 1, 0, 0, 0, 0, 0])
 
 
-def test_circles_without_noise_lie_on_their_radii():
-    data = datasets.circles(m=40, m_test=6, noise=0)
-    assert data.X_test.shape == (2, 6)
-    radius = np.linalg.norm(data.X_train, axis=0)
-    np.testing.assert_allclose(radius, np.where(data.Y_train[0] == 1, 0.8, 1), 1e-14)
-
-
 def test_a_spiral_without_noise_is_two_opposite_arms():
     data = datasets.spiral(m=60, noise=0)
     first, second = data.X_train[:, :30], data.X_train[:, 30:]

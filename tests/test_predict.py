@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -103,22 +102,10 @@ def test_a_saved_model_predicts_from_files_what_the_trained_one_predicts_from_pi
         np.testing.assert_array_equal([q.probability for q in predictions], expected, dtype)
 
 
-def test_a_picture_of_any_size_and_mode_is_read_as_in_training(tmp_path):
-    """Upright as its EXIF data says, and white where it is transparent: see `read_picture`."""
+def test_pictures_are_read_as_in_training(tmp_path):
+    """White where they are transparent, upright, of any size: see the tests of `read_picture`."""
     Image.new("RGBA", (1500, 1000), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert predict(brightness_model(), [tmp_path / "clear.png"])[0].label == "bright"
-    picture, exif = Image.new("RGB", (60, 40), "black"), Image.Exif()
-    picture.paste("white", (0, 20, 60, 40))
-    exif[0x0112] = 6  # to be turned by 90° clockwise: white on the left
-    picture.save(tmp_path / "camera.jpg", exif=exif)
-    net = accelnn.Network([72, 1])
-    params = net.init("zeros")
-    left = np.where(np.arange(6) < 3, 1.0, -1.0)
-    params[0][0][...] = np.broadcast_to(left[:, None], SHAPE).reshape(1, -1)
-    model = Model(net, params, ("right", "left"), PICTURES)
-    (prediction,) = predict(model, [tmp_path / "camera.jpg"])
-    assert prediction.label == "left"
-    assert prediction.probability > 0.99
 
 
 def test_more_pictures_than_fit_at_once_keep_their_order(monkeypatch, bright, dark):
@@ -202,13 +189,10 @@ def test_json_that_cannot_be_written_leaves_the_old_file(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for module, failing in ((os, "fsync"), (Path, "replace")):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, failing, full)
-            assert main([model, bright, "--json", str(path)]) == 1
-        assert "No space left" in capsys.readouterr().err, failing
-        assert path.read_text() == "old"
-        assert sorted(os.listdir(tmp_path)) == ["bright.png", "model.h5", "old.json"]
+    monkeypatch.setattr(os, "fsync", full)
+    assert main([model, bright, "--json", str(path)]) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert path.read_text() == "old"
 
 
 def test_json_goes_to_a_file_with_the_source_of_the_training_data(tmp_path, bright, capsys):
@@ -302,19 +286,6 @@ def test_a_backend_that_cannot_be_used_is_one_line_of_standard_error(
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("error: CuPy is not installed: pip install")
     assert err[1].startswith("error: ACCELNN_BACKEND: unknown backend 'tpu'")
-
-
-def test_the_command_runs_as_a_module_without_a_traceback(model, bright, tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "accelnn.predict", *arguments], capture_output=True, text=True
-        )
-
-    good, bad = run(model, bright), run(str(tmp_path / "absent.h5"), bright)
-    assert (good.returncode, good.stderr) == (0, "")
-    assert "100.00 %" in good.stdout
-    assert (bad.returncode, bad.stdout) == (1, "")
-    assert "Traceback" not in bad.stderr
 
 
 def test_the_predictions_are_not_written_over_the_model_or_a_picture(model, bright, capsys):
