@@ -14,7 +14,7 @@ import numpy as np
 from accelnn.backend import Array
 
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
-from .reading import AnyPath, DataFile, Schema, refuse_damaged
+from .reading import AnyPath, DataFile, Schema
 
 _NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
 _MOST_CLASSES = 10  # more, each with fewer than two rows, are taken for measurements
@@ -105,7 +105,7 @@ def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     height, width, channels = image_shape
     if channels not in (1, 3):
         raise ValueError(f"expected pictures of 1 or 3 channels, got {channels}")
-    with refuse_damaged(path, "picture that Pillow can read"):
+    with DataFile(Path(path), "save it again, as PNG or JPEG").refuse_damaged("picture"):
         with Image.open(path) as file:
             picture: Image.Image = ImageOps.exif_transpose(file)
         if picture.mode.startswith("I"):  # Pillow would clip the 16 bits at 255
@@ -208,13 +208,13 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
             place = columns.index(target)
             features = columns[:place] + columns[place + 1 :]
             for row in filter(None, reader):  # without blank lines
-                where = f"{path}: line {reader.line_num}"
+                line = f"{path}: line {reader.line_num}"
                 if len(row) != len(columns):
-                    raise ValueError(f"{where}: expected {len(columns)} cells, got {len(row)}")
+                    raise ValueError(f"{line}: expected {len(columns)} cells, got {len(row)}")
                 names.append(row.pop(place).strip())
                 if names[-1].lower() in ("", "nan"):
-                    raise ValueError(f"{where}, column {target!r}: no class: fill or remove it")
-                rows.append(_numbers(row, features, where))
+                    raise ValueError(f"{line}, column {target!r}: no class: fill or remove it")
+                rows.append(_numbers(row, features, line))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason})") from error
     except csv.Error as error:
@@ -228,7 +228,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     return X, names
 
 
-def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
+def _numbers(cells: Sequence[str], columns: Sequence[str], line: str) -> list[float]:
     numbers = []
     for cell, column in zip(cells, columns, strict=True):
         try:
@@ -236,7 +236,7 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[f
         except ValueError:
             number = np.nan
         if not abs(number) < 1e100:  # NaN too; the squares of larger numbers overflow
-            raise ValueError(f"{where}, column {column!r}: expected a finite number, got {cell!r}")
+            raise ValueError(f"{line}, column {column!r}: expected a finite number, got {cell!r}")
         numbers.append(number)
     return numbers
 

@@ -50,21 +50,6 @@ def find_folder(folder: AnyPath | None, *names: str) -> Path | None:
     return next((f for f in folders if any((f / name).exists() for name in names)), None)
 
 
-@contextmanager
-def refuse_damaged(
-    path: AnyPath, kind: str, remedy: str = "", errors: Any = Exception
-) -> Iterator[None]:
-    """Raise ValueError for `errors` in the block, except the system's (no permission, locked)."""
-    try:
-        yield
-    except errors as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{path}: not a whole {kind} ({reason})"
-        raise ValueError(f"{message}: {remedy}" if remedy else message) from error
-
-
 @dataclass(frozen=True)
 class DataFile:
     """A file to read, and what the user can do if it is missing or wrong."""
@@ -84,13 +69,24 @@ class DataFile:
             raise FileNotFoundError(f"{self.path}: no such file: {self.remedy}")
 
     @contextmanager
+    def refuse_damaged(self, kind: str, errors: Any = Exception) -> Iterator[None]:
+        """Raise ValueError for `errors` in the block, except the system's (e.g. no permission)."""
+        try:
+            yield
+        except errors as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"{self.path}: not a whole {kind} ({reason}): {self.remedy}"
+            raise ValueError(message) from error
+
+    @contextmanager
     def open_hdf5(self) -> Iterator[Any]:
         """The file as an h5py.File; damaged bytes raise ValueError."""
         import h5py  # here, so that importing accelnn.datasets stays cheap
 
         self.require()
-        damaged = refuse_damaged(self.path, "HDF5 file", self.remedy, _HDF5_ERRORS)
-        with damaged, h5py.File(self.path, "r") as file:
+        with self.refuse_damaged("HDF5 file", _HDF5_ERRORS), h5py.File(self.path, "r") as file:
             yield file
 
     def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
@@ -108,7 +104,7 @@ class DataFile:
         import scipy.io
 
         self.require()
-        damaged = refuse_damaged(self.path, "MATLAB file", self.remedy)
+        damaged = self.refuse_damaged("MATLAB file")
         with damaged, warnings.catch_warnings(), self.path.open("rb") as file:
             warnings.simplefilter("error")
             contents = scipy.io.loadmat(file)

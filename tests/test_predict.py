@@ -152,9 +152,9 @@ def test_a_picture_that_cannot_be_read_fails_in_its_row_and_no_other(
     assert main([model, *pictures]) == 1
     out, err = capsys.readouterr()
     reasons = (
-        "not a whole picture that Pillow can read (",
+        "not a whole picture (",
         "No such file or directory",
-        "not a whole picture that Pillow can read (cannot identify",
+        "not a whole picture (cannot identify",
         "a folder: pass its pictures",
     )
     for picture, reason in zip(pictures[:-1], reasons, strict=True):
