@@ -164,8 +164,9 @@ def _read(path: Path) -> tuple[bytes, Array]:
     whole.require()
     size = path.stat().st_size
     foreign = ValueError(f"{path} is not a model saved by accelnn")
-    if not h5py.is_hdf5(path):
-        raise foreign
+    with path.open("rb") as raw:
+        if raw.read(8) != b"\x89HDF\r\n\x1a\n":  # every HDF5 file begins so
+            raise foreign
     with whole.open_hdf5() as file:
 
         def attribute(name: str, kind: str) -> Any:
