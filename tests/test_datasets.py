@@ -594,6 +594,12 @@ def test_the_flower_is_the_courses():
     assert_sound(data, 2, 400, 400)
     np.testing.assert_allclose(data.X_train[:, :4], FLOWER, 1e-14)
     np.testing.assert_array_equal(data.Y_train, [[0] * 200 + [1] * 200])
+    rng = np.random.RandomState(1)
+    for label in (0, 1):  # the loop of the course's load_planar_dataset
+        t = np.linspace(label * 3.12, (label + 1) * 3.12, 200) + rng.randn(200) * 0.2
+        r = 4 * np.sin(t * 4) + rng.randn(200) * 0.2
+        petals = data.X_train[:, data.Y_train[0] == label]
+        np.testing.assert_allclose(petals, [r * np.sin(t), r * np.cos(t)], 1e-14)
 
 
 @given(half=st.integers(1, 100), seed=SEEDS)
