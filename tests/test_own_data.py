@@ -441,7 +441,7 @@ def test_features_of_one_name_are_all_read(tmp_path):
 def test_an_index_as_the_first_column_is_a_warning(tmp_path):
     rows = [[i, i % 3, "ab"[i % 2]] for i in range(12)]
     path = write_csv(tmp_path / "a.csv", ["", "x", "y"], *rows)
-    with pytest.warns(UserWarning, match=r"a\.csv: the first column is an index") as warned:
+    with pytest.warns(UserWarning, match=r"a\.csv: the first column counts the rows") as warned:
         datasets.load_csv(path, "y")
     assert warned[0].filename == __file__
     write_csv(path, ["", "x", "y"], *([2 * i, *rest] for i, *rest in rows))
