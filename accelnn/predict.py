@@ -57,7 +57,8 @@ def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Pr
             except IsADirectoryError:
                 found[picture] = Prediction(picture, error="a folder: pass its pictures")
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{picture}: ")
+                reason = str(error).removeprefix(f"{Path(picture)}: ")
+                reason = getattr(error, "strerror", None) or reason
                 found[picture] = Prediction(picture, error=reason)
         probabilities = model.probabilities(np.stack(list(pixels.values()))) if pixels else ()
         for picture, p in zip(pixels, probabilities, strict=True):
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write_json(options, model, predictions)
     except (backend.BackendError, ImportError, OSError, ValueError) as error:
         message = str(error)
-        if isinstance(error, ValueError) and options.model not in message:
+        if isinstance(error, ValueError) and str(Path(options.model)) not in message:
             message = f"{options.model}: {message}"
         if message.endswith("not a model saved by accelnn"):
             message += ": the model comes first: accelnn predict MODEL IMAGE"

@@ -75,7 +75,7 @@ def load_ex4_weights(folder: AnyPath | None = None, dtype: DType = None) -> Para
 
 
 def _ex4_file(name: str, folder: AnyPath | None) -> DataFile:
-    remedy = "put the course's copy of it into ./datasets or the folder that is ACCELNN_DATA"
+    remedy = "put the course's copy into ./datasets, or name its folder in ACCELNN_DATA"
     found = find_folder(folder, name)
     if found is None:
         raise FileNotFoundError(f"{name}: not found: {remedy}")

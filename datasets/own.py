@@ -223,7 +223,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
         raise ValueError(f"{path}: expected examples below the header, got none")
     X = np.array(rows)
     if not columns[0] and place > 0 and (np.diff(X[:, 0]) == 1).all():
-        message = "the first column counts the rows, yet becomes a feature: save the table without it"
+        message = "the first column counts the rows, yet becomes a feature: save without it"
         warnings.warn(f"{path}: {message}", UserWarning, stacklevel=3)
     return X, names
 

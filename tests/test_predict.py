@@ -142,13 +142,13 @@ def test_the_command_prints_a_row_for_each_picture(model, bright, dark, capsys):
 
 
 def test_a_picture_that_cannot_be_read_fails_in_its_row_and_no_other(
-    tmp_path, model, bright, capsys
+    tmp_path, model, bright, capsys, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.png"
     broken.write_bytes((tmp_path / "bright.png").read_bytes()[:40])
-    text = tmp_path / "note.txt"
-    text.write_text("no picture")
-    pictures = [str(broken), str(tmp_path / "absent.png"), str(text), str(tmp_path), bright]
+    (tmp_path / "note.txt").write_text("no picture")
+    pictures = [str(broken), str(tmp_path / "absent.png"), "./note.txt", str(tmp_path), bright]
     assert main([model, *pictures]) == 1
     out, err = capsys.readouterr()
     reasons = (
