@@ -132,16 +132,12 @@ def load(path: str | os.PathLike[str]) -> Model:
     try:
         fields = json.loads(text)
         net = Network(**fields["net"])
+        params = Parameters(to_device(weights), net.layers)
         shape, shift, scale = (fields["preprocessing"][name] for name in vars(Preprocessing()))
         shift, scale = (np.array(value, float)[()] for value in (shift, scale))
-        model = Model(
-            net,
-            Parameters(to_device(weights), net.layers),
-            tuple(fields["classes"]),
-            Preprocessing(shape and tuple(shape), shift, scale),
-            fields["source"],
-            fields["stand_in"],
-        )
+        preprocessing = Preprocessing(shape and tuple(shape), shift, scale)
+        names, source = tuple(fields["classes"]), fields["source"]
+        model = Model(net, params, names, preprocessing, source, fields["stand_in"])
         _check(model)
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: {error}: {_REMEDY}") from error
