@@ -21,7 +21,7 @@ COMMANDS = {
     "train": Command("accelnn.cli.train", "train an experiment of the notes, or your own data"),
     "predict": Command("accelnn.predict", "classify pictures with a saved model"),
     "info": Command("accelnn.cli.info", "show this machine, its backend and packages"),
-    "data": Command("accelnn.datasets.__main__", "download the course's data sets"),
+    "data": Command("accelnn.datasets.download", "download the course's data sets"),
     "warm-up": Command("accelnn.cli.warm_up", "compile the CPU's solvers once"),
 }
 

@@ -18,7 +18,7 @@ def write_whole(content: str | bytes, path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to instead of `path`; it replaces `path` if the block raises nothing.
+    """A path to write to instead of `path`, which it replaces if the block raises nothing.
 
     No other process sees `path` half-written, and no unfinished file stays behind.
     """

@@ -1,9 +1,9 @@
 """Trained networks as HDF5 files with everything needed to predict: `save` and `load`.
 
-A file holds one dataset, the weights, and as attributes its format ("accelnn model"), the
-format's version, the version of accelnn that wrote it, everything else about the model as JSON,
-and a SHA-256 of the JSON and the weights, because HDF5 does not notice every flipped byte.
-Nothing in it is code (no pickle), so a file from a stranger is safe to open.
+A file has one dataset, the weights, and as attributes its format and the version of the format and
+of accelnn, everything else about the model as JSON, and a SHA-256 of the JSON and the weights,
+because HDF5 does not notice every flipped byte. It contains no code (no pickle): opening a
+stranger's file is safe.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,18 @@ import accelnn
 from accelnn.backend import Array, array_module, backend_of, to_device, to_host
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.datasets.dataset import apply as apply
-from accelnn.files import write_whole
+from accelnn.datasets.reading import DataFile
+from accelnn.files import check_writable, write_whole
 from accelnn.network import FLOATS, Network, Parameters
 
-FORMAT, VERSION = "accelnn model", 2
+FORMAT, VERSION = b"accelnn model", 2
 CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # of every HDF5 file
 _REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained network with what it takes to apply it to new data.
+    """A trained network with everything needed to apply it to new data.
 
     net, params : the architecture and its weights
     classes : the classes' names, by label: two for one sigmoid output, one for each of several
@@ -54,8 +54,8 @@ class Model:
         object.__setattr__(self, "classes", tuple(names))
 
     def predict(self, rows: Array) -> Array:
-        """The names (m,) of the classes of raw examples, or the values (m, n_outputs) of linear
-        outputs, on the host.
+        """The class names (m,) of raw examples, or the values (m, n_outputs) of linear outputs, on
+        the host.
 
         rows : (m, n_features), an example a row, as in the file that the model was trained on
         """
@@ -92,47 +92,23 @@ class Model:
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write `model` to an HDF5 file that `load` reads, replacing any file of that name.
-
-    The file is written whole or not at all.
+    """Write `model` to an HDF5 file that `load` reads, whole or not at all; replaces an old file.
 
     Raises TypeError if `model` is no Model, ValueError if its parts do not fit each other or a
-    weight is NaN or infinite, FileNotFoundError if the folder does not exist.
+    weight is NaN or infinite, OSError if the file cannot be written.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"found a {type(model).__name__}: pass accelnn.Model(net, params)")
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    _check(model)
-    write_whole(_to_bytes(model), path)
-
-
-def load(path: str | os.PathLike[str]) -> Model:
-    """The model in a file that `save` wrote, its parameters on the chosen backend.
-
-    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, not a
-    model of accelnn's, or of another format version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: expected a model saved by accelnn")
-    text, weights = _read(path)
-    try:
-        model = _model(json.loads(text), weights)
-        _check(model)
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}: {_REMEDY}") from error
-    return replace(model, params=Parameters(to_device(weights), model.net.layers))
-
-
-def _to_bytes(model: Model) -> bytes:
-    """The contents of the model's file."""
     import h5py  # here, so that importing accelnn.models stays cheap
 
-    text, weights = _as_json(model), to_host(model.params.flat)
-    chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
-    # From version 1.8 on HDF5 protects its own structures by checksums. It ends the process on
+    if not isinstance(model, Model):
+        raise TypeError(f"found a {type(model).__name__}: pass accelnn.Model(net, params)")
+    check_writable(Path(path))
+    _check(model)
+    weights = to_host(model.params.flat)
+    fields = vars(model) | {"net": asdict(model.net), "preprocessing": vars(model.preprocessing)}
+    del fields["params"]
+    # ASCII; Python's JSON gives every float back exactly
+    text = json.dumps(fields, allow_nan=False, default=lambda array: array.tolist()).encode()
+    # From version 1.8 on, HDF5 protects its own structures by checksums. It ends the process on
     # damaged ones without, and on texts of variable length: the file has neither.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
@@ -140,101 +116,87 @@ def _to_bytes(model: Model) -> bytes:
         file.attrs["format_version"] = VERSION
         file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
         file.attrs["model"] = np.bytes_(text)
-        file.attrs["sha256"] = np.bytes_(_digest(text, weights))
+        file.attrs["sha256"] = _digest(text, weights)
+        chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
-    return contents.getvalue()
+    write_whole(contents.getvalue(), Path(path))
 
 
-def _as_json(model: Model) -> str:
-    """Everything but the weights, as ASCII; Python's JSON gives every float back exactly."""
-    fields = {
-        "net": asdict(model.net),
-        "classes": model.classes,
-        "preprocessing": vars(model.preprocessing),
-        "source": model.source,
-        "stand_in": model.stand_in,
-    }
-    return json.dumps(fields, allow_nan=False, default=lambda array: array.tolist())
+def load(path: str | os.PathLike[str]) -> Model:
+    """The model in a file that `save` wrote, its parameters on the chosen backend.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, not a
+    model saved by accelnn, or of another format version.
+    """
+    text, weights = _read(Path(path))
+    try:
+        fields = json.loads(text)
+        net = Network(**fields["net"])
+        params = Parameters(to_device(weights), net.layers)
+        shape, shift, scale = (fields["preprocessing"][name] for name in vars(Preprocessing()))
+        shift, scale = (np.array(value, float)[()] for value in (shift, scale))
+        preprocessing = Preprocessing(shape and tuple(shape), shift, scale)
+        names, source = tuple(fields["classes"]), fields["source"]
+        model = Model(net, params, names, preprocessing, source, fields["stand_in"])
+        _check(model)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}: {_REMEDY}") from error
+    return model
 
 
-def _model(fields: dict[str, Any], weights: Array) -> Model:
-    """The model, on the host, from what `_as_json` wrote and its weights."""
-    net = Network(**fields["net"])
-    shape, shift, scale = (fields["preprocessing"][name] for name in vars(Preprocessing()))
-    return Model(
-        net,
-        Parameters(weights, net.layers),
-        tuple(fields["classes"]),
-        Preprocessing(shape and tuple(shape), *(np.array(v, float)[()] for v in (shift, scale))),
-        fields["source"],
-        fields["stand_in"],
-    )
+def _digest(text: bytes, weights: Array) -> np.bytes_:
+    kind = f"{weights.dtype.str} {weights.shape} ".encode()
+    return np.bytes_(hashlib.sha256(text + kind + weights.tobytes()).hexdigest())
 
 
-def _digest(text: str, weights: Array) -> str:
-    kind = f"{weights.dtype.str} {weights.shape} "
-    return hashlib.sha256(text.encode() + kind.encode() + weights.tobytes()).hexdigest()
-
-
-def _read(path: Path) -> tuple[str, Array]:
+def _read(path: Path) -> tuple[bytes, Array]:
     """The JSON and the weights of a file, which match its checksum.
 
-    Raises ValueError if it is no whole HDF5 file, or one without a model.
+    Raises FileNotFoundError, or ValueError if the file is damaged or not a model.
     """
     import h5py
 
-    def wrong(found: str, expected: str, remedy: str = _REMEDY) -> ValueError:
-        return ValueError(f"{path}: found {found}, expected {expected}: {remedy}")
-
+    whole = DataFile(path, _REMEDY)
+    whole.require()
     size = path.stat().st_size
-
-    def attribute(name: str, kind: str) -> Any:
-        """A number or a text, of a type and size that were checked before it is read."""
-        stored = file.attrs.get_id(name) if name in file.attrs else None
-        if not stored or stored.shape != () or stored.dtype.kind != kind:
-            return None
-        if stored.dtype.itemsize > size:
-            return None
-        value = file.attrs[name]
-        return bytes(value).decode("ascii", "replace") if kind == "S" else int(value)
-
     foreign = ValueError(f"{path} is not a model saved by accelnn")
     with path.open("rb") as raw:
-        if raw.read(len(_SIGNATURE)) != _SIGNATURE:
+        if raw.read(8) != b"\x89HDF\r\n\x1a\n":  # every HDF5 file begins so
             raise foreign
-    try:
-        with h5py.File(path, "r") as file:
-            if attribute("format", "S") != FORMAT:
-                raise foreign
-            version = attribute("format_version", "i")
-            if version != VERSION:
-                raise wrong(
-                    f"format version {version}, of accelnn {attribute('accelnn_version', 'S')}",
-                    f"{VERSION}, which accelnn {accelnn.__version__} reads",
-                    "upgrade accelnn" if (version or 0) > VERSION else "train and save it again",
-                )
-            stored = file.get("weights")
-            if not isinstance(stored, h5py.Dataset):
-                raise wrong(f"only the keys {list(file)}", "a dataset 'weights'")
-            if stored.dtype not in FLOATS or stored.ndim != 1 or stored.chunks is None:
-                raise wrong(
-                    f"weights of dtype {stored.dtype} and shape {stored.shape}",
-                    "float32 or float64 in one dimension, in chunks",
-                )
-            if stored.nbytes > size or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
-                raise wrong(
-                    f"{stored.nbytes} bytes of weights in chunks of {stored.chunks[0]}",
-                    f"at most the file's {size} in chunks of at most {CHUNK_BYTES} bytes",
-                )
-            text, digest = attribute("model", "S"), attribute("sha256", "S")
-            weights = stored[()]
-    # h5py raises these for damaged bytes
-    except (OSError, RuntimeError, TypeError, LookupError, UnicodeError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked
-            raise
-        raise wrong(f"no whole HDF5 file ({error})", f"an {FORMAT}") from error
+    with whole.open_hdf5() as file:
+
+        def attribute(name: str, kind: str) -> Any:
+            """A number or bytes, of a type and size that were checked before they are read."""
+            stored: Any = file.attrs.get_id(name) if name in file.attrs else None
+            fits = stored and stored.shape == () and stored.dtype.kind == kind
+            return file.attrs[name] if fits and stored.dtype.itemsize <= size else None
+
+        if attribute("format", "S") != FORMAT:
+            raise foreign
+        version = attribute("format_version", "i")
+        if version != VERSION:
+            writer = (attribute("accelnn_version", "S") or b"?").decode("ascii", "replace")
+            found, ours = f"{version}, of accelnn {writer}", f"{VERSION}, of {accelnn.__version__}"
+            remedy = "upgrade accelnn" if (version or 0) > VERSION else "train and save it again"
+            raise DataFile(path, remedy).wrong("format version", found, ours)
+        stored = file.get("weights")
+        if (
+            not isinstance(stored, h5py.Dataset)
+            or stored.dtype not in FLOATS
+            or stored.ndim != 1
+            or stored.chunks is None
+            or stored.nbytes > size
+            or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES
+        ):
+            expected = (
+                f"a dataset of float32 or float64 in one dimension, of at most the file's {size} "
+                f"bytes, in chunks of at most {CHUNK_BYTES} bytes"
+            )
+            raise whole.wrong("weights", str(stored or "no dataset"), expected)
+        text, digest = attribute("model", "S"), attribute("sha256", "S")
+        weights = stored[()]
     if text is None or _digest(text, weights) != digest:
-        raise wrong("contents that do not match their checksum", "those that were saved")
+        raise whole.wrong("checksum", "other contents", "those that were saved")
     return text, weights
 
 
@@ -244,43 +206,29 @@ def _n_classes(net: Network) -> int:
 
 def _check(model: Model) -> None:
     """Raise ValueError if the parts of a model do not fit each other."""
-    net, params, preprocessing = model.net, model.params, model.preprocessing
-    if params.layers != net.layers:
-        raise ValueError(
-            f"found parameters of layers {list(params.layers)}, expected {list(net.layers)}"
-        )
-    if params.dtype not in FLOATS:
-        raise ValueError(f"found parameters of {params.dtype}, expected float32 or float64")
+
+    def require(fits: Any, found: str, expected: object) -> None:
+        if not fits:
+            raise ValueError(f"found {found}, expected {expected}")
+
+    net, params, classes = model.net, model.params, model.classes
+    layers, given = list(net.layers), list(params.layers)
+    require(given == layers, f"parameters of layers {given}", layers)
+    require(params.dtype in FLOATS, f"parameters of {params.dtype}", "float32 or float64")
     bad = int((~array_module(params.flat).isfinite(params.flat)).sum())
-    if bad:
-        raise ValueError(
-            f"found {bad} NaN or infinite weights among {params.flat.size}, expected none"
-        )
-    expected = _n_classes(net)
-    if len(model.classes) != expected:
-        raise ValueError(
-            f"found {len(model.classes)} classes, expected {expected} for {net.layers[-1]} "
-            f"{net.output} outputs"
-        )
-    if not all(isinstance(text, str) for text in (*model.classes, model.source)):
-        raise ValueError(f"found classes {model.classes} of {model.source!r}, expected texts")
-    if not isinstance(model.stand_in, bool):
-        raise ValueError(f"found stand_in {model.stand_in!r}, expected True or False")
-    features, shape = net.layers[0], preprocessing.image_shape
-    if shape is not None and (
-        len(shape) != 3
-        or not all(isinstance(n, int | np.integer) and n > 0 for n in shape)
-        or math.prod(shape) != features
-    ):
-        raise ValueError(
-            f"found pictures of shape {shape}, expected (height, width, channels) with a product "
-            f"of {features}"
-        )
-    for name in ("shift", "scale"):
-        value = np.asarray(getattr(preprocessing, name))
-        if value.shape not in ((), (features,)) or not np.isfinite(value).all():
-            raise ValueError(
-                f"found a {name} of shape {value.shape}, expected one finite number or {features}"
-            )
-    if not np.all(preprocessing.scale):
-        raise ValueError("found a scale of 0, expected none: it would divide by it")
+    require(bad == 0, f"{bad} NaN or infinite weights among {params.flat.size}", "none")
+    n, outputs = _n_classes(net), f"{layers[-1]} {net.output} outputs"
+    require(len(classes) == n, f"{len(classes)} classes", f"{n} for {outputs}")
+    texts = all(isinstance(text, str) for text in (*classes, model.source))
+    require(texts, f"classes {classes} of {model.source!r}", "texts")
+    require(isinstance(model.stand_in, bool), f"stand_in {model.stand_in!r}", "True or False")
+    shape, shift, scale = vars(model.preprocessing).values()
+    if shape is not None:
+        sizes = len(shape) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
+        fits = sizes and math.prod(shape) == layers[0]
+        expected = f"(height, width, channels) with a product of {layers[0]}"
+        require(fits, f"pictures of shape {shape}", expected)
+    for name, value in (("shift", np.asarray(shift)), ("scale", np.asarray(scale))):
+        fits = value.shape in ((), (layers[0],)) and np.isfinite(value).all()
+        require(fits, f"a {name} of shape {value.shape}", f"one finite number or {layers[0]}")
+    require(np.all(scale), "a scale of 0", "none: it would divide by it")

@@ -1,13 +1,16 @@
-"""The notes' data: read from files, or 2-D classics drawn from a seed; and your own.
+"""The notes' data, read from files or drawn from a seed, and your own.
 
 Every loader returns a `Dataset`, on the chosen backend.
 """
 
+from .cats import CAT_FILES, load_cats
 from .dataset import Dataset, Preprocessing, StandInWarning
-from .files import load_cats, load_digits
-from .generated import blobs, circles, flower, spiral
-from .matlab import load_ex4, load_ex4_weights, load_football
+from .digits import load_digits, load_ex4, load_ex4_weights
 from .own import load_csv, load_hdf5, load_images, read_picture
+from .planar import FOOTBALL_FILES, blobs, circles, flower, load_football, spiral
+
+# The data sets that `accelnn data download NAME` downloads.
+DOWNLOADS = {"cats": CAT_FILES, "football": FOOTBALL_FILES}
 
 __all__ = [
     "Dataset",

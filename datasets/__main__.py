@@ -1,47 +1,8 @@
-"""`accelnn data download cats|football`: download the course's files.
+"""`python -m accelnn.datasets`: the command `accelnn data`."""
 
-The exit status is 0 on success, 1 if a file could not be downloaded.
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
 
 from accelnn.__main__ import run
-
-from .download import BASE, FILES, DownloadError, download
-from .reading import cache_folder
-
-
-def main(arguments: Sequence[str] | None = None, base: str = BASE) -> int:
-    """Run the command with the files below the URL `base`; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="accelnn data", description="Download the course's files."
-    )
-    commands = parser.add_subparsers(required=True, metavar=f"download {{{','.join(FILES)}}}")
-    command = commands.add_parser(
-        "download",
-        help="download a data set and verify it",
-        description="Download a data set and verify its sha256. Files that are already there are "
-        "not downloaded again.",
-    )
-    command.add_argument("name", choices=FILES, help="the data set")
-    command.add_argument(
-        "--folder", metavar="DIR", help=f"where to put it; the default is {cache_folder()}"
-    )
-    options = parser.parse_args(arguments)
-
-    import pooch  # here, so that --help is quick
-
-    pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
-    try:
-        for path in download(options.name, options.folder, base):
-            print(path)
-    except (DownloadError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
 
 if __name__ == "__main__":
     sys.exit(run("data", sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What every loader returns. Columns are examples: X is (n_features, m).
+"""The Dataset that every loader returns. Columns are examples: X is (n_features, m).
 
 X is the view `.T` of a row-major (m, n_features) array, so that each example is contiguous.
 """
@@ -19,6 +19,8 @@ from accelnn.columns import HostColumns
 # The share of a device's free memory that data may take: a validation split copies the data, and
 # activations and sample space need memory too.
 SHARE = 0.5
+
+DType = DTypeLike | None  # None is the backend's default
 
 
 class StandInWarning(UserWarning):
@@ -43,19 +45,15 @@ class Preprocessing:
 class Dataset:
     """Training, validation and test sets, on the backend that was chosen when they were loaded.
 
-    If a device has no room for them, they stay on the host as HostColumns, which `accelnn.fit`
-    streams in mini-batches.
-
     X_train, X_test : (n_features, m) float, pictures in [0, 1]; the test set may be empty (m = 0)
     Y_train, Y_test : (1, m) of 0/1 in X's dtype for two classes, else int64 labels (m,)
     classes : the classes' names, by label
     source : where the data comes from, in one line
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
-    too_large : why the sets stay on the host, in one line, or None. They are HostColumns then,
-        and Y is one-hot (n_classes, m) for more than two classes
-    X_validation, Y_validation : the examples to watch during training, e.g. with
-        `fit(..., validation=(X_validation, Y_validation))`; None if there are none
+    too_large : why the device has no room for the sets, in one line, or None. If it has none, they
+        are HostColumns, which `accelnn.fit` streams, and more than two classes are one-hot columns
+    X_validation, Y_validation : the examples to watch during training, or None
     """
 
     X_train: Array
@@ -89,43 +87,39 @@ class Dataset:
 def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
     """X (n_features, m), as a network takes it, from raw examples: (rows - shift) / scale.
 
-    Parameters
-    ----------
-    preprocessing : the shift and the scale
     rows : (m, n_features) on either backend, where X will be too; not changed
-    dtype : of X. Bytes are scaled in this precision, anything else in its own, so that a small
-        difference of large numbers is not lost to float32 before it is taken.
+    dtype : of X. Bytes are scaled in this precision, anything else in its own, so that float32
+        does not lose a small difference of large numbers.
     """
-    there = backend.backend_of(rows)
+    device = backend.backend_of(rows)
     X = rows.astype(dtype if rows.dtype == np.uint8 else np.result_type(rows.dtype, dtype))
     shift, scale = (
-        there.to_device(value, X.dtype) if np.ndim(value) else float(value)
+        device.to_device(value, X.dtype) if np.ndim(value) else float(value)
         for value in (preprocessing.shift, preprocessing.scale)
     )
-    if np.ndim(preprocessing.shift) or shift:
+    if np.ndim(shift) or shift:
         X -= shift
     X /= scale
     return X.astype(dtype, copy=False).T
 
 
 def on_backend(
-    train: tuple[Array, Array],
-    test: tuple[Array, Array],
+    train: Sequence[Array],
+    test: Sequence[Array],
     classes: tuple[str, ...],
     source: str,
-    dtype: DTypeLike | None,
+    dtype: DType,
     stand_in: bool = False,
     preprocessing: Preprocessing | None = None,
-    validation: tuple[Array, Array] | None = None,
+    validation: Sequence[Array] | None = None,
 ) -> Dataset:
-    """The Dataset of (examples (m, ...), labels (m,)) pairs on the host.
+    """The Dataset of pairs on the host: examples (m, ...) and labels (m,).
 
-    Examples and labels are uploaded once and as they are; `preprocessing` is applied on the
-    device. uint8 examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1]; their
-    preprocessing is derived from them.
+    Examples and labels are uploaded once, as they are, and preprocessed on the device. uint8
+    examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1].
 
-    Raises ValueError if `dtype` is not a floating-point type. Warns with a RuntimeWarning if the
-    device has no room and the data stays on the host, and with a StandInWarning for a stand-in.
+    Raises ValueError if `dtype` is not a floating-point type. Warns with a StandInWarning for a
+    stand-in, and with a RuntimeWarning if the device has no room and the data stays on the host.
     """
     device = backend.current()
     dtype = np.dtype(device.default_dtype if dtype is None else dtype)
@@ -133,60 +127,40 @@ def on_backend(
         raise ValueError(f"expected a floating-point dtype such as float32, got {dtype}")
     if stand_in:
         warnings.warn(f"this data is a {source}", StandInWarning, stacklevel=3)
-
-    if train[0].dtype == np.uint8:
+    pixels, two = train[0].dtype == np.uint8, len(classes) == 2
+    preprocessing = preprocessing or Preprocessing()
+    if pixels:
         height, width, *channels = train[0].shape[1:]
         preprocessing = Preprocessing((height, width, channels[0] if channels else 1), scale=255.0)
-    preprocessing = preprocessing or Preprocessing()
-    sets = [pair for pair in (train, validation, test) if pair is not None]
-    too_large = _too_large(device, [examples for examples, _ in sets], len(classes), dtype)
+    examples = [pair[0] for pair in (train, validation, test) if pair is not None]
+    too_large = _too_large(device, examples, 1 if two else len(classes), dtype)
     if too_large:
-        warnings.warn(
-            f"{too_large}: it stays on the host, and mini-batches are streamed from there",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
-    def columns(examples: Array) -> Array:
+    def place(examples: Array, labels: Array) -> tuple[Array, Array]:
         rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
         if not too_large:
-            return apply(preprocessing, device.to_device(rows), dtype)
-        if rows.dtype == np.uint8:
-            return HostColumns(rows, dtype, scale=255.0)
-        return HostColumns.of(apply(preprocessing, rows, dtype), dtype)
+            X, Y = apply(preprocessing, device.to_device(rows), dtype), device.to_device(labels)
+            return X, Y[None].astype(dtype) if two else Y.astype(np.int64, copy=False)
+        if not pixels:
+            rows = apply(preprocessing, rows, dtype).T
+        Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
+        X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
+        return X, HostColumns(Y.astype(np.uint8), dtype)
 
-    def targets(labels: Array) -> Array:
-        two = len(classes) == 2
-        if too_large:
-            Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
-            return HostColumns(Y.astype(np.uint8), dtype)
-        labels = device.to_device(labels)
-        return labels[None].astype(dtype) if two else labels.astype(np.int64, copy=False)
-
-    (X_train, Y_train), *watched, (X_test, Y_test) = [
-        (columns(examples), targets(labels)) for examples, labels in sets
-    ]
+    watch = place(*validation) if validation else (None, None)
     return Dataset(
-        X_train,
-        Y_train,
-        X_test,
-        Y_test,
-        classes,
-        source,
-        stand_in,
-        preprocessing,
-        too_large,
-        *(watched[0] if watched else ()),
+        *place(*train), *place(*test), classes, source, stand_in, preprocessing, too_large, *watch
     )
 
 
 def _too_large(
-    device: Backend, examples: Sequence[Array], n_classes: int, dtype: np.dtype[Any]
+    device: Backend, examples: Sequence[Array], outputs: int, dtype: np.dtype[Any]
 ) -> str | None:
-    """Why a device has no room for (m, ...) examples and their labels, or None if it has."""
+    """Why a device has no room for (m, ...) examples and their targets, or None if it has."""
     if device.name == "numpy":
         return None
-    outputs = 1 if n_classes == 2 else n_classes
     numbers = sum(array.size + outputs * len(array) for array in examples)
     needed = numbers * dtype.itemsize + max(array.nbytes for array in examples)
     free, _ = device.memory()
@@ -198,7 +172,7 @@ def _too_large(
     )
 
 
-def stratified_split(labels: Array, n_test: Sequence[int], seed: int) -> tuple[Array, Array]:
+def stratified_split(labels: Array, n_test: Array, seed: int) -> tuple[Array, Array]:
     """Indices of a training and a test part, both shuffled; the test has `n_test[label]` of each.
 
     labels : integers (m,) in 0 .. len(n_test) - 1
@@ -207,5 +181,5 @@ def stratified_split(labels: Array, n_test: Sequence[int], seed: int) -> tuple[A
     order = rng.permutation(len(labels))
     in_test = np.zeros(len(labels), bool)
     for label, n in enumerate(n_test):
-        in_test[np.flatnonzero(labels[order] == label)[:n]] = True
+        in_test[np.flatnonzero(labels[order] == label)[: int(n)]] = True
     return rng.permutation(order[~in_test]), rng.permutation(order[in_test])

@@ -5,39 +5,35 @@ training and to decide when to stop) and to test on (never seen until the end).
 """
 
 import csv
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, Preprocessing, on_backend, stratified_split
-from .reading import Schema, check_labels, read_hdf5
+from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
+from .reading import AnyPath, DataFile, Schema
 
 _NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
-MOST_DOUBTED = 10  # more classes than this, of less than two rows each, are no classes
-_HDF5_REMEDY = "write it as the documentation of accelnn.datasets.load_hdf5 says"
+_MOST_CLASSES = 10  # more, each with fewer than two rows, are taken for measurements
 
 
 def load_images(
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
     size: int = 64,
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
-    dtype: DTypeLike | None = None,
+    dtype: DType = None,
 ) -> Dataset:
-    """Your pictures, a folder for each class, all converted to colour pictures of one size.
+    """Your pictures, a folder for each class, converted to colour pictures of one size.
 
     Parameters
     ----------
-    folder : with a folder of pictures for each class; hidden files and folders, and files
-        beside the folders, are ignored
-    size : the height and the width in pixels to which every picture is resized, see `read_picture`
+    folder : with a folder of pictures for each class; anything else, or hidden, is ignored
+    size : the height and the width, in pixels, to which `read_picture` resizes every picture
     validation, test : the share of each class, in [0, 1), for each of these sets
     seed : of the split and of the order
     dtype : of X; by default the backend's
@@ -45,9 +41,9 @@ def load_images(
     Returns X (3 * size**2, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). The
     classes are the folders' names, sorted.
 
-    Raises FileNotFoundError or NotADirectoryError if `folder` is no folder; ValueError if there
-    are fewer than two classes, a class has no readable picture or too few to be split, or an
-    argument is none of these. Warns with a UserWarning that names files which are no pictures.
+    Raises FileNotFoundError or NotADirectoryError if `folder` is not a folder; ValueError if there
+    are fewer than two classes, a class is too small to be split, or an argument is out of range.
+    Warns with a UserWarning that names the files that are no pictures.
     """
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
@@ -56,48 +52,33 @@ def load_images(
         raise NotADirectoryError(f"{folder}: a file, not a folder: for a table use --csv, load_csv")
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = [path for path in inside if path.is_dir()]
-    if len(folders) < 2:
-        found = ", ".join(path.name for path in folders) or "none"
-        raise ValueError(f"{folder}: expected two folders or more, one for each class, got {found}")
+    folders = [path for path in _visible(folder) if path.is_dir()]
     classes = tuple(path.name for path in folders)
-    pictures, labels = _read_folders(folders, size)
-    parts = _split(str(folder), labels, classes, validation, test, seed)
-    return _dataset(folder, pictures, labels, parts, classes, seed, dtype)
-
-
-def _read_folders(folders: Sequence[Path], size: int) -> tuple[Array, Array]:
-    """The pictures (m, size, size, 3) uint8 of all folders, and the folder's number of each."""
-    files = [(label, path) for label, folder in enumerate(folders) for path in _files(folder)]
+    if len(classes) < 2:
+        found = ", ".join(classes) or "none"
+        raise ValueError(f"{folder}: expected two folders or more, one for each class, got {found}")
+    files = [(label, path) for label, inside in enumerate(folders) for path in _visible(inside)]
     pictures = np.empty((len(files), size, size, 3), np.uint8)
     labels: list[int] = []
     skipped: list[str] = []
     for label, path in files:
         try:
-            pictures[len(labels)] = read_picture(path, pictures.shape[1:])
+            pictures[len(labels)] = read_picture(path, (size, size, 3))
             labels.append(label)
         except (ValueError, IsADirectoryError):
-            skipped.append(f"{folders[label].name}/{path.name}")
-    readable = set(labels)
-    for label, folder in enumerate(folders):
-        if label not in readable:
-            raise ValueError(
-                f"{folder}: no picture in this class that Pillow can read: add some, or remove "
-                "the folder"
-            )
+            skipped.append(f"{classes[label]}/{path.name}")
+    if empty := [str(path) for label, path in enumerate(folders) if label not in set(labels)]:
+        raise ValueError(f"{empty[0]}: no readable picture: add some, or remove the folder")
     if skipped:
         names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         count = f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
-        warnings.warn(
-            f"{folders[0].parent}: skipped {count} that Pillow cannot read as a picture: {names}",
-            UserWarning,
-            stacklevel=3,
-        )
-    return pictures[: len(labels)], np.array(labels)
+        message = f"{folder}: skipped {count} that Pillow cannot read as a picture: {names}"
+        warnings.warn(message, UserWarning, stacklevel=2)
+    examples = pictures[: len(labels)], np.array(labels)
+    return _split(folder, examples, classes, validation, test, seed, dtype)
 
 
-def _files(folder: Path) -> list[Path]:
+def _visible(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
@@ -105,7 +86,7 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def read_picture(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> Array:
+def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     """A picture of any size and mode as uint8 (height, width, channels), as in training.
 
     It is turned as its EXIF orientation says; transparent pixels become white; 16-bit greys keep
@@ -116,15 +97,15 @@ def read_picture(path: str | os.PathLike[str], image_shape: tuple[int, int, int]
     path : of the file, in any format that Pillow reads; an animation's first picture is taken
     image_shape : (height, width, channels), the channels 1 (grey) or 3 (red, green, blue)
 
-    Raises FileNotFoundError and the system's other errors; ValueError if the file is no whole
-    picture, or `image_shape` is not of this form.
+    Raises FileNotFoundError and the system's other errors; ValueError if the file is not a whole
+    picture, or `image_shape` has another form.
     """
     from PIL import Image, ImageOps  # here, so that importing accelnn.datasets stays cheap
 
     height, width, channels = image_shape
     if channels not in (1, 3):
         raise ValueError(f"expected pictures of 1 or 3 channels, got {channels}")
-    try:
+    with DataFile(Path(path), "save it again, as PNG or JPEG").refuse_damaged("picture"):
         with Image.open(path) as file:
             picture: Image.Image = ImageOps.exif_transpose(file)
         if picture.mode.startswith("I"):  # Pillow would clip the 16 bits at 255
@@ -136,20 +117,11 @@ def read_picture(path: str | os.PathLike[str], image_shape: tuple[int, int, int]
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture.convert("RGBA"))
         picture = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-    except Exception as error:  # damaged bytes raise anything: OSError, SyntaxError, struct.error
-        if isinstance(error, OSError) and error.errno:  # the system's: no such file, no permission
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a whole picture that Pillow can read ({reason})") from error
-    return np.asarray(picture).reshape(image_shape)
+        return np.asarray(picture).reshape(image_shape)
 
 
 def load_hdf5(
-    file: str | os.PathLike[str],
-    validation: float = 0.15,
-    test: float = 0.15,
-    seed: int = 0,
-    dtype: DTypeLike | None = None,
+    file: AnyPath, validation: float = 0.15, test: float = 0.15, seed: int = 0, dtype: DType = None
 ) -> Dataset:
     """Your pictures from one HDF5 file, stored under the same names as the course's cats.
 
@@ -158,49 +130,31 @@ def load_hdf5(
     file : with train_set_x, uint8 (m, h, w, c); train_set_y, integers (m,) in 0..n-1;
         list_classes, bytes (n,) such as np.array([b"dog", b"cat"]); and, for a test set of your
         own, test_set_x (k, h, w, c) and test_set_y (k,)
-    validation, test : the share of each class, in [0, 1), for each of these sets; a test set of
-        your own takes the place of `test`
-    seed : of the split and of the order
-    dtype : of X; by default the backend's
+    validation, test, seed, dtype : as in `load_images`; `test` is ignored if the file has a test
+        set
 
     Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). A test
     set of your own keeps the file's order.
 
-    Raises FileNotFoundError; ValueError if the contents are wrong, there are fewer than two
-    classes, a class is too small to be split, or an argument is none of these.
+    Raises as `load_images`, and ValueError if the contents are wrong.
     """
-    path = Path(file)
-    train_set: Schema = {
-        "train_set_x": (np.uint8, ("m", "h", "w", "c")),
-        "train_set_y": (np.integer, ("m",)),
-        "list_classes": (np.bytes_, ("n",)),
-    }
-    test_set: Schema = {
-        "test_set_x": (np.uint8, ("k", "h", "w", "c")),
-        "test_set_y": (np.integer, ("k",)),
-    }
-    arrays = read_hdf5(path, train_set, _HDF5_REMEDY, optional=test_set)
-    classes = tuple(name.decode(errors="replace") for name in arrays["list_classes"])
-    _require_two(str(path), classes)
-
-    def part(name: str) -> tuple[Array, Array]:
-        key = f"{name}_set_y"
-        labels = check_labels(path, key, arrays[key], 0, len(classes) - 1, _HDF5_REMEDY)
-        return arrays[f"{name}_set_x"], labels
-
-    pictures, labels = part("train")
-    own_test = part("test") if "test_set_x" in arrays else None
-    parts = _split(str(path), labels, classes, validation, 0.0 if own_test else test, seed)
-    return _dataset(path, pictures, labels, parts, classes, seed, dtype, own_test)
+    source = DataFile(Path(file), "write it as help(accelnn.datasets.load_hdf5) says")
+    (names,) = source.read_hdf5({"list_classes": (np.bytes_, "n")}).values()
+    labels = range(len(names))
+    train_set: Schema = {"train_set_x": (np.uint8, "mhwc"), "train_set_y": (labels, "m")}
+    test_set: Schema = {"test_set_x": (np.uint8, "khwc"), "test_set_y": (labels, "k")}
+    X, Y, *own_test = source.read_hdf5(train_set, optional=test_set).values()
+    classes = tuple(name.decode(errors="replace") for name in names)
+    return _split(file, (X, Y), classes, validation, test, seed, dtype, own_test)
 
 
 def load_csv(
-    file: str | os.PathLike[str],
+    file: AnyPath,
     target: str,
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
-    dtype: DTypeLike | None = None,
+    dtype: DType = None,
 ) -> Dataset:
     """Your table: a header, then a row for each example; commas between cells, text in UTF-8.
 
@@ -210,37 +164,29 @@ def load_csv(
     Parameters
     ----------
     file : with numbers in every column but the target's
-    target : the column of the class, by name or number
-    validation, test : the share of each class, in [0, 1), for each of these sets
-    seed : of the split and of the order
-    dtype : of X; by default the backend's
+    target : the name of the column with each example's class, a name or a number
+    validation, test, seed, dtype : as in `load_images`
 
     Returns X (n_features, m) in the columns' order; Y (1, m) of 0/1 for two classes, else labels
     (m,). The classes are sorted, as numbers if all are numbers.
 
-    Raises FileNotFoundError; ValueError if the file is empty, a column or a cell is missing, a
-    cell is no finite number, there are fewer than two classes, or nearly as many as rows, a class
-    is too small to be split, or an argument is none of these. Warns with a UserWarning if the
+    Raises as `load_images`, and ValueError if a column or a cell is missing, a cell is not a
+    finite number, or the target has nearly as many values as rows. Warns with a UserWarning if the
     first column is an index.
     """
     features, names = _read_csv(Path(file), target)
-    classes = _sorted(set(names))
-    _require_two(f"{file}: column {target!r}", classes)
-    if len(classes) > max(MOST_DOUBTED, len(names) // 2):
+    try:
+        classes = tuple(sorted(set(names), key=lambda name: (float(name), name)))
+    except ValueError:
+        classes = tuple(sorted(set(names)))
+    if len(classes) > max(_MOST_CLASSES, len(names) // 2):
         raise ValueError(
             f"{file}: column {target!r} has {len(classes)} different values in {len(names)} rows: "
             "the target takes classes, not measurements"
         )
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([label_of[name] for name in names])
-    parts = _split(f"{file}: column {target!r}", labels, classes, validation, test, seed)
-    known = features[parts[0]]
-    # the computed deviation of a constant column may be 1e-17 instead of 0
-    constant = known.min(axis=0) == known.max(axis=0)
-    scaling = Preprocessing(
-        shift=known.mean(axis=0), scale=np.where(constant, 1.0, known.std(axis=0))
-    )
-    return _dataset(file, features, labels, parts, classes, seed, dtype, None, scaling)
+    return _split(file, (features, labels), classes, validation, test, seed, dtype)
 
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
@@ -253,127 +199,92 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
-            if not columns:
-                raise ValueError(f"{path}: empty: expected a row of column names, then examples")
-            if len(columns) == 1 and ";" in columns[0]:
+            if columns.count(target) != 1 or len(columns) == 1:
+                found = ", ".join(map(repr, columns)) or "an empty file"
                 raise ValueError(
-                    f"{path}: the header has ; and no comma: save the table with commas"
+                    f"{path}: expected a header with {target!r} (the target) and features, "
+                    f"separated by commas, got {found}"
                 )
-            if columns.count(target) != 1:
-                raise ValueError(
-                    f"{path}: expected one column {target!r} (the target), got the columns "
-                    + ", ".join(map(repr, columns))
-                )
-            if len(columns) == 1:
-                raise ValueError(f"{path}: only the target {target!r}: expected features beside it")
             place = columns.index(target)
-            for row in reader:
-                if not row:
-                    continue  # a blank line
-                where = f"{path}: line {reader.line_num}"
+            features = columns[:place] + columns[place + 1 :]
+            for row in filter(None, reader):  # without blank lines
+                line = f"{path}: line {reader.line_num}"
                 if len(row) != len(columns):
-                    raise ValueError(f"{where}: expected {len(columns)} cells, got {len(row)}")
+                    raise ValueError(f"{line}: expected {len(columns)} cells, got {len(row)}")
                 names.append(row.pop(place).strip())
                 if names[-1].lower() in ("", "nan"):
-                    raise ValueError(f"{where}, column {target!r}: no class: fill or remove it")
-                rows.append(_numbers(row, columns[:place] + columns[place + 1 :], where))
+                    raise ValueError(f"{line}, column {target!r}: no class: fill or remove it")
+                rows.append(_numbers(row, features, line))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason})") from error
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: not CSV ({error})") from error
     if not rows:
-        raise ValueError(f"{path}: empty: expected examples below the column names")
-    features = np.array(rows)
-    if not columns[0] and place > 0 and (np.diff(features[:, 0]) == 1).all():
-        warnings.warn(
-            f"{path}: the first column has no name and counts the rows, yet becomes a feature: "
-            "save the table without its index",
-            UserWarning,
-            stacklevel=3,
-        )
-    return features, names
+        raise ValueError(f"{path}: expected examples below the header, got none")
+    X = np.array(rows)
+    if not columns[0] and place > 0 and (np.diff(X[:, 0]) == 1).all():
+        message = "the first column counts the rows, yet becomes a feature: save without it"
+        warnings.warn(f"{path}: {message}", UserWarning, stacklevel=3)
+    return X, names
 
 
-def _numbers(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
+def _numbers(cells: Sequence[str], columns: Sequence[str], line: str) -> list[float]:
     numbers = []
     for cell, column in zip(cells, columns, strict=True):
         try:
             number = float(cell)
         except ValueError:
             number = np.nan
-        if not abs(number) < 1e100:  # NaN too; beyond it squares overflow
-            raise ValueError(f"{where}, column {column!r}: expected a finite number, got {cell!r}")
+        if not abs(number) < 1e100:  # NaN too; the squares of larger numbers overflow
+            raise ValueError(f"{line}, column {column!r}: expected a finite number, got {cell!r}")
         numbers.append(number)
     return numbers
 
 
-def _sorted(names: set[str]) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(names, key=lambda name: (float(name), name)))
-    except ValueError:
-        return tuple(sorted(names))
-
-
-def _require_two(where: str, classes: Sequence[str]) -> None:
-    if len(classes) < 2:
-        raise ValueError(f"{where}: expected two classes or more, got only {', '.join(classes)}")
-
-
 def _split(
-    where: str,
-    labels: Array,
-    classes: Sequence[str],
+    path: AnyPath,
+    examples: tuple[Array, Array],
+    classes: tuple[str, ...],
     validation: float,
     test: float,
     seed: int,
-) -> tuple[Array, Array, Array]:
-    """Indices to train, to validate and to test on: each class's share, but at least one example
-    in each set that is asked for.
+    dtype: DType,
+    own_test: Sequence[Array] = (),
+) -> Dataset:
+    """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least
+    one example, in each set that is asked for.
+
+    Features of a table are standardised by the training set. `own_test` replaces the test set.
     """
-    for name, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise ValueError(f"expected {name} as a share in [0, 1), got {share}")
-    if validation + test >= 1:
+    test = 0 if own_test else test
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ValueError(
-            f"expected validation and test to leave a share to train on, got {validation} and "
-            f"{test}"
+            "expected validation and test as shares of at least 0 and together less than 1, got "
+            f"{validation} and {test}"
         )
+    if len(classes) < 2:
+        raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
+    X, labels = examples
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
-    for name, count in zip(classes, counts, strict=True):
-        if count < least:
-            raise ValueError(
-                f"{where}: the class {name!r} has {count} of the examples, expected {least} or "
-                "more: one for each of training, validation and test that is asked for"
-            )
+    if counts.min() < least:
+        raise ValueError(
+            f"{path}: the class {classes[counts.argmin()]!r} has {counts.min()} of the examples, "
+            f"expected {least} or more: one for each of training, validation and test asked for"
+        )
     n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
     left = counts - n_test
     n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
-    rest, tested = stratified_split(labels, [int(n) for n in n_test], seed)
-    train, watched = stratified_split(labels[rest], [int(n) for n in n_validation], seed)
-    return rest[train], rest[watched], tested
-
-
-def _dataset(
-    path: str | os.PathLike[str],
-    examples: Array,
-    labels: Array,
-    parts: Sequence[Array],
-    classes: tuple[str, ...],
-    seed: int,
-    dtype: DTypeLike | None,
-    own_test: tuple[Array, Array] | None = None,
-    preprocessing: Preprocessing | None = None,
-) -> Dataset:
-    """The Dataset of the examples by part, or with `own_test` in place of the last part."""
-    train, validation, test = ((examples[part], labels[part]) for part in parts)
-    test = own_test or test
-    return on_backend(
-        train,
-        test,
-        classes,
-        f"{path}, split by seed {seed}",
-        dtype,
-        preprocessing=preprocessing,
-        validation=validation if len(validation[1]) else None,
-    )
+    rest, tested = stratified_split(labels, n_test, seed)
+    trained, watched = stratified_split(labels[rest], n_validation, seed)
+    train, watch, last = ((X[i], labels[i]) for i in (rest[trained], rest[watched], tested))
+    preprocessing = None
+    if X.dtype != np.uint8:
+        known = train[0]
+        # the computed deviation of a constant column may be 1e-17 instead of 0
+        constant = known.min(axis=0) == known.max(axis=0)
+        scale = np.where(constant, 1.0, known.std(axis=0))
+        preprocessing = Preprocessing(shift=known.mean(axis=0), scale=scale)
+    source = f"{path}, split by seed {seed}"
+    sets = train, own_test or last, classes, source, dtype
+    return on_backend(*sets, preprocessing=preprocessing, validation=watch if validation else None)

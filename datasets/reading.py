@@ -1,12 +1,10 @@
-"""Finding data files, and reading them against a schema.
-
-A file that does not match raises an error that names the file, the key, what was found, what was
-expected, and what to do; no file is skipped because it is broken.
-"""
+"""Finding data files, and reading them against a schema."""
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,18 @@ import platformdirs
 
 from accelnn.backend import Array
 
-# What a file must hold: a type and a shape by key. A letter is any size from 1, the same size
-# at every place in the schema.
-Schema = dict[str, tuple[type[np.generic], tuple[int | str, ...]]]
+AnyPath = str | os.PathLike[str]
+
+# The contents of a file by key: a type, or a range of labels, and a shape. A letter stands for any
+# size from 1, the same wherever it occurs: "mn" is any matrix, ("m", 2) one of two columns.
+Schema = dict[str, tuple[type[np.generic] | range, Sequence[int | str]]]
+
+# Public copies by the name that a file is saved under: the path below `download.BASE`, and the
+# sha256.
+Copies = dict[str, tuple[str, str]]
+
+# h5py raises these for damaged bytes.
+_HDF5_ERRORS = (OSError, RuntimeError, TypeError, LookupError, UnicodeError, MemoryError)
 
 
 def cache_folder() -> Path:
@@ -25,11 +32,14 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("accelnn"))
 
 
-def find_folder(*names: str) -> Path | None:
-    """The first of $ACCELNN_DATA, ./datasets and the user's cache that has any of these files.
+def find_folder(folder: AnyPath | None, *names: str) -> Path | None:
+    """`folder` if given, else the first of $ACCELNN_DATA, ./datasets and the user's cache that
+    has any of these files; None if none has.
 
-    Raises FileNotFoundError if ACCELNN_DATA is no folder.
+    Raises FileNotFoundError if ACCELNN_DATA is not a folder.
     """
+    if folder is not None:
+        return Path(folder)
     folders = [Path("datasets"), cache_folder()]
     if named := os.environ.get("ACCELNN_DATA"):
         if not Path(named).is_dir():
@@ -37,106 +47,102 @@ def find_folder(*names: str) -> Path | None:
                 f"ACCELNN_DATA={named}: no such folder: name the one with {names[0]}, or unset it"
             )
         folders.insert(0, Path(named))
-    for folder in folders:
-        if any((folder / name).exists() for name in names):
-            return folder
-    return None
+    return next((f for f in folders if any((f / name).exists() for name in names)), None)
 
 
-def read_hdf5(
-    path: Path, schema: Schema, remedy: str, optional: Schema | None = None
-) -> dict[str, Array]:
-    """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
+@dataclass(frozen=True)
+class DataFile:
+    """A file to read, and what the user can do if it is missing or wrong."""
 
-    Raises FileNotFoundError, or ValueError if the file does not match the schema.
-    """
-    import h5py  # here, so that importing accelnn.datasets stays cheap
+    path: Path
+    remedy: str
 
-    _require(path, remedy)
-    try:
-        with h5py.File(path, "r") as file:
+    def wrong(self, place: str, found: str, expected: str) -> ValueError:
+        """The error for the contents of a place in the file, such as a key."""
+        return ValueError(
+            f"{self.path}: {place}: found {found}, expected {expected}: {self.remedy}"
+        )
+
+    def require(self) -> None:
+        """Raise FileNotFoundError if the file does not exist."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file: {self.remedy}")
+
+    @contextmanager
+    def refuse_damaged(self, kind: str, errors: Any = Exception) -> Iterator[None]:
+        """Raise ValueError for `errors` in the block, except the system's (e.g. no permission)."""
+        try:
+            yield
+        except errors as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"{self.path}: not a whole {kind} ({reason}): {self.remedy}"
+            raise ValueError(message) from error
+
+    @contextmanager
+    def open_hdf5(self) -> Iterator[Any]:
+        """The file as an h5py.File; damaged bytes raise ValueError."""
+        import h5py  # here, so that importing accelnn.datasets stays cheap
+
+        self.require()
+        with self.refuse_damaged("HDF5 file", _HDF5_ERRORS), h5py.File(self.path, "r") as file:
+            yield file
+
+    def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
+        """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
+
+        Raises FileNotFoundError, or ValueError if the file does not match the schema.
+        """
+        with self.open_hdf5() as file:
             if optional and any(key in file for key in optional):
                 schema = schema | optional
-            return _checked(path, file, h5py.Dataset, schema, remedy)
-    except (OSError, RuntimeError, TypeError) as error:  # h5py raises these for damaged bytes
-        if isinstance(error, OSError) and error.errno:  # the system's: no permission, locked
-            raise
-        raise ValueError(f"{path}: not a whole HDF5 file ({error}): {remedy}") from error
+            return self._checked(file, schema)
 
+    def read_mat(self, schema: Schema) -> dict[str, Array]:
+        """The arrays of a MATLAB file by key, row-major; raises as `read_hdf5`."""
+        import scipy.io
 
-def read_mat(path: Path, schema: Schema, remedy: str) -> dict[str, Array]:
-    """The arrays of a MATLAB file by key, row-major, floats finite.
-
-    Raises FileNotFoundError, or ValueError if the file does not match the schema.
-    """
-    import scipy.io
-
-    _require(path, remedy)
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        self.require()
+        damaged = self.refuse_damaged("MATLAB file")
+        with damaged, warnings.catch_warnings(), self.path.open("rb") as file:
             warnings.simplefilter("error")
             contents = scipy.io.loadmat(file)
-    except Exception as error:  # damaged bytes raise anything
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"{path}: not a whole MATLAB file ({error}): {remedy}") from error
-    contents = {key: value for key, value in contents.items() if not key.startswith("__")}
-    arrays = _checked(path, contents, np.ndarray, schema, remedy)
-    for key, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise wrong(path, key, "NaN or infinity", "finite numbers", remedy)
-    return {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        contents = {key: value for key, value in contents.items() if not key.startswith("__")}
+        arrays = self._checked(contents, schema)
+        return {key: np.ascontiguousarray(array) for key, array in arrays.items()}
 
+    def _checked(self, file: Mapping[str, Any], schema: Schema) -> dict[str, Array]:
+        """The arrays in `schema`, checked before they are read; floats are finite, labels int64."""
+        import h5py
 
-def check_labels(path: Path, key: str, labels: Array, first: int, last: int, remedy: str) -> Array:
-    """`labels` (m,) as int64; raises ValueError if one is no integer in first .. last."""
-    outside = labels[(labels < first) | (labels > last) | (labels % 1 != 0)]
-    if len(outside):
-        raise wrong(path, key, f"the label {outside[0]}", f"labels in {first}..{last}", remedy)
-    return labels.astype(np.int64)
-
-
-def wrong(path: Path, key: str, found: str, expected: str, remedy: str) -> ValueError:
-    """The error for a file's contents."""
-    return ValueError(f"{path}: {key}: found {found}, expected {expected}: {remedy}")
-
-
-def _require(path: Path, remedy: str) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: {remedy}")
-
-
-def _checked(
-    path: Path, file: Mapping[str, Any], array_type: Any, schema: Schema, remedy: str
-) -> dict[str, Array]:
-    """The arrays in `schema`, from an open file, checked before they are read."""
-    arrays: dict[str, Array] = {}
-    sizes: dict[int | str, int] = {}
-    for key, (kind, letters) in schema.items():
-        stored = file.get(key)
-        if not isinstance(stored, array_type):
-            found = f"only the keys {list(file)}"
-            raise wrong(path, key, found, "a dataset of that name", remedy)
-        shape = tuple(sizes.get(n, n) for n in letters)
-        if not np.issubdtype(stored.dtype, kind) or not _fits(stored.shape, shape):
-            found = f"{stored.dtype} of shape {stored.shape}"
-            expected = f"{kind.__name__} of shape ({', '.join(map(str, shape))}"
-            expected += ",)" if len(shape) == 1 else ")"
-            if free := [n for n in shape if isinstance(n, str)]:
-                expected += f" with {', '.join(free)} > 0"
-            raise wrong(path, key, found, expected, remedy)
-        sizes.update(zip(letters, stored.shape, strict=True))
-        arrays[key] = stored[()]
-    return arrays
-
-
-def _fits(found: tuple[int, ...] | None, expected: tuple[int | str, ...]) -> bool:
-    """Whether a stored shape (None for HDF5's "empty") is the one expected."""
-    return (
-        found is not None
-        and len(found) == len(expected)
-        and all(
-            size > 0 if isinstance(n, str) else size == n
-            for n, size in zip(expected, found, strict=True)
-        )
-    )
+        arrays: dict[str, Array] = {}
+        sizes: dict[int | str, int] = {}
+        for key, (kind, letters) in schema.items():
+            stored = file.get(key)
+            if not isinstance(stored, np.ndarray | h5py.Dataset):
+                raise self.wrong(key, f"only the keys {list(file)}", "a dataset of that name")
+            shape = tuple(sizes.get(n, n) for n in letters)
+            found = stored.shape or ()  # None for HDF5's "empty"
+            fits = len(found) == len(shape) and all(
+                size > 0 if isinstance(n, str) else size == n
+                for n, size in zip(shape, found, strict=True)
+            )
+            number = np.number if isinstance(kind, range) else kind
+            if not fits or not np.issubdtype(stored.dtype, number):
+                expected = f"{number.__name__} of shape {shape}".replace("'", "")
+                if free := [n for n in shape if isinstance(n, str)]:
+                    expected += f" with {', '.join(free)} > 0"
+                raise self.wrong(key, f"{stored.dtype} of shape {stored.shape}", expected)
+            sizes.update(zip(letters, found, strict=True))
+            array = stored[()]
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise self.wrong(key, "NaN or infinity", "finite numbers")
+            if isinstance(kind, range):
+                for label in array.ravel().tolist():
+                    if label not in kind:
+                        expected = f"labels in {kind[0]}..{kind[-1]}"
+                        raise self.wrong(key, f"the label {label}", expected)
+                array = array.ravel().astype(np.int64)
+            arrays[key] = array
+        return arrays

@@ -101,6 +101,16 @@ def real_data():
     return folder
 
 
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """An empty working folder, with no data in any folder that is searched; gives its parent."""
+    monkeypatch.delenv("ACCELNN_DATA", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
 def pytest_configure():
     # Shells start background jobs with Ctrl-C ignored, which the processes that tests interrupt
     # would inherit.

@@ -1,33 +1,81 @@
-"""Drawn stand-ins for the course's cat pictures, for machines that do not have the real ones.
+"""The course's cat pictures, and drawn ones that stand in for them on machines without the files.
 
-A cat is a head with two ears, two eyes and a nose, of random pose, size and colour, in front of
-a scene; a non-cat is a scene alone, with more things in it. Every shape is a coverage: a (64, 64)
-array in [0, 1], 1 inside, with an edge one pixel soft. It is computed in the shape's own frame
-(moved, turned and scaled) and painted over the picture.
+A drawn cat is a head of random pose, size and colour in front of a scene; a non-cat is a scene
+alone, with more things in it. Every shape is a coverage: a (64, 64) array in [0, 1], 1 inside, with
+an edge one pixel soft, computed in the shape's own frame (moved, turned and scaled).
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from accelnn.backend import Array
 
+from .dataset import Dataset, DType, on_backend
+from .reading import AnyPath, Copies, DataFile, Schema, find_folder
+
+CAT_FILES: Copies = {
+    "train_catvnoncat.h5": (
+        "neuralnetworks/week2/datasets/train_catvnoncat.h5",
+        "fbe56ab67c3ae28d564e3a644189117976d6b31af0a3ce9bb17dbf22908af242",
+    ),
+    "test_catvnoncat.h5": (
+        "neuralnetworks/week2/datasets/test_catvnoncat.h5",
+        "6a9d39ce52fa85953c5834695b8534a30ed8cfd54971fb2f080b5a24d002b951",
+    ),
+}
+_TRAIN, _TEST = CAT_FILES
+
+
+def load_cats(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
+    """The course's cat pictures: 209 to train on (72 cats) and 50 to test (33 cats).
+
+    train_catvnoncat.h5 and test_catvnoncat.h5 are read from `folder`, or else from the first of
+    $ACCELNN_DATA, ./datasets and the user's cache that has them. If none has, drawn pictures of
+    the same shapes stand in: `source`, `stand_in` and a StandInWarning say so. To download the
+    real ones: `accelnn data download cats`.
+
+    Returns X (12288, m) in [0, 1], of `dtype` (by default the backend's), and Y (1, m) of 0
+    (non-cat) and 1 (cat). Raises FileNotFoundError if `folder` lacks a file, only one of the two
+    is found, or ACCELNN_DATA is not a folder; ValueError if a file's contents are wrong.
+    """
+    found = find_folder(folder, *CAT_FILES)
+    if found is None:
+        drawn = draw_cats(209, 72, seed=0), draw_cats(50, 33, seed=1)
+        source = (
+            f"drawn stand-in for the cat pictures (no {_TRAIN} found; to download the real ones: "
+            "accelnn data download cats)"
+        )
+        return on_backend(*drawn, ("non-cat", "cat"), source, dtype, stand_in=True)
+    *train, names = _read(found / _TRAIN, "train")
+    *test, _ = _read(found / _TEST, "test")
+    classes = tuple(name.decode(errors="replace") for name in names)
+    return on_backend(train, test, classes, f"{found / _TRAIN} and {_TEST}", dtype)
+
+
+def _read(path: Path, part: str) -> tuple[Array, ...]:
+    """The pictures, labels and class names in one of the two files."""
+    file = DataFile(path, f"put whole copies of the course's {_TRAIN} and {_TEST} side by side")
+    schema: Schema = {
+        f"{part}_set_x": (np.uint8, ("m", 64, 64, 3)),
+        f"{part}_set_y": (range(2), "m"),
+        "list_classes": (np.bytes_, (2,)),
+    }
+    return tuple(file.read_hdf5(schema).values())
+
+
+# ---------------------------------------------------------------------------------- the stand-in
+
 SIZE = 64
 _ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32)
 
-_FURS = (
-    (226, 142, 62),  # ginger
-    (112, 112, 120),  # grey
-    (42, 38, 40),  # black
-    (238, 232, 222),  # white
-    (120, 84, 56),  # brown
-    (222, 192, 148),  # cream
-)
+_GINGER, _GREY, _BLACK = (226, 142, 62), (112, 112, 120), (42, 38, 40)
+_WHITE, _BROWN, _CREAM = (238, 232, 222), (120, 84, 56), (222, 192, 148)
+_FURS = (_GINGER, _GREY, _BLACK, _WHITE, _BROWN, _CREAM)
 _EYES = ((120, 190, 70), (232, 196, 60), (90, 170, 220), (214, 150, 50))
-_PINK = (228, 140, 140)
-_DARK = (20, 18, 20)
-_LIGHT = (250, 248, 244)
+_PINK, _DARK, _LIGHT = (228, 140, 140), (20, 18, 20), (250, 248, 244)
 
 Point = tuple[float, float]
 
@@ -45,51 +93,41 @@ def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
     rng = np.random.RandomState(seed)
     labels = rng.permutation(np.arange(m) < n_cats).astype(np.int64)
     pictures = np.empty((m, SIZE, SIZE, 3), np.uint8)
+    image = np.empty((3, SIZE, SIZE), np.float32)  # colours first, for fast painting
     for picture, is_cat in zip(pictures, labels, strict=True):
-        picture[...] = _draw(rng, bool(is_cat)).transpose(1, 2, 0)
+        start, end = rng.uniform(20, 240, (2, 3)).astype(np.float32)
+        image[...] = start[:, None, None]  # the background: from one colour to another
+        _paint(image, (_frame(31.5, 31.5, 45, rng.uniform(0, 6.28)).u + 1) / 2, end)
+        for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
+            _paint_thing(image, rng)
+        if is_cat:
+            _paint_cat(image, rng)
+        image *= rng.uniform(0.75, 1.1)  # the light
+        picture[...] = np.clip(image, 0, 255).transpose(1, 2, 0)
     return pictures, labels
-
-
-def _draw(rng: np.random.RandomState, is_cat: bool) -> Array:
-    """One picture, (3, 64, 64) float32 in 0..255; colours come first, for fast painting."""
-    image = np.empty((3, SIZE, SIZE), np.float32)
-    _paint_background(image, rng)
-    for _ in range(rng.randint(1, 3) if is_cat else rng.randint(3, 7)):
-        _paint_thing(image, rng)
-    if is_cat:
-        _paint_cat(image, rng)
-    image *= rng.uniform(0.75, 1.1)  # the light
-    return np.clip(image, 0, 255, out=image)
-
-
-def _paint_background(image: Array, rng: np.random.RandomState) -> None:
-    """Fill the picture with a gradient from one colour to another, in any direction."""
-    start, end = rng.uniform(20, 240, (2, 3))
-    u = _frame(31.5, 31.5, 45, rng.uniform(0, 6.28)).u
-    image[...] = _colour(start)
-    _paint(image, (u + 1) / 2, end)
 
 
 def _paint_thing(image: Array, rng: np.random.RandomState) -> None:
     """Paint an ellipse, a rectangle, a triangle or stripes, anywhere in the picture."""
     frame = _frame(rng.uniform(4, 60), rng.uniform(4, 60), rng.uniform(8, 26), rng.uniform(0, 6.28))
     width = rng.uniform(0.3, 1)
-    kind = rng.randint(4)
-    if kind == 0:
+    kind = rng.choice(["ellipse", "rectangle", "triangle", "stripes"])
+    if kind == "ellipse":
         shape = _ellipse(frame, (0, 0), 1, width)
-    elif kind == 1:
-        shape = _rectangle(frame, 1, width)
-    elif kind == 2:
+    elif kind == "triangle":
         shape = _triangle(frame, (-1, width), (1, width), (rng.uniform(-1, 1), -width))
     else:
-        shape = _rectangle(frame, 1, width) * _stripes(frame, rng.uniform(0.2, 0.6))
+        shape = _soft(np.minimum(1 - np.abs(frame.u), width - np.abs(frame.v)), frame)
+    if kind == "stripes":
+        period = rng.uniform(0.2, 0.6)
+        shape *= _soft(np.abs(frame.u / period % 2 - 1) * period - period / 2, frame)
     fur = np.array(_FURS[rng.randint(len(_FURS))])  # so that no colour gives a cat away
     _paint(image, shape, fur if rng.rand() < 0.4 else rng.uniform(0, 255, 3))
 
 
 def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
-    """Paint a cat's head on a body. The frame has the head's centre at (0, 0) and the cheeks at
-    u = ±1; with |u| in place of u, a shape painted on the right appears on both sides.
+    """Paint a cat's head on a body. The head's centre is at (0, 0), the cheeks are at u = ±1; with
+    |u| instead of u, a shape painted on the right appears on both sides.
     """
     x, y, size = rng.uniform(24, 39), rng.uniform(29, 41), rng.uniform(15, 23)
     frame = _frame(x, y, size, rng.uniform(-0.3, 0.3))
@@ -125,11 +163,7 @@ def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
 
 
 def _paint(image: Array, coverage: Array, colour: Array | tuple[int, int, int]) -> None:
-    image += coverage * (_colour(colour) - image)
-
-
-def _colour(colour: Array | tuple[int, int, int]) -> Array:
-    return np.asarray(colour, np.float32)[:, None, None]
+    image += coverage * (np.asarray(colour, np.float32)[:, None, None] - image)
 
 
 def _frame(x: float, y: float, pixels: float, angle: float) -> _Frame:
@@ -149,10 +183,6 @@ def _ellipse(frame: _Frame, centre: Point, a: float, b: float) -> Array:
     return _soft((1 - radius) * min(a, b), frame)
 
 
-def _rectangle(frame: _Frame, a: float, b: float) -> Array:
-    return _soft(np.minimum(a - np.abs(frame.u), b - np.abs(frame.v)), frame)
-
-
 def _triangle(frame: _Frame, *corners: Point) -> Array:
     (u0, v0), (u1, v1), (u2, v2) = corners
     turn = math.copysign(1, (u1 - u0) * (v2 - v0) - (v1 - v0) * (u2 - u0))
@@ -161,7 +191,7 @@ def _triangle(frame: _Frame, *corners: Point) -> Array:
         du, dv = next_u - u, next_v - v
         scale = turn / math.hypot(du, dv)
         edges.append(scale * du * (frame.v - v) - scale * dv * (frame.u - u))
-    return _soft(np.minimum(np.minimum(edges[0], edges[1]), edges[2]), frame)
+    return _soft(np.minimum.reduce(edges), frame)
 
 
 def _line(frame: _Frame, start: Point, end: Point, width: float) -> Array:
@@ -170,7 +200,3 @@ def _line(frame: _Frame, start: Point, end: Point, width: float) -> Array:
     along = np.clip((u * du + v * dv) / (du * du + dv * dv), 0, 1)
     distance = np.sqrt((u - along * du) ** 2 + (v - along * dv) ** 2)
     return _soft(width / 2 - distance, frame)
-
-
-def _stripes(frame: _Frame, period: float) -> Array:
-    return _soft(np.abs(frame.u / period % 2 - 1) * period - period / 2, frame)
