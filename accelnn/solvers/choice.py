@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelnn import kernels
+from accelnn import kernels, optimizers
 from accelnn.backend import array_module
 from accelnn.solvers import gram, jitted, precisions
 from accelnn.solvers.direct import Direct
@@ -52,6 +52,8 @@ class Solver(NamedTuple):
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
                 "streams them; or move them with accelnn.to_device"
             )
+        if self.compiled and type(job.optimizer) not in optimizers.COMPILED:
+            return f"the kernels have no optimizer {job.optimizer.name!r}: use the solver 'direct'"
         unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
         return unknown or self.limit(job)
 
