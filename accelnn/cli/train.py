@@ -99,14 +99,12 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
     """
     results: list[Result] = []
     for label, one in recipe.trainings():
-        shown: Any = nullcontext()
-        if sys.stderr.isatty():
-            shown = following(True, one.epochs, label or name, one.unit)
+        shown = following(sys.stderr.isatty(), one.epochs, label or name, one.unit)
         start = time.perf_counter()
         interrupted = False
         try:
-            with shown as callback:
-                trained, history = one.train(data, dtype, [callback] if callback else [])
+            with shown as callbacks:
+                trained, history = one.train(data, dtype, callbacks)
         except Interrupted as stopped:
             trained, history, interrupted = stopped.params, stopped.history, True
         except KeyboardInterrupt:
