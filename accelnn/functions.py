@@ -38,6 +38,24 @@ def _same_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     return xp, first, second
 
 
+def _elementwise(doc: str, formula: Callable[[Any, Array, Array], Array]) -> Callable[..., Array]:
+    def function(x: Array, out: Array = None) -> Array:
+        xp, x = _floating(x)
+        return formula(xp, x, out)
+
+    function.__doc__ = doc
+    return function
+
+
+def _of_pairs(doc: str, formula: Callable[[Any, Array, Array], Array]) -> Callable[..., Array]:
+    def function(prediction: Array, label: Array) -> Array:
+        xp, prediction, label = _same_shape(prediction, label)
+        return formula(xp, prediction, label)
+
+    function.__doc__ = doc
+    return function
+
+
 # --------------------------------------------------------------------------------------------
 # activations g(x), and their slopes g' in terms of a = g(x), which is what backward has
 
@@ -55,48 +73,37 @@ def sigmoid(x: Array, out: Array = None) -> Array:
     return result[()] if out is None else out
 
 
-def sigmoid_slope(a: Array, out: Array = None) -> Array:
-    """a (1 - a)"""
-    xp, a = _floating(a)
-    return xp.multiply(a, 1 - a, out=out)
-
-
-def tanh(x: Array, out: Array = None) -> Array:
-    """The hyperbolic tangent."""
-    xp, x = _floating(x)
-    return xp.tanh(x, out=out)
-
-
-def tanh_slope(a: Array, out: Array = None) -> Array:
-    """1 - a²"""
-    xp, a = _floating(a)
-    return xp.subtract(1, xp.square(a, out=out), out=out)
-
-
-def relu(x: Array, out: Array = None) -> Array:
-    """max(x, 0)"""
-    xp, x = _floating(x)
-    return xp.maximum(x, 0, out=out)
-
-
 def relu_slope(a: Array, out: Array = None) -> Array:
-    """1 if a > 0, else 0 (at 0 too, as in the notes)."""
+    """1 if a > 0, else 0 (at 0 too, as in the notes)"""
     xp, a = _floating(a)
     result = xp.empty_like(a) if out is None else out
     xp.greater(a, 0, out=result)
     return result[()] if out is None else out
 
 
-def leaky_relu(x: Array, out: Array = None) -> Array:
-    """x if x > 0, else 0.01 x."""
-    xp, x = _floating(x)
-    return xp.maximum(x, LEAKY_SLOPE * x, out=out)
-
-
 def leaky_relu_slope(a: Array, out: Array = None) -> Array:
-    """1 if a > 0, else 0.01."""
-    xp, a = _floating(a)
-    return xp.maximum(relu_slope(a, out=out), LEAKY_SLOPE, out=out)
+    """1 if a > 0, else 0.01"""
+    return array_module(a).maximum(relu_slope(a, out), LEAKY_SLOPE, out=out)
+
+
+def identity(x: Array, out: Array = None) -> Array:
+    """x, the activation of a linear output."""
+    _, x = _floating(x)
+    if out is None or out is x:
+        return x
+    out[...] = x
+    return out
+
+
+tanh = _elementwise("tanh(x)", lambda xp, x, out: xp.tanh(x, out=out))
+relu = _elementwise("max(x, 0)", lambda xp, x, out: xp.maximum(x, 0, out=out))
+leaky_relu = _elementwise(
+    "x if x > 0, else 0.01 x", lambda xp, x, out: xp.maximum(x, LEAKY_SLOPE * x, out=out)
+)
+sigmoid_slope = _elementwise("a (1 - a)", lambda xp, a, out: xp.multiply(a, 1 - a, out=out))
+tanh_slope = _elementwise(
+    "1 - a²", lambda xp, a, out: xp.subtract(1, xp.square(a, out=out), out=out)
+)
 
 
 def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
@@ -124,41 +131,16 @@ def softmax_derivative(x: Array) -> Array:
     return xp.diag(s) - xp.outer(s, s)
 
 
-def identity(x: Array, out: Array = None) -> Array:
-    """x, the activation of a linear output."""
-    _, x = _floating(x)
-    if out is None or out is x:
-        return x
-    out[...] = x
-    return out
-
-
 # --------------------------------------------------------------------------------------------
-# losses; their derivatives are by the first argument
+# losses of (prediction, label), and their derivatives by the prediction
 
-
-def L1(yhat: Array, y: Array) -> Array:
-    """Σ |y - yhat|"""
-    xp, yhat, y = _same_shape(yhat, y)
-    return xp.abs(y - yhat).sum()
-
-
-def L1_derivative(yhat: Array, y: Array) -> Array:
-    """sign(yhat - y), 0 where they are equal."""
-    xp, yhat, y = _same_shape(yhat, y)
-    return xp.sign(yhat - y)
-
-
-def L2(yhat: Array, y: Array) -> Array:
-    """Σ (y - yhat)²"""
-    xp, yhat, y = _same_shape(yhat, y)
-    return xp.square(y - yhat).sum()
-
-
-def L2_derivative(yhat: Array, y: Array) -> Array:
-    """2 (yhat - y)"""
-    _, yhat, y = _same_shape(yhat, y)
-    return 2 * (yhat - y)
+L1 = _of_pairs("Σ |y - yhat|", lambda xp, yhat, y: xp.abs(y - yhat).sum())
+L1_derivative = _of_pairs("sign(yhat - y)", lambda xp, yhat, y: xp.sign(yhat - y))
+L2 = _of_pairs("Σ (y - yhat)²", lambda xp, yhat, y: xp.square(y - yhat).sum())
+L2_derivative = _of_pairs("2 (yhat - y)", lambda _, yhat, y: 2 * (yhat - y))
+half_mean_squared_error = _of_pairs(
+    "1/(2m) Σ (A - Y)²", lambda xp, A, Y: xp.square(A - Y).sum() / (2 * _examples(A))
+)
 
 
 def binary_cross_entropy(A: Array, Y: Array) -> Array:
@@ -203,12 +185,6 @@ def categorical_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
     shifted = Z - Z.max(axis=0, keepdims=True)
     log_A = shifted - xp.log(xp.exp(shifted).sum(axis=0, keepdims=True))
     return -(Y * log_A).sum() / _examples(Z)
-
-
-def half_mean_squared_error(A: Array, Y: Array) -> Array:
-    """1/(2m) Σ (A - Y)²"""
-    xp, A, Y = _same_shape(A, Y)
-    return xp.square(A - Y).sum() / (2 * _examples(A))
 
 
 def _examples(A: Array) -> int:

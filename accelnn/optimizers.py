@@ -19,7 +19,7 @@ Schedule = Callable[[int], float]
 
 
 # --------------------------------------------------------------------------------------------
-# the vectorised updates, in place; `accelnn.operations` has the fused forms of each
+# the vectorised updates, in place; `accelnn.operations` finds the fused form of each
 
 
 def update(theta: Array, step: Array) -> None:
@@ -103,7 +103,7 @@ class Optimizer:
     def scale(self, learning_rate: float) -> float:  # noqa: ARG002
         """The factor of the gradient that `update` receives, applied to the smallest array that
         the gradient is formed from."""
-        return 1.0
+        return 1 - self.betas[0]
 
     def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
         """The last arguments of `operation`."""
@@ -120,7 +120,7 @@ class Optimizer:
     ) -> None:
         """Update θ in place.
 
-        operations : the updates above in the fastest form for these arrays
+        operations : the fastest form of each update above for these arrays
         theta, gradient, moments : flat; the gradient is multiplied by `scale`, and may be changed
         step : 1, 2, 3, ...
         """
@@ -152,14 +152,11 @@ class Momentum(Optimizer):
     operation: ClassVar[str] = "momentum_update"
 
     def __post_init__(self) -> None:
-        _check_share("beta", self.beta)
+        _check_shares(beta=self.beta)
 
     @property
     def betas(self) -> tuple[float, float]:
         return self.beta, 0.0
-
-    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
-        return 1 - self.beta
 
     def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
         return self.beta, learning_rate
@@ -181,17 +178,13 @@ class Adam(Optimizer):
     operation: ClassVar[str] = "adam_update"
 
     def __post_init__(self) -> None:
-        _check_share("beta1", self.beta1)
-        _check_share("beta2", self.beta2)
+        _check_shares(beta1=self.beta1, beta2=self.beta2)
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ValueError(f"expected epsilon > 0, got {self.epsilon}")
 
     @property
     def betas(self) -> tuple[float, float]:
         return self.beta1, self.beta2
-
-    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
-        return 1 - self.beta1
 
     def corrected(self, learning_rate: float, step: int) -> tuple[float, float]:
         """α and ε with which M and V serve uncorrected: the end of Kingma and Ba's section 2."""
@@ -267,6 +260,7 @@ def _checked_rate(rate: Any, at: str) -> float:
     return float(rate)
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"expected {name} in [0, 1), got {value}")
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"expected {name} in [0, 1), got {value}")
