@@ -100,10 +100,8 @@ class NumpyBackend:
 
     @contextmanager
     def at_work(self, doing: str) -> Iterator[None]:  # noqa: ARG002
-        """A block in which this backend's device is the current one.
-
-        Raises DeviceMemoryError, which says `doing`, if a GPU has no room for the work.
-        """
+        """A block in which this device is the current one. Raises DeviceMemoryError, which says
+        `doing`, if a GPU has no room for the work."""
         yield
 
     def enter(self) -> Callable[[], None]:
@@ -218,10 +216,8 @@ def as_array(value: Any, name: str = "the array") -> Array:
     """`value` as a numpy.ndarray or, if it is on a CUDA device, a cupy.ndarray of real numbers.
 
     Takes every object with DLPack or `__array__`: of PyTorch, JAX, pandas, polars. Shares its
-    memory if the package can.
-
-    Raises TypeError for lists, for values other than real numbers, and for an array on a CUDA
-    device if CuPy cannot be used.
+    memory if the package can. Raises TypeError for lists, for values other than real numbers, and
+    for an array on a CUDA device if CuPy cannot be used.
     """
     if not (hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
         raise TypeError(
@@ -287,9 +283,9 @@ def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def to_host(array: Array, out: Array | None = None) -> Array:
-    """`array` as a numpy.ndarray; waits for the device if it is on one.
+    """`array`, which may be a number, a list, or as in `as_array`, as a numpy.ndarray.
 
-    Takes numbers, lists and the arrays that `as_array` takes, and shares memory on the host.
+    Waits for the device if it is on one; shares memory on the host.
 
     out : a C-contiguous array of this shape and dtype, to receive an array from a device
     """
@@ -298,10 +294,7 @@ def to_host(array: Array, out: Array | None = None) -> Array:
 
 
 def to_device(array: Array, dtype: Any = None) -> Array:
-    """`array` on the chosen backend, as `dtype` if one is given.
-
-    Takes numbers, lists and the arrays that `as_array` takes; a copy only if needed.
-    """
+    """`array`, as in `to_host`, on the chosen backend; a copy only if needed."""
     return current().to_device(array, dtype)
 
 
@@ -334,8 +327,6 @@ def current() -> Backend:
 class use:
     """Choose the backend: `use("cupy")` from here on, `with use("cupy"):` for a block.
 
-    Parameters
-    ----------
     name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy if it
         works, else NumPy). "cupy" is the GPU that is CuPy's current one, at first the first; it
         stays the current one in this thread

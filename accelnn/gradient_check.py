@@ -51,12 +51,9 @@ def gradient_check(
 ) -> float:
     """The relative difference of `net.gradients` from numerical gradients: below 1e-7 if right.
 
-    Parameters
-    ----------
-    net, params, X, Y : as in `fit`; float64 parameters, dropout is off
+    net, params, X, Y : as in `fit`; dropout is off, and the parameters are float64, because
+        rounding to float32 would hide the differences
     step, norm : the notes use 1e-7 with "|a|+|b|", and 1e-4 with "|a+b|"
-
-    Raises ValueError for float32 parameters, whose rounding would hide the differences.
     """
     net.check_params(params)
     if params.dtype != np.float64:

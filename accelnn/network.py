@@ -22,14 +22,14 @@ from accelnn.scores import accuracy
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
+PerLayer = float | Sequence[float] | None  # one value for all layers, or one for each
+
 
 class Parameters:
     """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ...
 
     Iterating gives (W, b) layer by layer. Gradients have the same form.
 
-    Parameters
-    ----------
     flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), not copied
     layers : the sizes n_0, ..., n_L
     """
@@ -51,10 +51,7 @@ class Parameters:
 
     @classmethod
     def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
-        """Parameters with the values of your own (W, b) of each layer, copied.
-
-        Raises ValueError if the shapes do not follow each other.
-        """
+        """Parameters with the values of your own (W, b) of each layer, copied."""
         pairs = [(W, b) for W, b in pairs]
         if not pairs:
             raise ValueError("expected at least one layer (W, b), got none")
@@ -160,25 +157,17 @@ class Network:
         object.__setattr__(self, "keep_prob", keep_prob)
 
     def init(
-        self,
-        kind: str = "scaled",
-        scale: float | Sequence[float] | None = None,
-        *,
-        seed: int = 1,
-        dtype: Any = None,
+        self, kind: str = "scaled", scale: PerLayer = None, *, seed: int = 1, dtype: Any = None
     ) -> Parameters:
         """First weights on the chosen backend; biases are zero.
 
         Drawn on the host by numpy.random.RandomState(seed), layer by layer, W as
         randn(n_l, n_{l-1}): the notes' convention, and the same numbers on every backend.
 
-        Parameters
-        ----------
         kind : "zeros" | "normal" (randn * scale) | "scaled" (randn / sqrt(n_{l-1})) |
             "he" (randn * sqrt(2 / n_{l-1}); He et al. 2015) | "glorot" (uniform in
             ±sqrt(6 / (n_{l-1} + n_l)); Glorot and Bengio 2010) | "uniform" (in ±0.12)
         scale : for "normal": a number, 0.01 by default, or one per layer
-        seed : of the random numbers
         dtype : by default float64 on NumPy and float32 on CuPy
         """
         if kind not in INITIALISATIONS:
@@ -200,8 +189,7 @@ class Network:
     def forward(self, params: Parameters, X: Array) -> Array:
         """The output activations (n_L, m): probabilities, or the values of a linear output."""
         X, _ = self.check(params, X)
-        work = Workspace(self, params, X.shape[1])
-        Z = forward(self, params, X, work)
+        Z = forward(self, params, X, Workspace(self, params, X.shape[1]))
         Z += params[-1][1]
         return OUTPUTS[self.output].function(Z, out=Z)
 
@@ -240,16 +228,15 @@ class Network:
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
         """The cost, with L2 and without dropout; waits for the device."""
         X, Y = self.check(params, X, Y)
-        work = Workspace(self, params, X.shape[1])
-        loss = loss_of(self, params, forward(self, params, X, work), Y)
-        return float(loss + penalty(self, params, X.shape[1]))
+        m = X.shape[1]
+        Z = forward(self, params, X, Workspace(self, params, m))
+        return float(loss_of(self, params, Z, Y) + penalty(self, params, m))
 
     @at_work("computing gradients")
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
         """dW and db of every layer: the gradient of `cost`."""
         X, Y = self.check(params, X, Y)
-        work = Workspace(self, params, X.shape[1])
-        gradients = params.empty_like()
+        work, gradients = Workspace(self, params, X.shape[1]), params.empty_like()
         forward(self, params, X, work)
         backward(self, params, X, Y, work, 1 / X.shape[1], gradients)
         return gradients
@@ -257,8 +244,6 @@ class Network:
     def targets(self, Y: Array, dtype: Any = None) -> Array:
         """Y as the (n_L, m) array that the formulas need; waits for the device.
 
-        Parameters
-        ----------
         Y : integer labels (m,), 0 or 1 for one sigmoid and 0 ... n_L - 1 for several outputs;
             values (m,) for one linear output; or (n_L, m) already: 0..1 for one sigmoid, one-hot
             for several outputs, any values for linear
@@ -268,15 +253,11 @@ class Network:
         if isinstance(Y, HostColumns):
             Y = np.asarray(Y)
         outputs = self.layers[-1]
-        if Y.ndim == 1 and outputs > 1:
-            if self.output == "linear":
-                raise ValueError(
-                    f"expected Y of shape ({outputs}, m) for {outputs} linear outputs, "
-                    f"got {Y.shape}"
-                )
-            Y = one_hot(Y, outputs)
-        elif Y.ndim == 1:
-            Y = Y[None]
+        if Y.ndim == 1 and outputs > 1 and self.output == "linear":
+            expected = f"expected Y of shape ({outputs}, m) for {outputs} linear outputs"
+            raise ValueError(f"{expected}, got {Y.shape}")
+        if Y.ndim == 1:
+            Y = Y[None] if outputs == 1 else one_hot(Y, outputs)
         if self.output != "linear" and Y.size:
             low, high = float(Y.min()), float(Y.max())
             if math.isfinite(high - low):  # `fit` counts values that are not
@@ -340,7 +321,7 @@ def labels_of(A: Array) -> Array:
 
 
 class Workspace:
-    """The arrays and operations for passes over m examples, allocated and looked up once.
+    """The arrays and operations for passes over m examples.
 
     xp, operations : for the device that the parameters are on
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
@@ -432,8 +413,7 @@ def backpropagate(
 
 
 def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
-    """The cost without L2, 0-d on the device, from the result Z of `forward`, to which b is
-    added."""
+    """The cost without L2, 0-d on the device, from Z of `forward`, which is overwritten."""
     Z += params[-1][1]
     return OUTPUTS[net.output].loss(Z, Y)
 
@@ -441,8 +421,7 @@ def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
 def cost_and_accuracy(
     net: Network, params: Parameters, Z: Array, Y: Array
 ) -> tuple[Array, Array | None]:
-    """The cost without L2, and the accuracy (None for a linear output), both 0-d on the device,
-    from the result Z of `forward`, which is overwritten."""
+    """`loss_of`, and the accuracy, 0-d on the device too; None for a linear output."""
     cost = loss_of(net, params, Z, Y)
     if net.output == "linear":
         return cost, None

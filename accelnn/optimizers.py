@@ -77,8 +77,6 @@ class Optimizer:
 
     The solver "direct" runs any optimizer, the compiled solvers those of this module.
 
-    Class attributes
-    ----------------
     name : as the history shows it; by default the class's in lower case
     moments : the number of arrays of θ's size that are kept between steps, zeros at first
     linear : whether a step is a linear function of all gradients so far, as sample space needs
@@ -197,9 +195,6 @@ class Adam(Optimizer):
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 
-# The compiled solvers have these, and no class derived from them
-COMPILED = (SGD, Momentum, Adam)
-
 
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     """The optimizer of this name, or the one given; raises ValueError if it is neither."""
@@ -240,7 +235,7 @@ def inverse_decay(learning_rate: float, rate: float) -> Schedule:
 def cosine_decay(learning_rate: float, epochs: int, least: float = 0.0) -> Schedule:
     """From α down to `least` along half a cosine over `epochs` (Loshchilov and Hutter 2017).
 
-    The last epoch is still above `least`, which may therefore be 0.
+    The last epoch is above `least`, which may be 0.
     """
     half = (learning_rate - least) / 2
     return lambda epoch: least + half * (1 + math.cos(math.pi * min(epoch / epochs, 1)))

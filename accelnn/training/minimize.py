@@ -51,14 +51,12 @@ def minimize(
     ----------
     net, params, X, Y, callbacks, verbose : as in `fit`
     method : "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
-    evaluations : int
-        Of cost and gradient, at most; an update takes several.
-    record_every : int, optional
-        Evaluations between recorded costs; by default max(1, evaluations // 100).
+    evaluations : the most evaluations of cost and gradient; an update takes several
+    record_every : evaluations between recorded costs; by default max(1, evaluations // 100)
 
     Returns
     -------
-    (Parameters, History), in which epochs are evaluations.
+    The trained Parameters, and the History, in which epochs are evaluations.
 
     Raises as `fit` does, and ValueError for dropout, which makes the cost random, and for first
     parameters whose cost is not finite.
