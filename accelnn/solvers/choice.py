@@ -54,7 +54,10 @@ class Solver(NamedTuple):
                 "streams them; or move them with accelnn.to_device"
             )
         if self.compiled and type(job.optimizer) not in (SGD, Momentum, Adam):
-            return f"the kernels have no optimizer {job.optimizer.name!r}: use the solver 'direct'"
+            return (
+                f"the kernels have no optimizer {type(job.optimizer).__name__}, only "
+                "sgd, momentum, adam: use the solver 'direct'"
+            )
         unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
         return unknown or self.limit(job)
 
