@@ -15,10 +15,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import psutil
@@ -324,29 +324,25 @@ def current() -> Backend:
     return _current
 
 
-class use:
+def use(name: str) -> AbstractContextManager[object]:
     """Choose the backend: `use("cupy")` from here on, `with use("cupy"):` for a block.
 
     name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy if it
-        works, else NumPy). "cupy" is the GPU that is CuPy's current one, at first the first; it
-        stays the current one in this thread
+        works, else NumPy). "cupy" is CuPy's current GPU, at first the first one
 
     Raises BackendError for another name, a GPU that does not exist, or if CuPy cannot be used.
     """
+    global _current
+    chosen, block = _find(name), ExitStack()
+    block.callback(_choose, _current)
+    block.callback(chosen.enter())
+    _current = chosen
+    return block
 
-    def __init__(self, name: str) -> None:
-        global _current
-        chosen = _find(name)
-        self._previous, self._leave = _current, chosen.enter()
-        _current = chosen
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        global _current
-        _current = self._previous
-        self._leave()
+def _choose(backend: Backend | None) -> None:
+    global _current
+    _current = backend
 
 
 def argument(text: str) -> str:
