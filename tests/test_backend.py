@@ -4,6 +4,7 @@ import builtins
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import numpy as np
@@ -210,6 +211,9 @@ def test_time_and_memory_are_those_of_the_device(two_gpus, monkeypatch):
     monkeypatch.setattr(two_gpus.cuda.runtime, "memGetInfo", lambda: memory[current_device()])
     second = backend.CupyBackend(1)
     assert second.memory() == (2, 20)
+    pool = types.SimpleNamespace(free_bytes=lambda: 5)  # that CuPy keeps for its next arrays
+    monkeypatch.setattr(two_gpus, "get_default_memory_pool", lambda: pool)
+    assert second.memory() == (7, 20)
     with second.timer() as timing:
         assert current_device() == 1
         second.synchronize()

@@ -18,7 +18,7 @@ import pytest
 from helpers.core import PUBLISHED, check_published_figures, refused, small, unchanged
 
 import accelnn
-from accelnn import Network, datasets
+from accelnn import Network, batches, datasets
 from accelnn.backend import to_device, to_host
 from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
@@ -192,13 +192,23 @@ def test_row_major_data_is_trained_on_without_a_copy():
 
 def test_a_history_is_copied_pickled_and_written_as_json(flower):
     net, params = small()
-    _, history = accelnn.fit(net, params, *flower, epochs=4, learning_rate=0.1, validation=0.25)
+    options = {"epochs": 4, "learning_rate": 0.1, "validation": 0.25}
+    for copied in (copy.deepcopy, lambda history: pickle.loads(pickle.dumps(history))):
+        _, history = accelnn.fit(net, params, *flower, **options)
+        other = copied(history)
+        assert other._evaluate is None, "the copy refers to the data"
+        assert other.to_dict() == history.to_dict()
     values = history.to_dict()
-    for other in (copy.deepcopy(history), pickle.loads(pickle.dumps(history))):
-        assert other.to_dict() == values
     assert json.loads(json.dumps(values)) == values
     assert values["final_cost"] == history.final_cost
     assert values["validation_accuracies"] == history.validation_accuracies
+    assert history.final_cost == pytest.approx(split_cost(net, params, flower, **options))
+
+
+def split_cost(net, params, data, epochs, learning_rate, validation):
+    """The final cost of the examples that a share for validation leaves."""
+    X, Y, _, _ = batches.split(*data, validation, seed=0)
+    return accelnn.fit(net, params, X, Y, epochs=epochs, learning_rate=learning_rate)[1].final_cost
 
 
 def test_a_history_is_shown_in_one_line(flower):
@@ -262,6 +272,21 @@ def test_verbose_shows_percentage_cost_and_validation(flower, capsys):
     assert "100%" in output.err
     assert f"cost {history.costs[-1]:.4f}" in " ".join(output.err.split())
     np.testing.assert_allclose(shown.flat, quiet.flat, rtol=1e-12)
+
+
+def test_a_bar_is_full_only_if_the_training_came_to_its_end(flower, capsys):
+    def shown(callbacks):
+        net, params = small()
+        options = {"epochs": 25, "learning_rate": 0.5, "record_every": 10, "verbose": True}
+        accelnn.fit(net, params, *flower, callbacks=callbacks, **options)
+        return capsys.readouterr().err
+
+    seen = []
+    assert "100%" in shown([])  # though the last record is at epoch 20
+    early = shown([lambda now: now.epoch == 10, lambda now: seen.append(now.epoch)])
+    assert "100%" not in early
+    assert "44%" in early
+    assert seen == [0, 10], "all callbacks are called"
 
 
 def test_a_notebook_shows_the_bar_in_its_output(flower, monkeypatch):

@@ -177,6 +177,7 @@ def test_history_has_method_evaluations_and_message(there, flower):
     assert history.solver == "minimize"
     assert history.reason.startswith("TNC, 25 evaluations: ")
     assert history.epochs == [0, 10, 20]
+    assert len(history.costs) == 3
     assert history.costs[0] == pytest.approx(net.cost(params, X, Y), rel=1e-12)
     assert (history.backend, history.dtype, history.optimizer) == (there.name, "float64", None)
     assert repr(history).startswith("<History: 25 evaluations by minimize in float64 on ")

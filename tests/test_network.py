@@ -12,7 +12,7 @@ from scipy import special
 from accelnn import Network, Parameters, gradient_check
 from accelnn.backend import to_device, to_host
 from accelnn.functions import ACTIVATIONS, OUTPUTS
-from accelnn.network import INITIALISATIONS
+from accelnn.network import INITIALISATIONS, cost_and_accuracy
 
 
 def problem(net, m=6, seed=0):
@@ -127,6 +127,10 @@ def test_outputs_that_are_not_numbers_are_no_predictions():
             net.predict(params, X)
         with refused("outputs of 2 of 6 examples are NaN"):
             net.accuracy(params, X, Y)
+    Z, Y = to_device(np.array([[np.nan, -1.0, 2.0]])), to_device(np.zeros((1, 3)))
+    params = Network([1, 1]).init("zeros", dtype="float64")
+    _, right = cost_and_accuracy(Network([1, 1]), params, Z, Y)
+    assert float(to_host(right)) == pytest.approx(1 / 3)  # NaN is never right
 
 
 @given(st.integers(1, 5), st.integers(1, 30), st.integers(0, 2**31))
