@@ -11,7 +11,7 @@ from doubles import cublaslt as cublaslt_double
 from doubles import device as device_double
 from doubles import host_cuda
 
-from accelnn import backend, operations
+from accelnn import backend, datasets, operations
 from accelnn.kernels.gpu import cublaslt
 from accelnn.solvers import captured
 
@@ -116,6 +116,13 @@ def pytest_collection_modifyitems(config, items):
     if backend.why_not():
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("gpu")])
         items[:] = [i for i in items if not i.get_closest_marker("gpu")]
+
+
+@pytest.fixture
+def flower():
+    """X (2, 400) and Y (1, 400) of the flower, on the host."""
+    data = datasets.flower()
+    return data.X_train, data.Y_train
 
 
 @pytest.fixture

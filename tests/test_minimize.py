@@ -1,7 +1,6 @@
 """SciPy's minimisers: the digits and the cost of the notes, a known minimum, bad input."""
 
 import itertools
-import math
 import sys
 
 import numpy as np
@@ -12,13 +11,6 @@ import accelnn
 from accelnn import Network, Parameters, datasets
 from accelnn.backend import to_device, to_host
 from accelnn.training.minimize import METHODS
-
-
-@pytest.fixture
-def flower():
-    data = datasets.flower()
-    return data.X_train, data.Y_train
-
 
 # --------------------------------------------------------------------------------------------
 # the digits of the notes
@@ -35,64 +27,6 @@ def test_tnc_learns_the_digits_in_400_evaluations():
         assert history.final_accuracy == net.accuracy(params, digits.X_train, digits.Y_train)
         assert history.final_cost < 0.5157, dtype  # the notes', on 20 x 20 pictures
         assert params.dtype == dtype
-
-
-def loop_cost_and_gradients(W1, b1, W2, b2, X, Y, l2):
-    """Per-class cross-entropy of a sigmoid net with one hidden layer, unit by unit."""
-
-    def layer(W, b, x):
-        outputs = []
-        for weights, bias in zip(W, b, strict=True):
-            z = bias
-            for w, value in zip(weights, x, strict=True):
-                z += w * value
-            outputs.append(1 / (1 + math.exp(-z)))
-        return outputs
-
-    m, cost = len(X), 0.0
-    dW1, db1 = [[0.0] * len(row) for row in W1], [0.0] * len(b1)
-    dW2, db2 = [[0.0] * len(row) for row in W2], [0.0] * len(b2)
-    for x, y in zip(X, Y, strict=True):
-        hidden = layer(W1, b1, x)
-        outputs = layer(W2, b2, hidden)
-        for k, a in enumerate(outputs):
-            cost += (-y[k] * math.log(a) - (1 - y[k]) * math.log(1 - a)) / m
-            db2[k] += (a - y[k]) / m
-            for j, h in enumerate(hidden):
-                dW2[k][j] += (a - y[k]) * h / m
-        for j, h in enumerate(hidden):
-            back = 0.0
-            for k, a in enumerate(outputs):
-                back += W2[k][j] * (a - y[k])
-            back *= h * (1 - h)
-            db1[j] += back / m
-            for i, value in enumerate(x):
-                dW1[j][i] += back * value / m
-    for W, dW in ((W1, dW1), (W2, dW2)):
-        for weights, slopes in zip(W, dW, strict=True):
-            for i, w in enumerate(weights):
-                cost += l2 / (2 * m) * w * w
-                slopes[i] += l2 / m * w
-    return cost, [dW1, db1, dW2, db2]
-
-
-@pytest.mark.usefixtures("there")
-def test_the_cost_and_gradient_of_the_digits_agree_with_loops(random):
-    net = Network([400, 25, 10], hidden="sigmoid", l2=1.0)
-    m = 7
-    shapes = [(25, 400), (25, 1), (10, 25), (10, 1)]
-    W1, b1, W2, b2 = (random.normal(0, 0.3, shape) for shape in shapes)
-    X, Y = random.random((400, m)), np.eye(10)[random.integers(0, 10, m)].T
-    cost, gradients = loop_cost_and_gradients(
-        *(array.tolist() for array in (W1, b1[:, 0], W2, b2[:, 0], X.T, Y.T)), l2=1.0
-    )
-    host = Parameters.from_layers([(W1, b1), (W2, b2)])
-    params = Parameters(to_device(host.flat, "float64"), net.layers)
-    X, Y = to_device(X), to_device(Y)
-    assert net.cost(params, X, Y) == pytest.approx(cost, rel=1e-9)
-    expected = np.concatenate([np.ravel(gradient) for gradient in gradients])
-    ours = to_host(net.gradients(params, X, Y).flat)
-    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-13)
 
 
 def test_the_gradient_check_of_the_notes_gives_below_1e_9():
