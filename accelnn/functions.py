@@ -1,8 +1,8 @@
-"""Activations, losses and small array functions of the notes: pure, vectorised, NumPy or CuPy.
+"""Activations, losses and small array functions of the notes, vectorised for NumPy and CuPy.
 
-Arguments are numbers, lists, vectors or matrices; lists and integers become float64, float32
-stays float32. Columns are examples: a loss of `A` and `Y`, both (n_outputs, m), is summed over
-the outputs and averaged over the m examples. `out` receives the result and may be the input.
+Arguments are numbers, lists or arrays; float32 stays float32, all else becomes float64. Columns
+are examples: a loss of `A` and `Y`, both (n_outputs, m), is summed over the outputs and averaged
+over the m examples. `out` receives the result and may be the input.
 """
 
 from collections.abc import Callable
@@ -107,13 +107,11 @@ tanh_slope = _elementwise(
 
 
 def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
-    """e^x / Σ e^x along `axis`: of each column by default, of each row with axis=1.
-
-    The maximum is subtracted first: exact arithmetic gives the same, and nothing overflows.
-    """
+    """e^x / Σ e^x along `axis`: of each column by default, of each row with axis=1."""
     xp, x = _floating(x)
     if x.ndim == 0:
         return xp.ones_like(x)[()]
+    # With the maximum subtracted nothing overflows, and exact arithmetic gives the same.
     out = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
     xp.exp(out, out=out)
     out /= out.sum(axis=axis, keepdims=True)
@@ -144,10 +142,7 @@ half_mean_squared_error = _of_pairs(
 
 
 def binary_cross_entropy(A: Array, Y: Array) -> Array:
-    """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0.
-
-    `binary_cross_entropy_from_logits` loses nothing to rounding.
-    """
+    """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
     _, A, Y = _same_shape(A, Y)
     return -(_xlogy(Y, A) + _xlogy(1 - Y, 1 - A)).sum() / _examples(A)
 
@@ -224,16 +219,14 @@ class Activation(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output's activation, and its loss as a function of the logits Z and Y.
-
-    The two are paired so that ∂loss/∂Z = (A - Y) / m. (For softmax, columns of Y sum to 1.)
-    """
+    """The output's activation, and the loss of (logits Z, labels Y) whose gradient is (A - Y) / m;
+    for softmax, columns of Y sum to 1."""
 
     function: Callable[..., Array]
     loss: Callable[[Array, Array], Array]
 
     def derivative(self, Z: Array, Y: Array) -> Array:
-        """∂loss/∂Z = (A - Y) / m with A = function(Z)."""
+        """∂loss/∂Z = (A - Y) / m"""
         _, Z, Y = _same_shape(Z, Y)
         return (self.function(Z) - Y) / _examples(Z)
 
@@ -279,10 +272,7 @@ def normalize_rows(x: Array) -> Array:
 
 
 def one_hot(labels: Array, classes: int) -> Array:
-    """Class indices (m,) as columns with a single 1: (classes, m) float64.
-
-    Raises ValueError unless labels are integers in 0..classes-1. Waits for the device.
-    """
+    """Class indices (m,) as columns with a single 1: (classes, m) float64. Waits for the device."""
     xp = array_module(labels)
     labels = xp.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):

@@ -114,9 +114,9 @@ class Network:
     keep_prob : the share of units that dropout keeps while training, in (0, 1]; a number, or
         one per hidden layer
 
-    The methods take `params` of this network, features X (n_0, m), and labels Y in any form that
-    `targets` takes. They raise ValueError if shapes, labels or values do not fit, and TypeError
-    for other types or if host and device arrays are mixed.
+    The methods take `params` of this network, features X (n_0, m), and labels Y as in `targets`.
+    They raise ValueError if shapes, labels or values do not fit, and TypeError for other types or
+    if host and device arrays are mixed.
     """
 
     layers: Sequence[int]
@@ -198,9 +198,7 @@ class Network:
         """The label of each example, (m,) int64; for a linear output the values (n_L, m).
 
         One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
-        the index of the largest. Compare them with integer labels (m,), not one-hot columns.
-
-        Raises ValueError if an output is NaN, and waits for the device to see it.
+        the index of the largest. Raises ValueError if an output is NaN, and waits for the device.
         """
         A = self.forward(params, X)
         if self.output == "linear":
@@ -215,10 +213,7 @@ class Network:
 
     @at_work("computing an accuracy")
     def accuracy(self, params: Parameters, X: Array, Y: Array) -> float:
-        """The share of examples whose label `predict` gets right; waits for the device.
-
-        Raises ValueError for a linear output, and for labels that are not whole numbers.
-        """
+        """The share of examples whose label `predict` gets right; waits for the device."""
         if self.output == "linear":
             raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
         X, _ = self.check(params, X, Y)
@@ -372,9 +367,8 @@ def backward(
 ) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
 
-    Follows `forward`, whose activations it overwrites. Multiplies all of `gradients` by
-    `scale` · m: 1/m gives the gradients themselves, α/m a step of gradient descent. `cost`, if
-    given a 0-d array, receives the cost.
+    Follows `forward`, whose activations it overwrites. With scale 1/m, `gradients` receives the
+    gradients, with α/m a step of gradient descent; `cost`, a 0-d array or None, the cost.
     """
     dZ = backpropagate(net, params, Y, work, scale, gradients, cost)
     if cost is not None:

@@ -1,7 +1,4 @@
-"""Optimizers (gradient descent, momentum, Adam), and learning rates that change over the epochs.
-
-An optimizer works on the flat buffers of `Parameters`, whatever the network.
-"""
+"""Optimizers on flat parameters: gradient descent, momentum, Adam; and learning-rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +16,7 @@ Schedule = Callable[[int], float]
 
 
 # --------------------------------------------------------------------------------------------
-# the vectorised updates, in place; `accelnn.operations` finds the fused form of each
+# the vectorised updates, in place
 
 
 def update(theta: Array, step: Array) -> None:
@@ -81,14 +78,14 @@ class Optimizer:
     moments : the number of arrays of θ's size that are kept between steps, zeros at first
     linear : whether a step is a linear function of all gradients so far, as sample space needs
     default_rate : the learning rate if none is given; None if one has to be
-    operation : the update above that `update` runs by default, with `coefficients`
+    operation : the update above that `update` runs, with `coefficients`, unless overridden
     """
 
     name: ClassVar[str]
     moments: ClassVar[int] = 0
     linear: ClassVar[bool] = False
     default_rate: ClassVar[float | None] = None
-    operation: ClassVar[str] = "update"
+    operation: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         cls.name = vars(cls).get("name", cls.__name__.lower())
@@ -99,8 +96,7 @@ class Optimizer:
         return 0.0, 0.0
 
     def scale(self, learning_rate: float) -> float:  # noqa: ARG002
-        """The factor of the gradient that `update` receives, applied to the smallest array that
-        the gradient is formed from."""
+        """The factor of the gradient that `update` receives; backward applies it for free."""
         return 1 - self.betas[0]
 
     def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
@@ -116,12 +112,8 @@ class Optimizer:
         learning_rate: float,
         step: int,
     ) -> None:
-        """Update θ in place.
-
-        operations : the fastest form of each update above for these arrays
-        theta, gradient, moments : flat; the gradient is multiplied by `scale`, and may be changed
-        step : 1, 2, 3, ...
-        """
+        """Update θ in place, at step 1, 2, 3, ...; all arrays are flat. `operations` has the
+        updates above; the gradient comes multiplied by `scale`, and may be overwritten."""
         operation = getattr(operations, self.operation)
         operation(theta, gradient, *moments, *self.coefficients(learning_rate, step))
 
@@ -131,6 +123,7 @@ class SGD(Optimizer):
     """Gradient descent, θ ← θ - α dθ; on mini-batches, stochastic."""
 
     linear: ClassVar[bool] = True
+    operation: ClassVar[str] = "update"
 
     def scale(self, learning_rate: float) -> float:
         return learning_rate

@@ -1,8 +1,8 @@
 """Scores of predictions: accuracy, confusion matrix, and a report of each class.
 
 Predictions and labels are class indices (m,), (1, m) of 0 and 1, or one-hot (n_classes, m), on
-the host or on a device, which is waited for. All functions raise ValueError if the two have
-different numbers of examples, or none.
+the host or on a device, which is waited for. ValueError is raised if they are none of these, or
+if the two have different numbers of examples, or none.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,7 @@ from accelnn.backend import Array, to_host
 
 
 def labels(Y: Array) -> Array:
-    """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m).
-
-    Raises ValueError for another shape, and if (m,) or (1, m) contain anything but 0, 1, 2, ...
-    """
+    """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m)."""
     Y = to_host(Y)
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
@@ -52,8 +49,6 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     """Counts (n_classes, n_classes) int64 on the host: rows are true classes, columns predicted.
 
     n_classes : by default as many as occur, at least two and the rows of a one-hot Y
-
-    Raises ValueError for a class that is not among n_classes.
     """
     predicted, true = _both(predictions, Y)
     occurring = int(max(predicted.max(), true.max())) + 1
@@ -83,11 +78,8 @@ class ClassReport(NamedTuple):
 
 
 def report(predictions: Array, Y: Array, classes: Sequence[str]) -> list[ClassReport]:
-    """One ClassReport a class, named by `classes`, then "accuracy" and "macro average".
-
-    Over all examples together precision, recall and F1 are the accuracy; "macro average" is the
-    plain mean over the classes.
-    """
+    """One ClassReport a class, named by `classes`, then "accuracy", which is precision, recall and
+    F1 over all examples, and "macro average", the plain mean over the classes."""
     confusion = confusion_matrix(predictions, Y, len(classes))
     right, predicted, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
     parts, wholes = np.array([right, right, 2 * right]), [predicted, true, predicted + true]

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: the backends, and the real data where it is."""
+"""Fixtures shared by the tests: backends and data."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def fresh_backend(monkeypatch):
-    """Each test starts on NumPy, chosen by nobody, and leaves no choice behind."""
+    """Each test starts with no backend chosen."""
     monkeypatch.delenv("ACCELNN_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_current", None)
     backend.why_not.cache_clear()
@@ -29,7 +29,7 @@ def fresh_backend(monkeypatch):
 
 
 def in_place_of_cupy(module, monkeypatch):
-    """The device double in CuPy's place, chosen as the backend; gives the module."""
+    """Choose the device double as the backend, in place of CuPy; returns the module."""
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(operations._chosen, "cupy", operations.VECTORISED)
     backend.use("cupy")
@@ -40,7 +40,7 @@ def in_place_of_cupy(module, monkeypatch):
 
 @pytest.fixture
 def double(monkeypatch):
-    """The device double without kernels: all that runs on it is vectorised."""
+    """The device double without kernels, for vectorised code."""
     return in_place_of_cupy(device_double.Module(), monkeypatch)
 
 
@@ -48,7 +48,7 @@ def double(monkeypatch):
 def double_with_kernels(monkeypatch):
     """The device double that runs kernels/gpu/*.cu on the host."""
     if host_cuda.compiler() is None:
-        pytest.skip("there is no C++ compiler to build the kernels with")
+        pytest.skip("no C++ compiler to build the kernels with")
     return in_place_of_cupy(device_double.Module(kernels=True), monkeypatch)
 
 
@@ -62,7 +62,7 @@ def double_with_cublaslt(double_with_kernels, monkeypatch):
 
 @pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def captures(request):
-    """Each device on which steps can be captured, chosen: the double, and a GPU."""
+    """Each device that can capture steps, as the backend: the double, and a GPU."""
     if request.param == "double":
         request.getfixturevalue("double_with_cublaslt")
     else:
@@ -84,7 +84,7 @@ DEVICES = {"double": "double", "kernels": "double_with_kernels"}
     ],
 )
 def there(request):
-    """Each backend in turn, chosen: NumPy, the device double without and with kernels, a GPU."""
+    """Each backend in turn: NumPy, the device double without and with kernels, a GPU."""
     if request.param in DEVICES:
         request.getfixturevalue(DEVICES[request.param])
     elif request.param == "cupy":
@@ -94,7 +94,7 @@ def there(request):
 
 @pytest.fixture
 def real_data():
-    """The folder of the real files; skips where there is none."""
+    """The folder of the real files; skips if there is none."""
     folder = Path(os.environ.get("ACCELNN_DATA", SHARED_DATA))
     if not (folder / "train_catvnoncat.h5").exists():
         pytest.skip("no real data: set ACCELNN_DATA to its folder")
@@ -102,8 +102,7 @@ def real_data():
 
 
 def pytest_configure():
-    # Shells start background jobs with Ctrl-C ignored, which the processes that tests interrupt
-    # would inherit.
+    # Background jobs of a shell ignore Ctrl-C, and processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

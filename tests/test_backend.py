@@ -372,7 +372,7 @@ def test_each_fault_of_the_gpu_is_named(monkeypatch):
             assert backend.current().name == "numpy", fault
 
 
-def test_a_broken_install_is_told_from_none(monkeypatch):
+def test_a_broken_install_is_not_called_missing(monkeypatch):
     real = builtins.__import__
     for error, message in (
         (ImportError("undefined symbol"), "does not import.*undefined symbol"),

@@ -453,7 +453,7 @@ def test_training_on_from_where_one_stopped_is_the_same_training(flower):
     np.testing.assert_array_equal(on.flat, whole.flat)
 
 
-def test_nothing_that_was_given_is_changed(flower):
+def test_arguments_are_not_changed(flower):
     net, params = small(l2=0.1, keep_prob=0.8)
     with unchanged(params.flat, *flower):
         accelnn.fit(net, params, *flower, epochs=5, learning_rate=0.5)

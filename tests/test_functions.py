@@ -220,7 +220,7 @@ def test_rows_have_length_one_or_are_zero(x):
     np.testing.assert_allclose(length, np.any(x != 0, axis=1), rtol=1e-12)
 
 
-def test_one_hot_refuses_what_is_no_label():
+def test_one_hot_refuses_other_labels():
     for labels, message in (
         ([0, 3], r"0\.\.2, got 0\.\.3$"),
         ([-1, 0], r"0\.\.2, got -1\.\.0$"),

@@ -79,7 +79,7 @@ def test_logistic_regression_reaches_the_minimum_that_newton_finds(random):
 
 
 @pytest.mark.usefixtures("there")
-def test_it_never_evaluates_more_than_asked(monkeypatch, flower):
+def test_no_more_evaluations_than_allowed(monkeypatch, flower):
     calls = []
     module = sys.modules["accelnn.training.minimize"]
     plain = module.backward
@@ -119,7 +119,7 @@ def test_history_has_method_evaluations_and_message(there, flower):
     assert history.epochs == list(range(0, 250, 2))
 
 
-def test_one_that_converges_stops_early_and_gives_scipys_message(random):
+def test_a_search_that_converges_stops_early_and_gives_scipys_message(random):
     net = Network([2, 1], output="linear")
     X = random.normal(size=(2, 30))
     _, history = accelnn.minimize(
@@ -140,7 +140,7 @@ def test_float32_stays_float32(flower):
         assert history.final_cost < 0.9 * history.costs[0], method
 
 
-def test_nothing_that_was_given_is_changed(flower):
+def test_arguments_are_not_changed(flower):
     net, params = small()
     with unchanged(params.flat, *flower):
         accelnn.minimize(net, params, *flower, evaluations=9)

@@ -12,7 +12,6 @@ import accelnn
 from accelnn.backend import to_device
 from accelnn.scores import ClassReport, accuracy, confusion_matrix, labels, report
 
-# true 0 0 0 1 1 2, said 0 0 1 1 2 1
 TRUE = np.array([0, 0, 0, 1, 1, 2])
 SAID = np.array([0, 0, 1, 1, 2, 1])
 CONFUSION = [[2, 1, 0], [0, 1, 1], [0, 1, 0]]
@@ -42,7 +41,7 @@ def test_labels_undo_one_hot(drawn):
     np.testing.assert_array_equal(labels(accelnn.one_hot(true, n)), true)
 
 
-def test_what_holds_no_labels_is_refused():
+def test_other_shapes_and_values_are_no_labels():
     for Y, message in (
         (np.ones((2, 3, 4)), r"\(m,\), \(1, m\) or \(n, m\), got \(2, 3, 4\)"),
         (np.ones((0, 3)), r"got \(0, 3\)"),

@@ -45,11 +45,7 @@ def converted(
     net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None
 ) -> tuple[Array, Array]:
     """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
-    and the parameters on a device.
-
-    Raises as `Network.check` does, and TypeError if net is no Network, or for data on the host
-    without a batch size.
-    """
+    and the parameters on a device."""
     if not isinstance(net, Network):
         raise TypeError(f"expected net as accelnn.Network, got {type(net).__name__}")
     net.check_params(params)

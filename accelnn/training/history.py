@@ -57,8 +57,8 @@ class History:
 
     @property
     def final_cost(self) -> float:
-        """The cost of the parameters returned on the training set, L2 included; computed when
-        first read, from the X and Y that were given: do not change them before."""
+        """The cost of the parameters returned, L2 included, on the training set. Computed when
+        first read, from the X and Y given to the training: do not change them before."""
         return self._final[0]
 
     @property
