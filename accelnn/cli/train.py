@@ -99,12 +99,14 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
     """
     results: list[Result] = []
     for label, one in recipe.trainings():
-        shown = following(sys.stderr.isatty(), one.epochs, label or name, one.unit)
+        shown: Any = nullcontext()
+        if sys.stderr.isatty():
+            shown = following(True, one.epochs, label or name, one.unit)
         start = time.perf_counter()
         interrupted = False
         try:
-            with shown as callbacks:
-                trained, history = one.train(data, dtype, callbacks)
+            with shown as callback:
+                trained, history = one.train(data, dtype, [callback] if callback else [])
         except Interrupted as stopped:
             trained, history, interrupted = stopped.params, stopped.history, True
         except KeyboardInterrupt:

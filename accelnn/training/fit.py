@@ -65,8 +65,8 @@ def fit(
     solver : "auto", a choice by the job and by `accelnn.warm_up` alone; or one of
         accelnn.solvers.SOLVERS, which all do the same gradient descent
     precision : of the matrix products, by default the parameters'. float32 parameters on a GPU
-        may have "tf32" (factors of 11 significant bits) or "bfloat16" (8; with solver "jitted",
-        which also stores activations, data, copies of the weights, and biases before a relu so)
+        may have "tf32", factors of 11 significant bits, or with solver "jitted" "bfloat16", of 8:
+        activations, data, a copy of the weights and the biases before a relu are then bfloat16
     record_every : epochs between recorded costs; by default max(1, epochs // 100), with patience
         at most max(1, patience // 5)
     seed : of the random numbers of dropout, batches and the validation split
@@ -116,7 +116,8 @@ def fit(
         job.held,
         following(verbose, epochs) as shown,
     ):
-        descent = Descent(job, epochs, learning_rate, record_every, patience, [*callbacks, *shown])
+        asked = [callback for callback in (*callbacks, shown) if callback]
+        descent = Descent(job, epochs, learning_rate, record_every, patience, asked)
         solver, reason = choice.pick(solver, job, epochs)
         history = History.of(params, solver, reason, precision)
         history.optimizer, history.batch_size = optimizer.name, batch_size

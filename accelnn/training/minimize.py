@@ -116,7 +116,7 @@ def minimize(
         precisions.of_products(xp, precision),
         following(verbose, evaluations, unit="evaluation") as shown,
     ):
-        asked = [*callbacks, *shown]
+        asked = [callback for callback in (*callbacks, shown) if callback]
         try:
             found = search(cost_and_gradient, best, jac=True, method=method, options=options)
             ended = str(found.message)

@@ -13,17 +13,17 @@ REDRAW = 0.1  # seconds between two drawings of a bar in a notebook
 @contextmanager
 def following(
     verbose: Any, epochs: int, label: str = "", unit: str = "epoch"
-) -> Iterator[list[Callback]]:
-    """The callbacks, none or one, that show the progress of a training while the block lasts.
+) -> Iterator[Callback | None]:
+    """A callback that shows the progress of a training while the block lasts.
 
-    verbose : False; True for a bar on standard error, in a terminal or a notebook; or "lines" for
-        a printed line each recorded epoch. Raises ValueError for another value
+    verbose : False for none; True for a bar on standard error, in a terminal or a notebook; or
+        "lines" for a printed line each recorded epoch. Raises ValueError for another value
     """
     if not verbose:
-        yield []
+        yield None
         return
     if verbose == "lines":
-        yield [lambda now: print(f"cost after {unit} {now.epoch}: {now.scores()}", flush=True)]
+        yield lambda now: print(f"cost after {unit} {now.epoch}: {now.scores()}", flush=True)
         return
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
@@ -48,7 +48,7 @@ def following(
                 bar.start_task(task)
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
-        yield [show]
+        yield show
         if latest + distance >= epochs:  # the last record: the training did not stop early
             bar.update(task, completed=epochs)
 
