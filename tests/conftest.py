@@ -121,7 +121,7 @@ def pytest_collection_modifyitems(config, items):
 def flower():
     """X (2, 400) and Y (1, 400) of the flower, on the host."""
     data = datasets.flower()
-    return data.X_train, data.Y_train
+    return backend.to_host(data.X_train), backend.to_host(data.Y_train)
 
 
 @pytest.fixture
