@@ -16,7 +16,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from helpers.core import PUBLISHED, check_published_figures, refused, small, unchanged
+from helpers.core import refused, small, unchanged
+from helpers.published import PUBLISHED, check_published_figures
 
 import accelnn
 from accelnn import Network, batches

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from doubles import device as device_double
 from doubles import host_cuda
-from helpers.core import PUBLISHED
+from helpers.published import PUBLISHED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
