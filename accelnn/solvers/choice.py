@@ -55,8 +55,8 @@ class Solver(NamedTuple):
             )
         if self.compiled and type(job.optimizer) not in (SGD, Momentum, Adam):
             return (
-                f"the kernels have no optimizer {type(job.optimizer).__name__}, only "
-                "sgd, momentum, adam: use the solver 'direct'"
+                f"the kernels have no optimizer {job.optimizer.name!r}, only sgd, momentum, adam: "
+                "use the solver 'direct'"
             )
         unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
         return unknown or self.limit(job)
