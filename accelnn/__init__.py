@@ -1,5 +1,5 @@
-"""accelnn trains the neural nets of the classic deep-learning notes, and measures them, on CPU
-and GPU with one code path.
+"""accelnn trains and measures the neural nets of the classic deep-learning notes, on CPU and GPU
+with one code path.
 
 Columns are examples: X is (n_features, m), Y holds integer labels (m,) or is (n_outputs, m),
 W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
@@ -53,14 +53,8 @@ __all__ = [
     "warm_up",
 ]
 
-# What is imported when first used, by the module that has it; None is the module itself
-_LAZY = {
-    "Model": "models",
-    "datasets": None,
-    "load": "models",
-    "plots": None,
-    "save": "models",
-}
+# name: the module that it is imported from when first used; the datasets and plots are modules
+_LAZY = {"Model": "models", "datasets": "", "load": "models", "plots": "", "save": "models"}
 
 
 def __getattr__(name: str) -> Any:

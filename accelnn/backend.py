@@ -1,12 +1,9 @@
-"""NumPy on the host or CuPy on a CUDA device: which one, and how arrays get there and back.
+"""The backends, NumPy on the host and CuPy on a CUDA device: choosing one, and moving arrays.
 
-The arrays decide where code runs: pure functions take arrays and find their module with
-`array_module`. Only the edges (loading data, drawing parameters, the command line) ask which
-backend was chosen, with `current`.
-
-`ACCELNN_BACKEND` = numpy (default) | cupy | cupy:N | auto chooses when the first edge asks; `use`
-chooses from Python. `auto` is CuPy if it works, else NumPy. cupy:N is the GPU with that index among
-the visible ones: CUDA numbers those of CUDA_VISIBLE_DEVICES again, from 0 on.
+The arrays decide where code runs: pure functions find the module of theirs with `array_module`.
+Only the edges (loading data, drawing parameters, the command line) ask for the chosen backend,
+with `current`: that of `use`, or of `ACCELNN_BACKEND` = numpy (default) | cupy | cupy:N | auto.
+`auto` is CuPy if it works, else NumPy; cupy:N is the visible GPU with index N, from 0.
 """
 
 import argparse
@@ -18,11 +15,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import psutil
@@ -35,20 +31,18 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NAME = re.compile(r"numpy|auto|cupy(:(?P<index>[0-9]{1,4}))?")
-
-# How CUDA and its libraries report that memory is full; CuPy's pool has an error of its own
+# How CUDA and its libraries report full memory; the error of CuPy's pool has a class
 _NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class BackendError(RuntimeError):
-    """The backend that was asked for cannot be used; the message says why."""
+    """The backend asked for cannot be used; the message says why."""
 
 
 class DeviceMemoryError(MemoryError):
-    """A GPU has no room for what was to be done.
+    """A GPU is out of memory.
 
-    doing : what that was, for instance "training"
+    doing : the work that needed it, for instance "training"
     needed : bytes of the allocation that failed, None if CUDA does not say
     free, total : bytes of the GPU's memory
     """
@@ -65,20 +59,19 @@ class DeviceMemoryError(MemoryError):
 
 
 class Timing:
-    """What `Backend.timer` measured: `seconds`, a float, once the block has ended."""
+    """The result of `Backend.timer`: `seconds`, once the block has ended."""
 
     seconds: float = float("nan")
 
 
 class NumpyBackend:
-    """Arrays in host memory, worked on by NumPy."""
+    """Arrays in host memory, worked on by NumPy. `str()` gives the name for `use`."""
 
     name = "numpy"
     default_dtype: np.dtype[Any] = np.dtype(np.float64)
     xp: Any = np
 
     def __str__(self) -> str:
-        """By what name `use` chooses it."""
         return self.name
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
@@ -86,14 +79,14 @@ class NumpyBackend:
         return np.asarray(to_host(array), dtype)
 
     def synchronize(self) -> None:
-        """Wait until all work handed to the device is done (at once, on the host)."""
+        """Wait until the device has done all its work."""
 
     def device_name(self) -> str:
-        """The processor's name, for instance "AMD EPYC"."""
+        """The processor's name, or the GPU's, with its index if there are several."""
         return _processor_name()
 
     def memory(self) -> tuple[int, int]:
-        """Free and total memory in bytes."""
+        """Free and total memory in bytes; what CuPy keeps for its next arrays counts as free."""
         memory = psutil.virtual_memory()
         return memory.available, memory.total
 
@@ -106,25 +99,18 @@ class NumpyBackend:
         timing.seconds = time.perf_counter() - start
 
     @contextmanager
-    def at_work(self, doing: str) -> Iterator[None]:
-        """A block of work on this backend's arrays.
-
-        Of several GPUs theirs is the current one meanwhile, whichever was chosen. Raises
-        DeviceMemoryError, which names what was being done, if a GPU has no room for it.
-        """
-        del doing
+    def at_work(self, doing: str) -> Iterator[None]:  # noqa: ARG002
+        """A block in which this device is the current one. Raises DeviceMemoryError, which says
+        `doing`, if a GPU has no room for the work."""
         yield
 
     def enter(self) -> Callable[[], None]:
-        """Make its GPU the current one, if it has one; what is returned restores the last."""
+        """Make this GPU the current one; the function returned restores the last."""
         return lambda: None
 
 
 class CupyBackend(NumpyBackend):
-    """Arrays on one CUDA device, worked on by CuPy.
-
-    index : of the device among the visible ones; CuPy's current one by default
-    """
+    """Arrays on the CUDA device with this index, CuPy's current one by default."""
 
     name = "cupy"
     default_dtype = np.dtype(np.float32)
@@ -137,13 +123,11 @@ class CupyBackend(NumpyBackend):
 
     @property
     def xp(self) -> Any:
-        import cupy
-
-        return cupy
+        return import_module("cupy")
 
     @property
     def device(self) -> Any:
-        """CuPy's own object: with it in a `with`, the device is the current one."""
+        """CuPy's own object, current within a `with`."""
         return self.xp.cuda.Device(self.index)
 
     def to_device(self, array: Array, dtype: Any = None) -> Array:
@@ -156,13 +140,11 @@ class CupyBackend(NumpyBackend):
         self.device.synchronize()
 
     def device_name(self) -> str:
-        """The GPU's name, and its index if there are several."""
         runtime = self.xp.cuda.runtime
         name = str(runtime.getDeviceProperties(self.index)["name"].decode())
         return name if runtime.getDeviceCount() == 1 else f"{name} ({self})"
 
     def memory(self) -> tuple[int, int]:
-        """Free and total memory in bytes; what CuPy keeps for its next arrays is free."""
         with self.device:
             free, total = self.xp.cuda.runtime.memGetInfo()
             free += self.xp.get_default_memory_pool().free_bytes()
@@ -170,9 +152,8 @@ class CupyBackend(NumpyBackend):
 
     @contextmanager
     def timer(self) -> Iterator[Timing]:
-        """Time a block with CUDA events: what the device took, not what Python took."""
         cuda, timing = self.xp.cuda, Timing()
-        with self.device:
+        with self.device:  # CUDA's events time the device, not Python
             start, end = cuda.Event(), cuda.Event()
             start.record()
             yield timing
@@ -186,42 +167,31 @@ class CupyBackend(NumpyBackend):
             try:
                 yield
             except Exception as error:
-                if not self._is_out_of_memory(error):
+                full = isinstance(error, self.xp.cuda.memory.OutOfMemoryError)
+                if not (full or any(words in str(error) for words in _NO_ROOM)):
                     raise
                 asked = re.search(r"allocating ([\d,]+) bytes", str(error))
                 needed = int(asked[1].replace(",", "")) if asked else None
-                raise DeviceMemoryError(
-                    doing, self.device_name(), needed, *self.memory()
-                ) from error
+                name, memory = self.device_name(), self.memory()
+                raise DeviceMemoryError(doing, name, needed, *memory) from error
 
     def enter(self) -> Callable[[], None]:
-        cuda = self.xp.cuda
-        restore: Callable[[], None] = cuda.Device().use
+        restore: Callable[[], None] = self.xp.cuda.Device().use
         self.device.use()
         return restore
-
-    def _is_out_of_memory(self, error: Exception) -> bool:
-        if isinstance(error, self.xp.cuda.memory.OutOfMemoryError):
-            return True
-        return any(words in str(error) for words in _NO_ROOM)
 
 
 Backend = NumpyBackend
 
 _NUMPY = NumpyBackend()
+_cupy = functools.cache(CupyBackend)  # one backend for each device
 _current: Backend | None = None
 
 
-@functools.cache
-def _cupy(index: int) -> CupyBackend:
-    """The one backend of each device."""
-    return CupyBackend(index)
-
-
 def array_module(*arrays: Array) -> Any:
-    """`xp`: cupy if the arrays are on a device, else numpy.
+    """`xp`: cupy if the arrays are on a device, else numpy; numbers and lists go with either.
 
-    Numbers and lists go with either. Raises TypeError if host and device arrays are mixed.
+    Raises TypeError if host and device arrays are mixed.
     """
     cupy = sys.modules.get("cupy")  # before CuPy is imported, no array can be one of its
     if cupy is None:
@@ -245,12 +215,9 @@ _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 def as_array(value: Any, name: str = "the array") -> Array:
     """`value` as a numpy.ndarray or, if it is on a CUDA device, a cupy.ndarray of real numbers.
 
-    Takes whatever offers DLPack or `__array__`: PyTorch and JAX arrays, pandas and polars frames.
-    Nothing is copied that the other package can share; a frame whose columns lie apart is copied
-    by its own `__array__`.
-
-    Raises TypeError for lists, for what holds no real numbers, and for an array on a CUDA device
-    if CuPy cannot be used.
+    Takes every object with DLPack or `__array__`: of PyTorch, JAX, pandas, polars. Shares its
+    memory if the package can. Raises TypeError for lists, for values other than real numbers, and
+    for an array on a CUDA device if CuPy cannot be used.
     """
     if not (hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
         raise TypeError(
@@ -286,10 +253,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
 
 
 def backend_of(*arrays: Array) -> Backend:
-    """The backend on which these arrays live, with the device that they are on.
-
-    Raises TypeError if they are not all in one place.
-    """
+    """The backend that these arrays are on; raises TypeError if they are on several."""
     xp = array_module(*arrays)
     if xp is np:
         return _NUMPY
@@ -304,9 +268,7 @@ def backend_of(*arrays: Array) -> Backend:
 
 
 def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorates a function of (net, params, ...): it runs on the device on which `params` are,
-    whichever is CuPy's current one, and raises DeviceMemoryError, which names what it was doing,
-    if that has no room."""
+    """Decorates a function of (net, params, ...) to run in `Backend.at_work` of the parameters."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
@@ -321,27 +283,23 @@ def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def to_host(array: Array, out: Array | None = None) -> Array:
-    """`array` as a numpy.ndarray; waits for the device if it lives there.
+    """`array`, which may be a number, a list, or as in `as_array`, as a numpy.ndarray.
 
-    Takes numbers, lists and what `as_array` takes, whose memory it shares if that is on the host.
+    Waits for the device if it is on one; shares memory on the host.
 
-    out : a C-contiguous one of its shape and dtype, to receive what comes from a device
+    out : a C-contiguous array of this shape and dtype, to receive an array from a device
     """
     array = _shared(array)
     return np.asarray(array) if array_module(array) is np else array.get(out=out)
 
 
 def to_device(array: Array, dtype: Any = None) -> Array:
-    """`array` on the chosen backend, as `dtype` if one is given.
-
-    Takes numbers, lists and what `as_array` takes, whose memory it shares if that is already
-    there in this dtype.
-    """
+    """`array`, as in `to_host`, on the chosen backend; a copy only if needed."""
     return current().to_device(array, dtype)
 
 
 def current() -> Backend:
-    """The chosen backend: by `use`, or else by ACCELNN_BACKEND.
+    """The backend chosen by `use`, or else by ACCELNN_BACKEND.
 
     If ACCELNN_BACKEND asks for CuPy and it cannot be used, warns once with the reason and chooses
     NumPy. Raises BackendError if ACCELNN_BACKEND names no backend.
@@ -350,8 +308,8 @@ def current() -> Backend:
     if _current is None:
         name = os.environ.get("ACCELNN_BACKEND", "numpy")
         try:
-            _check_name(name)
-        except BackendError as error:
+            argument(name)
+        except argparse.ArgumentTypeError as error:
             raise BackendError(f"ACCELNN_BACKEND: {error}") from None
         try:
             _current = _find(name)
@@ -366,51 +324,56 @@ def current() -> Backend:
     return _current
 
 
-class use:
+def use(name: str) -> AbstractContextManager[object]:
     """Choose the backend: `use("cupy")` from here on, `with use("cupy"):` for a block.
 
-    Parameters
-    ----------
     name : "numpy", "cupy", "cupy:1" (the second of the visible GPUs) or "auto" (CuPy if it
-        works, else NumPy). "cupy" is the GPU that is CuPy's current one: the first, unless
-        another was chosen before. It stays CuPy's current one, in this thread
+        works, else NumPy). "cupy" is CuPy's current GPU, at first the first one
 
-    Raises BackendError if the name is none of these, there is no such GPU, or CuPy cannot be
-    used.
+    Raises BackendError for another name, a GPU that does not exist, or if CuPy cannot be used.
     """
+    global _current
+    chosen, block = _find(name), ExitStack()
+    block.callback(_choose, _current)
+    block.callback(chosen.enter())
+    _current = chosen
+    return block
 
-    def __init__(self, name: str) -> None:
-        global _current
-        chosen = _find(name)
-        self._previous, self._leave = _current, chosen.enter()
-        _current = chosen
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        global _current
-        _current = self._previous
-        self._leave()
+def _choose(backend: Backend | None) -> None:
+    global _current
+    _current = backend
 
 
 def argument(text: str) -> str:
     """`text` if it names a backend: the `type` of a command line's --backend."""
-    try:
-        _check_name(text)
-    except BackendError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    if not re.fullmatch(r"numpy|auto|cupy(:[0-9]{1,4})?", text):
+        raise argparse.ArgumentTypeError(
+            f"unknown backend {text!r}: expected numpy, cupy or auto, or cupy:N for the visible "
+            "GPU with index N, from 0"
+        )
     return text
+
+
+def _find(name: str) -> Backend:
+    try:
+        kind, _, digits = argument(name).partition(":")
+    except argparse.ArgumentTypeError as error:
+        raise BackendError(str(error)) from None
+    if kind == "numpy":
+        return _NUMPY
+    index = int(digits) if digits else None
+    reason = why_not(index)
+    if reason is None:
+        return _cupy(CupyBackend(index).index)
+    if kind == "auto":
+        return _NUMPY
+    raise BackendError(reason)
 
 
 @functools.cache
 def why_not(index: int | None = None) -> str | None:
-    """Why CuPy cannot be used here, or None if a small real product on a GPU succeeded.
+    """Why CuPy cannot be used here, or None if a small product on a GPU succeeded.
 
     index : of the GPU among the visible ones; CuPy's current one by default
     """
@@ -422,20 +385,22 @@ def why_not(index: int | None = None) -> str | None:
         return f"CuPy is not installed: {install_cupy()}"
     except Exception as error:  # a broken install can raise anything
         return f"CuPy is installed but does not import ({_first_line(error)})"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    among = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
     try:
         if cupy.cuda.runtime.driverGetVersion() == 0:
             return "there is no NVIDIA driver on this machine"
         count = cupy.cuda.runtime.getDeviceCount()
-        if count == 0:
-            return _no_device()
-        if index is not None and index >= count:
-            there = "one CUDA device is" if count == 1 else f"{count} CUDA devices are"
-            names = "cupy:0" if count == 1 else f"cupy:0 to cupy:{count - 1}"
-            return f"there is no cupy:{index}: {there} visible, {names}{_visible()}"
     except Exception as error:
-        if "cudaErrorNoDevice" in str(error):
-            return _no_device()
-        return f"the NVIDIA driver does not answer ({_first_line(error)})"
+        if "cudaErrorNoDevice" not in str(error):
+            return f"the NVIDIA driver does not answer ({_first_line(error)})"
+        count = 0
+    if count == 0:
+        return f"no CUDA device is visible{among}"
+    if index is not None and index >= count:
+        devices = "one CUDA device is" if count == 1 else f"{count} CUDA devices are"
+        names = "cupy:0" if count == 1 else f"cupy:0 to cupy:{count - 1}"
+        return f"there is no cupy:{index}: {devices} visible, {names}{among}"
     try:
         with cupy.cuda.Device(index):
             ones = cupy.ones((16, 16), cupy.float32)
@@ -453,43 +418,12 @@ def why_not(index: int | None = None) -> str | None:
 
 
 def install_cupy() -> str:
-    """How to install CuPy and all that the GPU's code needs beside it."""
+    """The command that installs CuPy and the other packages for a GPU."""
     return f"{install_command('cuda13')} (CUDA 12 drivers: cuda12)"
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise BackendError(
-            f"unknown backend {name!r}: expected numpy, cupy or auto, or cupy:N for the visible "
-            "GPU with index N, from 0"
-        )
-
-
-def _find(name: str) -> Backend:
-    _check_name(name)
-    if name == "numpy":
-        return _NUMPY
-    _, _, digits = name.partition(":")
-    index = int(digits) if digits else None
-    reason = why_not(index)
-    if reason is None:
-        return _cupy(CupyBackend(index).index)
-    if name == "auto":
-        return _NUMPY
-    raise BackendError(reason)
-
-
-def _no_device() -> str:
-    return f"no CUDA device is visible{_visible()}"
-
-
-def _visible() -> str:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
-
-
 def _size(size: int) -> str:
-    """Bytes, for people: "1.50 GiB"."""
+    """Bytes in a short form: "1.5 GiB"."""
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 2**power:
             return f"{size / 2**power:.3g} {unit}"

@@ -11,15 +11,10 @@ NORMS = ("|a|+|b|", "|a+b|")
 
 
 def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float = 1e-7) -> Array:
-    """[J(θ + ε e_i) - J(θ - ε e_i)] / 2ε for each element i of θ.
+    """[J(θ + ε e_i) - J(θ - ε e_i)] / 2ε for each element i of θ (n,), float64 on the host.
 
-    Parameters
-    ----------
     cost : J, a number from an array like `theta`
-    theta : where, (n,)
     step : ε
-
-    Returns (n,) float64 on the host.
     """
     gradient = np.empty(theta.size)
     for i in range(theta.size):
@@ -31,10 +26,7 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
 
 
 def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
-    """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 if both are zero.
-
-    Raises ValueError if `norm` is neither, or the shapes differ.
-    """
+    """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 if both are zero."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: expected one of {list(NORMS)}")
     a, b = (to_host(array).astype(np.float64) for array in (a, b))
@@ -57,14 +49,11 @@ def gradient_check(
     step: float = 1e-7,
     norm: str = "|a|+|b|",
 ) -> float:
-    """How far `net.gradients` is from numerical gradients: below 1e-7 if backward is right.
+    """The relative difference of `net.gradients` from numerical gradients: below 1e-7 if right.
 
-    Parameters
-    ----------
-    net, params, X, Y : as in `fit`; float64 parameters, dropout is off
+    net, params, X, Y : as in `fit`; dropout is off, and the parameters are float64, because
+        rounding to float32 would hide the differences
     step, norm : the notes use 1e-7 with "|a|+|b|", and 1e-4 with "|a+b|"
-
-    Raises ValueError for float32 parameters, whose rounding would drown the differences.
     """
     net.check_params(params)
     if params.dtype != np.float64:

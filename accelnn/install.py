@@ -1,28 +1,23 @@
-"""Where this copy of accelnn comes from, and how to install its extras from there."""
+"""The source of this copy of accelnn, and the command that installs its extras from there."""
 
 import shlex
 from pathlib import Path
 from typing import Any
 
-_BESIDE = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[1]
 
-# The root of the clone that this file lies in, known by files that only accelnn has; None for an
-# installed copy. Packages named kernels and datasets also exist elsewhere.
-CLONE = (
-    _BESIDE
-    if all((_BESIDE / ours).is_file() for ours in ("kernels/gpu/common.cuh", "datasets/digits.h5"))
-    else None
-)
+# The root of the clone that this file lies in, known by files that only accelnn has, because
+# other projects have packages named kernels and datasets too; None for an installed copy.
+_OURS = ("kernels/gpu/common.cuh", "datasets/digits.h5")
+CLONE = _ROOT if all((_ROOT / file).is_file() for file in _OURS) else None
 
 
 def install_command(extra: str) -> str:
-    """The command that installs one of the extras in pyproject.toml: "plot", "peers", "cuda13".
+    """The command that installs an extra of pyproject.toml, such as "plot", "peers", "cuda13".
 
-    accelnn is on no package index: it is installed from its clone, or from the URL that it was
-    installed from.
+    accelnn is on no package index: it is installed from its clone, or from its own source's URL.
     """
-    origin = _origin()
-    editable = ""
+    origin, editable = _origin(), ""
     if CLONE is not None:
         source = f"{'.' if Path.cwd() == CLONE else CLONE}[{extra}]"
         editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
@@ -35,7 +30,7 @@ def install_command(extra: str) -> str:
 
 
 def _origin() -> dict[str, Any]:
-    """What pip recorded of the installed accelnn's source (PEP 610); {} if it recorded none."""
+    """The source that pip recorded of the installed accelnn (PEP 610); {} if it recorded none."""
     import json
     from importlib import metadata  # takes 10 ms to import
 

@@ -20,15 +20,17 @@ from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import operations_for
 from accelnn.scores import accuracy
 
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+PerLayer = float | Sequence[float] | None  # one value for all layers, or one for each
+
 
 class Parameters:
-    """W and b of every layer as views into one flat 1-D buffer, `flat`: W1, b1, W2, b2, ...
+    """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ...
 
     Iterating gives (W, b) layer by layer. Gradients have the same form.
 
-    Parameters
-    ----------
-    flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), used as it is, not copied
+    flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), not copied
     layers : the sizes n_0, ..., n_L
     """
 
@@ -41,21 +43,15 @@ class Parameters:
                 f"expected a flat buffer of shape ({expected},) for layers {list(layers)}, "
                 f"got {flat.shape}"
             )
-        self._views = []
-        start = 0
+        self._views, rest = [], flat
         for before, n in pairwise(self.layers):
-            W = flat[start : start + n * before].reshape(n, before)
-            start += n * before
-            b = flat[start : start + n].reshape(n, 1)
-            start += n
-            self._views.append((W, b))
+            size = n * before
+            W, b, rest = rest[:size], rest[size : size + n], rest[size + n :]
+            self._views.append((W.reshape(n, before), b.reshape(n, 1)))
 
     @classmethod
     def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
-        """Parameters from your own (W, b) of each layer, copied into one buffer.
-
-        Raises ValueError if the shapes do not follow each other.
-        """
+        """Parameters with the values of your own (W, b) of each layer, copied."""
         pairs = [(W, b) for W, b in pairs]
         if not pairs:
             raise ValueError("expected at least one layer (W, b), got none")
@@ -87,10 +83,8 @@ class Parameters:
 
     def __repr__(self) -> str:
         place = array_module(self.flat).__name__
-        return (
-            f"<Parameters of layers {list(self.layers)}: "
-            f"{self.flat.size:,} {self.flat.dtype} values on {place}>"
-        )
+        values = f"{self.flat.size:,} {self.dtype} values on {place}"
+        return f"<Parameters of layers {list(self.layers)}: {values}>"
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -106,12 +100,9 @@ class Parameters:
         return type(self)(array_module(self.flat).empty_like(self.flat), self.layers)
 
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
 @dataclass(frozen=True)
 class Network:
-    """The architecture of a dense network and what its cost adds: plain data, no weights.
+    """The architecture of a dense network and the terms of its cost: plain data, no weights.
 
     Parameters
     ----------
@@ -123,7 +114,9 @@ class Network:
     keep_prob : the share of units that dropout keeps while training, in (0, 1]; a number, or
         one per hidden layer
 
-    Raises ValueError if a value is none of these, TypeError if the sizes come one by one.
+    The methods take `params` of this network, features X (n_0, m), and labels Y as in `targets`.
+    They raise ValueError if shapes, labels or values do not fit, and TypeError for other types or
+    if host and device arrays are mixed.
     """
 
     layers: Sequence[int]
@@ -141,14 +134,11 @@ class Network:
                 f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
             )
         layers = tuple(self.layers)
-        if len(layers) < 2 or any(
-            isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in layers
-        ):
+        if len(layers) < 2 or not all(is_integer(n, least=1) for n in layers):
             raise ValueError(
                 f"expected layers as at least two positive integers [n_0, ..., n_L], got {layers}"
             )
-        depth = len(layers) - 2
-        hidden = _per_layer("hidden", self.hidden, depth)
+        hidden = _per_layer("hidden", self.hidden, len(layers) - 2)
         for name in hidden:
             if name not in ACTIVATIONS:
                 raise ValueError(f"unknown hidden {name!r}: expected one of {list(ACTIVATIONS)}")
@@ -158,40 +148,27 @@ class Network:
             raise ValueError("a softmax of one output is always 1: use output='sigmoid'")
         if not (math.isfinite(self.l2) and self.l2 >= 0):
             raise ValueError(f"expected l2 >= 0, got {self.l2}")
-        keep_prob = _per_layer("keep_prob", self.keep_prob, depth)
+        keep_prob = _per_layer("keep_prob", self.keep_prob, len(layers) - 2)
         for keep in keep_prob:
             if not 0 < keep <= 1:
                 raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
-        for name, value in (
-            ("layers", tuple(int(n) for n in layers)),
-            ("hidden", hidden),
-            ("keep_prob", keep_prob),
-        ):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "layers", tuple(map(int, layers)))
+        object.__setattr__(self, "hidden", hidden)
+        object.__setattr__(self, "keep_prob", keep_prob)
 
     def init(
-        self,
-        kind: str = "scaled",
-        scale: float | Sequence[float] | None = None,
-        *,
-        seed: int = 1,
-        dtype: Any = None,
+        self, kind: str = "scaled", scale: PerLayer = None, *, seed: int = 1, dtype: Any = None
     ) -> Parameters:
         """First weights on the chosen backend; biases are zero.
 
         Drawn on the host by numpy.random.RandomState(seed), layer by layer, W as
         randn(n_l, n_{l-1}): the notes' convention, and the same numbers on every backend.
 
-        Parameters
-        ----------
         kind : "zeros" | "normal" (randn * scale) | "scaled" (randn / sqrt(n_{l-1})) |
             "he" (randn * sqrt(2 / n_{l-1}); He et al. 2015) | "glorot" (uniform in
             ±sqrt(6 / (n_{l-1} + n_l)); Glorot and Bengio 2010) | "uniform" (in ±0.12)
         scale : for "normal": a number, 0.01 by default, or one per layer
-        seed : of the random numbers
-        dtype : float64 on NumPy and float32 on CuPy by default
-
-        Raises ValueError if a value is none of these.
+        dtype : by default float64 on NumPy and float32 on CuPy
         """
         if kind not in INITIALISATIONS:
             raise ValueError(f"unknown init {kind!r}: expected one of {list(INITIALISATIONS)}")
@@ -212,8 +189,7 @@ class Network:
     def forward(self, params: Parameters, X: Array) -> Array:
         """The output activations (n_L, m): probabilities, or the values of a linear output."""
         X, _ = self.check(params, X)
-        work = Workspace(self, params, X.shape[1])
-        Z = forward(self, params, X, work)
+        Z = forward(self, params, X, Workspace(self, params, X.shape[1]))
         Z += params[-1][1]
         return OUTPUTS[self.output].function(Z, out=Z)
 
@@ -222,10 +198,7 @@ class Network:
         """The label of each example, (m,) int64; for a linear output the values (n_L, m).
 
         One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
-        the index of the largest. Labels compare with integer labels (m,), not with one-hot
-        columns: `accuracy` takes both.
-
-        Raises ValueError if an output is NaN (waits for the device).
+        the index of the largest. Raises ValueError if an output is NaN, and waits for the device.
         """
         A = self.forward(params, X)
         if self.output == "linear":
@@ -240,15 +213,7 @@ class Network:
 
     @at_work("computing an accuracy")
     def accuracy(self, params: Parameters, X: Array, Y: Array) -> float:
-        """The share of examples whose label `predict` gets right, in 0..1.
-
-        Parameters
-        ----------
-        params, X, Y : as in `cost`
-
-        Raises ValueError for a linear output and for labels that are no whole numbers, and as
-        `check` and `predict` do. Waits for the device.
-        """
+        """The share of examples whose label `predict` gets right; waits for the device."""
         if self.output == "linear":
             raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
         X, _ = self.check(params, X, Y)
@@ -256,70 +221,46 @@ class Network:
 
     @at_work("computing a cost")
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
-        """The cost, L2 included and dropout not.
-
-        Parameters
-        ----------
-        params : of this network
-        X : (n_0, m) features
-        Y : labels, in any form that `targets` takes
-
-        Raises as `check` does. Waits for the device.
-        """
+        """The cost, with L2 and without dropout; waits for the device."""
         X, Y = self.check(params, X, Y)
-        work = Workspace(self, params, X.shape[1])
-        loss = loss_of(self, params, forward(self, params, X, work), Y)
-        return float(loss + penalty(self, params, X.shape[1]))
+        m = X.shape[1]
+        Z = forward(self, params, X, Workspace(self, params, m))
+        return float(loss_of(self, params, Z, Y) + penalty(self, params, m))
 
     @at_work("computing gradients")
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
-        """dW and db of every layer, of the cost that `cost` gives."""
+        """dW and db of every layer: the gradient of `cost`."""
         X, Y = self.check(params, X, Y)
-        work = Workspace(self, params, X.shape[1])
-        gradients = params.empty_like()
+        work, gradients = Workspace(self, params, X.shape[1]), params.empty_like()
         forward(self, params, X, work)
         backward(self, params, X, Y, work, 1 / X.shape[1], gradients)
         return gradients
 
     def targets(self, Y: Array, dtype: Any = None) -> Array:
-        """Y as the (n_L, m) array that the formulas need.
+        """Y as the (n_L, m) array that the formulas need; waits for the device.
 
-        Parameters
-        ----------
-        Y : class labels as integers (m,), for one sigmoid 0 or 1 and for several outputs
-            0 ... n_L - 1; values (m,) for one linear output; or (n_L, m) already: 0..1 for one
-            sigmoid, one-hot for several outputs, any values for a linear one
+        Y : integer labels (m,), 0 or 1 for one sigmoid and 0 ... n_L - 1 for several outputs;
+            values (m,) for one linear output; or (n_L, m) already: 0..1 for one sigmoid, one-hot
+            for several outputs, any values for linear
         dtype : of the result, Y's own by default
-
-        Raises ValueError for labels that are no integers or out of range (waits for the device),
-        and for values (m,) if there are several linear outputs.
         """
         Y = as_array(Y, "Y")
         if isinstance(Y, HostColumns):
             Y = np.asarray(Y)
         outputs = self.layers[-1]
-        if Y.ndim == 1 and outputs > 1:
-            if self.output == "linear":
-                raise ValueError(
-                    f"expected Y of shape ({outputs}, m) for {outputs} linear outputs, "
-                    f"got {Y.shape}"
-                )
-            Y = one_hot(Y, outputs)
-        elif Y.ndim == 1:
-            Y = Y[None]
+        if Y.ndim == 1 and outputs > 1 and self.output == "linear":
+            expected = f"expected Y of shape ({outputs}, m) for {outputs} linear outputs"
+            raise ValueError(f"{expected}, got {Y.shape}")
+        if Y.ndim == 1:
+            Y = Y[None] if outputs == 1 else one_hot(Y, outputs)
         if self.output != "linear" and Y.size:
             low, high = float(Y.min()), float(Y.max())
-            if math.isfinite(high - low):  # else `fit` counts them
+            if math.isfinite(high - low):  # `fit` counts values that are not
                 self.check_range(low, high)
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
-        """X and Y as arrays of the parameters' dtype, Y as `targets` gives it.
-
-        Raises ValueError if the shapes, or those of the parameters, do not fit the network, and
-        TypeError if X or Y is no array of numbers, or they are not all on the host or all on the
-        device.
-        """
+        """X and Y as arrays of the parameters' dtype, Y as `targets` gives it, all checked."""
         self.check_params(params)
         X = as_array(X, "X")
         Y = None if Y is None else as_array(Y, "Y")
@@ -329,7 +270,7 @@ class Network:
         return X, None if Y is None else self.targets(Y, params.dtype)
 
     def check_range(self, low: float, high: float) -> None:
-        """Raise ValueError if the output, which is not linear, has no labels this low or high."""
+        """Raise ValueError if labels of a sigmoid or softmax go this low or high."""
         if low < 0 or high > 1:
             raise ValueError(
                 f"expected labels Y in 0..1 for {self.output} outputs, got {low:g}..{high:g}"
@@ -348,26 +289,24 @@ class Network:
             )
 
     def check_shapes(self, X: Array, Y: Array = None) -> None:
-        """Raise ValueError if shapes do not fit the network, as `check` does."""
-        if X.ndim != 2 or X.shape[0] != self.layers[0]:
-            hint = ": pass X.T (columns are examples)" if X.shape[1:] == self.layers[:1] else ""
+        """Raise ValueError if the shapes do not fit the network or each other."""
+        features, outputs = self.layers[0], self.layers[-1]
+        if X.ndim != 2 or X.shape[0] != features:
+            hint = ": pass X.T (columns are examples)" if X.shape[1:] == (features,) else ""
             if X.ndim == 1:
                 hint = ": pass X.reshape(-1, 1) for one example, X.reshape(1, -1) for one feature"
-            raise ValueError(f"expected X of shape ({self.layers[0]}, m), got {X.shape}{hint}")
+            raise ValueError(f"expected X of shape ({features}, m), got {X.shape}{hint}")
         if Y is None:
             return
-        outputs, m = self.layers[-1], X.shape[1]
+        m = X.shape[1]
         if m == 0:
             raise ValueError("expected at least one example, got X with no columns")
         flat = self.output != "linear" or outputs == 1
         if Y.shape == (outputs, m) or (flat and Y.shape == (m,)):
             return
         labels = f" or labels of shape ({m},)" if flat else ""
-        hint = ""
-        if Y.shape == (m, outputs):
-            hint = ": pass Y.T (columns are examples)"
-        elif Y.shape == (1, m):
-            hint = ": pass Y.ravel()"
+        hints = {(m, outputs): ": pass Y.T (columns are examples)", (1, m): ": pass Y.ravel()"}
+        hint = hints.get(Y.shape, "")
         raise ValueError(f"expected Y of shape ({outputs}, {m}){labels}, got {Y.shape}{hint}")
 
 
@@ -377,9 +316,9 @@ def labels_of(A: Array) -> Array:
 
 
 class Workspace:
-    """What a pass over m examples needs: allocated and looked up once, used again.
+    """The arrays and operations for passes over m examples.
 
-    xp, operations : of the backend on which the parameters live
+    xp, operations : for the device that the parameters are on
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
     D[l] : (n_l, m) of 0 and 1 / keep_prob if layer l drops units while training, else None
     """
@@ -402,13 +341,13 @@ class Workspace:
 
 
 def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:
-    """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, still without their bias."""
+    """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, without their bias."""
     work.xp.matmul(params[0][0], X, out=work.A[0])
     return propagate(net, params, work)
 
 
 def propagate(net: Network, params: Parameters, work: Workspace) -> Array:
-    """`forward` from W[1] X on, which is in A[1], however it came there."""
+    """`forward` from W[1] X on, which is in A[1]."""
     for l, activation in enumerate(net.hidden):
         b, W_next = params[l][1], params[l + 1][0]
         work.operations.bias_activation(work.A[l], b, activation, work.D[l])
@@ -428,9 +367,8 @@ def backward(
 ) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
 
-    Comes after `forward`, whose activations are spent. All of `gradients` is multiplied by
-    `scale` · m: 1/m gives the gradients themselves, α/m a step of gradient descent. `cost`, a
-    0-d array, receives the cost if it is given.
+    Follows `forward`, whose activations it overwrites. With scale 1/m, `gradients` receives the
+    gradients, with α/m a step of gradient descent; `cost`, a 0-d array or None, the cost.
     """
     dZ = backpropagate(net, params, Y, work, scale, gradients, cost)
     if cost is not None:
@@ -450,7 +388,7 @@ def backpropagate(
     gradients: Parameters,
     cost: Array | None = None,
 ) -> Array:
-    """`backward` down to dZ[1], which is returned: all gradients but dW[1], the cost without L2."""
+    """`backward` without dW[1] and the cost of L2; returns dZ[1]."""
     xp, operations = work.xp, work.operations
     dZ = work.A[-1]
     operations.output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
@@ -469,7 +407,7 @@ def backpropagate(
 
 
 def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
-    """The cost without L2, from what `forward` returned, which is spent; stays on the device."""
+    """The cost without L2, 0-d on the device, from Z of `forward`, which is overwritten."""
     Z += params[-1][1]
     return OUTPUTS[net.output].loss(Z, Y)
 
@@ -477,8 +415,7 @@ def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
 def cost_and_accuracy(
     net: Network, params: Parameters, Z: Array, Y: Array
 ) -> tuple[Array, Array | None]:
-    """The cost without L2, and the accuracy unless the output is linear, from what `forward`
-    returned, which is spent; both stay on the device."""
+    """`loss_of`, and the accuracy, 0-d on the device too; None for a linear output."""
     cost = loss_of(net, params, Z, Y)
     if net.output == "linear":
         return cost, None
@@ -505,6 +442,12 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
     ),
     "uniform": lambda random, shape, _scale: random.rand(*shape) * 2 * 0.12 - 0.12,
 }
+
+
+def is_integer(value: Any, least: int) -> bool:
+    """Whether `value` is an integer, not a bool, from `least` on."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return integer and bool(value >= least)
 
 
 def _per_layer(name: str, value: Any, count: int) -> tuple[Any, ...]:

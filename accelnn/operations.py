@@ -6,7 +6,6 @@ All four work in place. Shapes: Z, A, dA (n_l, m); b, db (n_l, 1); Y (n_outputs,
 """
 
 import functools
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from accelnn.backend import Array, array_module
 from accelnn.functions import ACTIVATIONS, OUTPUTS
+from accelnn.optimizers import adam_update, momentum_update, update
 
 
 def bias_activation(Z: Array, b: Array, activation: str, D: Array | None) -> None:
@@ -56,48 +56,6 @@ def output_gradient(
     Z -= Y
     Z *= scale
     Z.sum(axis=1, keepdims=True, out=db)
-
-
-def update(parameters: Array, step: Array) -> None:
-    """θ ← θ - α dθ on the flat buffers, where step is α dθ."""
-    parameters -= step
-
-
-def momentum_update(theta: Array, step: Array, V: Array, beta: float, rate: float) -> None:
-    """V ← β V + step, θ ← θ - α V, where step is (1 - β) dθ and is spent."""
-    xp = array_module(theta)
-    V *= beta
-    V += step
-    xp.multiply(V, rate, out=step)
-    theta -= step
-
-
-def adam_update(
-    theta: Array,
-    step: Array,
-    M: Array,
-    V: Array,
-    beta1: float,
-    beta2: float,
-    rate: float,
-    epsilon: float,
-) -> None:
-    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
-
-    `step` is (1 - β₁) dθ and is spent; α and ε come corrected for bias.
-    """
-    xp = array_module(theta)
-    M *= beta1
-    M += step
-    V *= beta2
-    step *= math.sqrt(1 - beta2) / (1 - beta1)
-    xp.square(step, out=step)
-    V += step
-    xp.sqrt(V, out=step)
-    step += epsilon
-    xp.divide(M, step, out=step)
-    step *= rate
-    theta -= step
 
 
 class Operations(NamedTuple):

@@ -1,122 +1,160 @@
-"""How a step follows from the gradient: gradient descent, momentum and Adam; and learning rates
-that change from epoch to epoch.
-
-Each optimizer works on the flat buffers of `Parameters`, whatever the network, by the form of
-its update in `operations.py`.
-"""
+"""Optimizers on flat parameters: gradient descent, momentum, Adam; and learning-rate schedules."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from accelnn.backend import Array, array_module
-from accelnn.operations import Operations
+
+if TYPE_CHECKING:
+    from accelnn.operations import Operations
 
 # epoch (0, 1, 2, ...) -> α
 Schedule = Callable[[int], float]
 
 
-class Optimizer(Protocol):
-    """What a solver needs to know of an optimizer.
+# --------------------------------------------------------------------------------------------
+# the vectorised updates, in place
 
-    name : as `fit` and its history call it
-    moments : how many arrays of the parameters' size it keeps from step to step
+
+def update(theta: Array, step: Array) -> None:
+    """θ ← θ - step, where step is α dθ."""
+    theta -= step
+
+
+def momentum_update(theta: Array, step: Array, V: Array, beta: float, rate: float) -> None:
+    """V ← β V + step, θ ← θ - α V, where step is (1 - β) dθ and is overwritten."""
+    xp = array_module(theta)
+    V *= beta
+    V += step
+    xp.multiply(V, rate, out=step)
+    theta -= step
+
+
+def adam_update(
+    theta: Array,
+    step: Array,
+    M: Array,
+    V: Array,
+    beta1: float,
+    beta2: float,
+    rate: float,
+    epsilon: float,
+) -> None:
+    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
+
+    `step` is (1 - β₁) dθ and is overwritten; α and ε come corrected for bias.
+    """
+    xp = array_module(theta)
+    M *= beta1
+    M += step
+    V *= beta2
+    step *= math.sqrt(1 - beta2) / (1 - beta1)
+    xp.square(step, out=step)
+    V += step
+    xp.sqrt(V, out=step)
+    step += epsilon
+    xp.divide(M, step, out=step)
+    step *= rate
+    theta -= step
+
+
+# --------------------------------------------------------------------------------------------
+# the optimizers
+
+
+class Optimizer:
+    """How a step follows from the gradient. Derive your own, and pass an instance to `fit`:
+
+        class SignDescent(Optimizer):
+            def update(self, operations, theta, gradient, moments, learning_rate, step):
+                theta -= learning_rate * array_module(theta).sign(gradient)
+
+    The solver "direct" runs any optimizer, the compiled solvers those of this module.
+
+    name : as the history shows it; by default the class's in lower case
+    moments : the number of arrays of θ's size that are kept between steps, zeros at first
     linear : whether a step is a linear function of all gradients so far, as sample space needs
     default_rate : the learning rate if none is given; None if one has to be
+    operation : the update above that `update` runs, with `coefficients`, unless overridden
     """
 
     name: ClassVar[str]
-    moments: ClassVar[int]
-    linear: ClassVar[bool]
-    default_rate: ClassVar[float | None]
+    moments: ClassVar[int] = 0
+    linear: ClassVar[bool] = False
+    default_rate: ClassVar[float | None] = None
+    operation: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", cls.__name__.lower())
 
     @property
     def betas(self) -> tuple[float, float]:
-        """β of the first and the second moment, 0 if there is none."""
+        """β of the first and of the second moment, 0 if there is none."""
+        return 0.0, 0.0
 
-    def scale(self, learning_rate: float) -> float:
-        """The factor of the gradient, applied to the smallest array that it is formed from."""
+    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
+        """The factor of the gradient that `update` receives; backward applies it for free."""
+        return 1 - self.betas[0]
+
+    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
+        """The last arguments of `operation`."""
+        return ()
 
     def update(
         self,
-        operations: Operations,
+        operations: "Operations",
         theta: Array,
         gradient: Array,
         moments: list[Array],
         learning_rate: float,
         step: int,
     ) -> None:
-        """Update θ in place; `gradient` comes multiplied by `scale` and is spent.
-
-        step : 1, 2, 3, ...
-        """
+        """Update θ in place, at step 1, 2, 3, ...; all arrays are flat. `operations` has the
+        updates above; the gradient comes multiplied by `scale`, and may be overwritten."""
+        operation = getattr(operations, self.operation)
+        operation(theta, gradient, *moments, *self.coefficients(learning_rate, step))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD:
+class SGD(Optimizer):
     """Gradient descent, θ ← θ - α dθ; on mini-batches, stochastic."""
 
-    name: ClassVar[str] = "sgd"
-    moments: ClassVar[int] = 0
     linear: ClassVar[bool] = True
-    default_rate: ClassVar[float | None] = None
-    betas: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    operation: ClassVar[str] = "update"
 
     def scale(self, learning_rate: float) -> float:
         return learning_rate
 
-    def update(
-        self,
-        operations: Operations,
-        theta: Array,
-        gradient: Array,
-        moments: list[Array],  # noqa: ARG002
-        learning_rate: float,  # noqa: ARG002
-        step: int,  # noqa: ARG002
-    ) -> None:
-        operations.update(theta, gradient)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Momentum:
+class Momentum(Optimizer):
     """V ← β V + (1 - β) dθ, θ ← θ - α V: the notes' momentum, an average of the gradients.
 
-    With V ← β V + dθ, as PyTorch has it, the same training needs the rate α (1 - β).
+    PyTorch's V ← β V + dθ trains the same with the rate α (1 - β).
     """
 
     beta: float = 0.9
 
-    name: ClassVar[str] = "momentum"
     moments: ClassVar[int] = 1
     linear: ClassVar[bool] = True
-    default_rate: ClassVar[float | None] = None
+    operation: ClassVar[str] = "momentum_update"
 
     def __post_init__(self) -> None:
-        _check_share("beta", self.beta)
+        _check_shares(beta=self.beta)
 
     @property
     def betas(self) -> tuple[float, float]:
         return self.beta, 0.0
 
-    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
-        return 1 - self.beta
-
-    def update(
-        self,
-        operations: Operations,
-        theta: Array,
-        gradient: Array,
-        moments: list[Array],
-        learning_rate: float,
-        step: int,  # noqa: ARG002
-    ) -> None:
-        operations.momentum_update(theta, gradient, *moments, self.beta, learning_rate)
+    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
+        return self.beta, learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam:
+class Adam(Optimizer):
     """M ← β₁ M + (1 - β₁) dθ, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M̂ / (√V̂ + ε).
 
     M̂ = M / (1 - β₁ᵗ) and V̂ = V / (1 - β₂ᵗ) at step t: Kingma and Ba (2015), algorithm 1.
@@ -126,14 +164,12 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
 
-    name: ClassVar[str] = "adam"
     moments: ClassVar[int] = 2
-    linear: ClassVar[bool] = False
     default_rate: ClassVar[float | None] = 1e-3
+    operation: ClassVar[str] = "adam_update"
 
     def __post_init__(self) -> None:
-        _check_share("beta1", self.beta1)
-        _check_share("beta2", self.beta2)
+        _check_shares(beta1=self.beta1, beta2=self.beta2)
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
             raise ValueError(f"expected epsilon > 0, got {self.epsilon}")
 
@@ -141,38 +177,23 @@ class Adam:
     def betas(self) -> tuple[float, float]:
         return self.beta1, self.beta2
 
-    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
-        return 1 - self.beta1
-
     def corrected(self, learning_rate: float, step: int) -> tuple[float, float]:
         """α and ε with which M and V serve uncorrected: the end of Kingma and Ba's section 2."""
         root = math.sqrt(1 - self.beta2**step)
         return learning_rate * root / (1 - self.beta1**step), self.epsilon * root
 
-    def update(
-        self,
-        operations: Operations,
-        theta: Array,
-        gradient: Array,
-        moments: list[Array],
-        learning_rate: float,
-        step: int,
-    ) -> None:
-        rate, epsilon = self.corrected(learning_rate, step)
-        operations.adam_update(theta, gradient, *moments, self.beta1, self.beta2, rate, epsilon)
+    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:
+        return self.beta1, self.beta2, *self.corrected(learning_rate, step)
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 
 
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
-    """The optimizer of a name, or the one given.
-
-    Raises ValueError if it is neither.
-    """
+    """The optimizer of this name, or the one given; raises ValueError if it is neither."""
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer]()
-    if not isinstance(optimizer, SGD | Momentum | Adam):
+    if not isinstance(optimizer, Optimizer):
         raise ValueError(
             f"unknown optimizer {optimizer!r}: expected one of {list(OPTIMIZERS)}, or "
             "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"
@@ -186,7 +207,7 @@ def new_moments(optimizer: Optimizer, theta: Array) -> list[Array]:
 
 
 # --------------------------------------------------------------------------------------------
-# learning rates that change: each function returns a Schedule, for `fit(learning_rate=...)`
+# learning rates that change: each function returns a Schedule for `fit(learning_rate=...)`
 
 
 def step_decay(learning_rate: float, factor: float, every: int) -> Schedule:
@@ -207,17 +228,14 @@ def inverse_decay(learning_rate: float, rate: float) -> Schedule:
 def cosine_decay(learning_rate: float, epochs: int, least: float = 0.0) -> Schedule:
     """From α down to `least` along half a cosine over `epochs` (Loshchilov and Hutter 2017).
 
-    The last of the epochs is still above `least`, so that it may be 0.
+    The last epoch is above `least`, which may be 0.
     """
     half = (learning_rate - least) / 2
     return lambda epoch: least + half * (1 + math.cos(math.pi * min(epoch / epochs, 1)))
 
 
-def rates(learning_rate: Any, epochs: range) -> list[float]:
-    """α of each of the epochs, from a number or a Schedule.
-
-    Raises ValueError if one is not a finite number above 0.
-    """
+def rates(learning_rate: float | Schedule, epochs: range) -> list[float]:
+    """α of each of the epochs; raises ValueError if one is not a finite number above 0."""
     if not callable(learning_rate):
         return [_checked_rate(learning_rate, "")] * len(epochs)
     return [_checked_rate(learning_rate(epoch), f" at epoch {epoch}") for epoch in epochs]
@@ -230,6 +248,7 @@ def _checked_rate(rate: Any, at: str) -> float:
     return float(rate)
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"expected {name} in [0, 1), got {value}")
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"expected {name} in [0, 1), got {value}")

@@ -1,36 +1,20 @@
-"""How good predictions are: accuracy, confusion matrix, and a report of each class.
+"""Scores of predictions: accuracy, confusion matrix, and a report of each class.
 
-Predictions and labels come in any of these forms, on the host or on the device: class indices
-(m,), (1, m) of 0 and 1, or one-hot (n_classes, m).
+Predictions and labels are class indices (m,), (1, m) of 0 and 1, or one-hot (n_classes, m), on
+the host or on a device, which is waited for. ValueError is raised if they are none of these, or
+if the two have different numbers of examples, or none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from accelnn.backend import Array, to_host
 
 
-def accuracy(predictions: Array, Y: Array) -> float:
-    """The share of examples predicted right, in 0..1; waits for the device.
-
-    Parameters
-    ----------
-    predictions, Y : m examples each, in any of the forms above
-
-    Raises ValueError if the two do not go together, or there are no examples.
-    """
-    predicted, true = _both(predictions, Y)
-    return float((predicted == true).mean())
-
-
 def labels(Y: Array) -> Array:
-    """Class indices (m,) int64 on the host, of labels or predictions in any form.
-
-    The largest of each column of (n, m) counts, so that probabilities of n classes will do.
-    Raises ValueError for another shape, or if (m,) or (1, m) hold anything but 0, 1, 2, ...
-    """
+    """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m)."""
     Y = to_host(Y)
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
@@ -43,11 +27,13 @@ def labels(Y: Array) -> Array:
     return indices.astype(np.int64)
 
 
-def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
-    """The labels of both, as many of each.
+def accuracy(predictions: Array, Y: Array) -> float:
+    """The share of examples predicted right, in 0..1."""
+    predicted, true = _both(predictions, Y)
+    return float((predicted == true).mean())
 
-    Raises ValueError if they do not go together, or there are no examples.
-    """
+
+def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
     predicted, true = labels(predictions), labels(Y)
     if predicted.shape != true.shape:
         raise ValueError(
@@ -60,20 +46,9 @@ def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
 
 
 def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None) -> Array:
-    """How often each class was predicted as each: (n_classes, n_classes) int64 on the host.
+    """Counts (n_classes, n_classes) int64 on the host: rows are true classes, columns predicted.
 
-    Parameters
-    ----------
-    predictions, Y : m examples each, in any of the forms above
-    n_classes : how many there are; without it, as many as occur, at least two and at least as
-        many as a one-hot Y has rows
-
-    Returns
-    -------
-    Rows are the true class, columns the predicted one.
-
-    Raises ValueError if the two do not go together, there are no examples, or a class is not
-    among n_classes.
+    n_classes : by default as many as occur, at least two and the rows of a one-hot Y
     """
     predicted, true = _both(predictions, Y)
     occurring = int(max(predicted.max(), true.max())) + 1
@@ -86,16 +61,13 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     return pairs.astype(np.int64).reshape(n_classes, n_classes)
 
 
-@dataclass(frozen=True)
-class ClassReport:
-    """How well one class was predicted; or, by name, an average over all.
+class ClassReport(NamedTuple):
+    """The scores of one class, or an average over all. A share of nothing is 0.
 
-    precision : the share of the examples predicted as the class that are of it
-    recall : the share of the examples of the class that were predicted as it
+    precision : the share of the examples predicted as this class that belong to it
+    recall : the share of this class's examples that were predicted as it
     f1 : 2 precision · recall / (precision + recall)
-    support : how many examples of the class there are
-
-    A share of nothing is 0.
+    support : the number of this class's examples
     """
 
     name: str
@@ -106,33 +78,15 @@ class ClassReport:
 
 
 def report(predictions: Array, Y: Array, classes: Sequence[str]) -> list[ClassReport]:
-    """One ClassReport a class, then "accuracy" and "macro average".
-
-    Over all examples together precision, recall and F1 are one and the same number, the
-    accuracy; "macro average" is the plain mean over the classes.
-
-    Parameters
-    ----------
-    predictions, Y : m examples each, in any of the forms above
-    classes : the classes' names, by label
-
-    Raises ValueError as `confusion_matrix` does.
-    """
+    """One ClassReport a class, named by `classes`, then "accuracy", which is precision, recall and
+    F1 over all examples, and "macro average", the plain mean over the classes."""
     confusion = confusion_matrix(predictions, Y, len(classes))
     right, predicted, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-    columns = [_share(right, predicted), _share(right, true), _share(2 * right, predicted + true)]
-    total = int(true.sum())
-
-    def row(name: str, scores: Sequence[float], support: int) -> ClassReport:
-        precision, recall, f1 = map(float, scores)
-        return ClassReport(name, precision, recall, f1, support)
-
+    parts, wholes = np.array([right, right, 2 * right]), [predicted, true, predicted + true]
+    shares, total = parts / np.maximum(wholes, 1), int(true.sum())
+    rows = zip(classes, shares.T, true.tolist(), strict=True)
     return [
-        *map(row, classes, zip(*columns, strict=True), true.tolist()),
-        row("accuracy", [right.sum() / total] * 3, total),
-        row("macro average", [column.mean() for column in columns], total),
+        *(ClassReport._make((name, *scores.tolist(), n)) for name, scores, n in rows),
+        ClassReport._make(("accuracy", *[float(right.sum() / total)] * 3, total)),
+        ClassReport._make(("macro average", *shares.mean(axis=1).tolist(), total)),
     ]
-
-
-def _share(part: Array, whole: Array) -> Array:
-    return part / np.maximum(whole, 1)

@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: the backends, and the real data where it is."""
+"""Fixtures shared by the tests: backends and data."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from doubles import cublaslt as cublaslt_double
 from doubles import device as device_double
 from doubles import host_cuda
 
-from accelnn import backend, operations
+from accelnn import backend, datasets, operations
 from accelnn.kernels.gpu import cublaslt
 from accelnn.solvers import captured
 
@@ -20,7 +20,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def fresh_backend(monkeypatch):
-    """Each test starts on NumPy, chosen by nobody, and leaves no choice behind."""
+    """Each test starts with no backend chosen."""
     monkeypatch.delenv("ACCELNN_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_current", None)
     backend.why_not.cache_clear()
@@ -29,7 +29,7 @@ def fresh_backend(monkeypatch):
 
 
 def in_place_of_cupy(module, monkeypatch):
-    """The device double in CuPy's place, chosen as the backend; gives the module."""
+    """Choose the device double as the backend, in place of CuPy; returns the module."""
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(operations._chosen, "cupy", operations.VECTORISED)
     backend.use("cupy")
@@ -40,7 +40,7 @@ def in_place_of_cupy(module, monkeypatch):
 
 @pytest.fixture
 def double(monkeypatch):
-    """The device double without kernels: all that runs on it is vectorised."""
+    """The device double without kernels, for vectorised code."""
     return in_place_of_cupy(device_double.Module(), monkeypatch)
 
 
@@ -48,7 +48,7 @@ def double(monkeypatch):
 def double_with_kernels(monkeypatch):
     """The device double that runs kernels/gpu/*.cu on the host."""
     if host_cuda.compiler() is None:
-        pytest.skip("there is no C++ compiler to build the kernels with")
+        pytest.skip("no C++ compiler to build the kernels with")
     return in_place_of_cupy(device_double.Module(kernels=True), monkeypatch)
 
 
@@ -62,7 +62,7 @@ def double_with_cublaslt(double_with_kernels, monkeypatch):
 
 @pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
 def captures(request):
-    """Each device on which steps can be captured, chosen: the double, and a GPU."""
+    """Each device that can capture steps, as the backend: the double, and a GPU."""
     if request.param == "double":
         request.getfixturevalue("double_with_cublaslt")
     else:
@@ -84,7 +84,7 @@ DEVICES = {"double": "double", "kernels": "double_with_kernels"}
     ],
 )
 def there(request):
-    """Each backend in turn, chosen: NumPy, the device double without and with kernels, a GPU."""
+    """Each backend in turn: NumPy, the device double without and with kernels, a GPU."""
     if request.param in DEVICES:
         request.getfixturevalue(DEVICES[request.param])
     elif request.param == "cupy":
@@ -94,7 +94,7 @@ def there(request):
 
 @pytest.fixture
 def real_data():
-    """The folder of the real files; skips where there is none."""
+    """The folder of the real files; skips if there is none."""
     folder = Path(os.environ.get("ACCELNN_DATA", SHARED_DATA))
     if not (folder / "train_catvnoncat.h5").exists():
         pytest.skip("no real data: set ACCELNN_DATA to its folder")
@@ -112,8 +112,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def pytest_configure():
-    # Shells start background jobs with Ctrl-C ignored, which the processes that tests interrupt
-    # would inherit.
+    # Background jobs of a shell ignore Ctrl-C, and processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -126,6 +125,13 @@ def pytest_collection_modifyitems(config, items):
     if backend.why_not():
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("gpu")])
         items[:] = [i for i in items if not i.get_closest_marker("gpu")]
+
+
+@pytest.fixture
+def flower():
+    """X (2, 400) and Y (1, 400) of the flower, on the host."""
+    data = datasets.flower()
+    return backend.to_host(data.X_train), backend.to_host(data.Y_train)
 
 
 @pytest.fixture

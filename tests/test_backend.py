@@ -1,14 +1,15 @@
-"""Which backend is chosen, what is said about it, and how arrays move."""
+"""Choosing a backend, its messages, and moving arrays."""
 
 import builtins
-import subprocess
 import sys
+import time
 import types
 import warnings
 
 import numpy as np
 import pytest
 from doubles import device as device_double
+from helpers.core import refused
 
 import accelnn
 from accelnn import backend, gpus, info, predict, train
@@ -32,55 +33,44 @@ def current_device():
     return device_double.Devices.current
 
 
-def test_numpy_is_the_default():
-    assert backend.current().name == "numpy"
+def test_numpy_is_the_default_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend.current().name == "numpy"
 
 
 @pytest.mark.usefixtures("no_cupy")
 def test_cupy_by_environment_falls_back_with_one_warning_that_names_the_reason(monkeypatch):
-    monkeypatch.setenv("ACCELNN_BACKEND", "cupy")
-    with pytest.warns(RuntimeWarning, match="CuPy is not installed.*on the CPU") as warned:
-        chosen = backend.current(), backend.current()
-    assert [place.name for place in chosen] == ["numpy", "numpy"]
-    assert len(warned) == 1
-
-
-@pytest.mark.usefixtures("no_cupy")
-def test_auto_without_cupy_is_numpy_without_a_warning(monkeypatch):
+    for name in ("cupy", "cupy:0"):
+        monkeypatch.setattr(backend, "_current", None)
+        monkeypatch.setenv("ACCELNN_BACKEND", name)
+        with pytest.warns(RuntimeWarning, match="CuPy is not installed.*on the CPU") as warned:
+            chosen = backend.current(), backend.current()
+        assert [place.name for place in chosen] == ["numpy", "numpy"]
+        assert len(warned) == 1
+    monkeypatch.setattr(backend, "_current", None)
     monkeypatch.setenv("ACCELNN_BACKEND", "auto")
     assert backend.current().name == "numpy"
-
-
-@pytest.mark.usefixtures("no_cupy")
-def test_asking_for_cupy_from_python_is_an_error():
-    with pytest.raises(accelnn.BackendError, match="CuPy is not installed"):
-        accelnn.use("cupy")
+    for name in ("cupy", "cupy:0"):
+        with refused("CuPy is not installed", accelnn.BackendError):
+            accelnn.use(name)
     assert backend.current().name == "numpy"
-
-
-def test_an_unknown_name_is_an_error_that_lists_the_names(monkeypatch):
-    with pytest.raises(accelnn.BackendError, match=r"'torch'.*numpy, cupy or auto"):
-        accelnn.use("torch")
-    monkeypatch.setenv("ACCELNN_BACKEND", "gpu")
-    with pytest.raises(accelnn.BackendError, match=r"ACCELNN_BACKEND.*'gpu'.*numpy, cupy or auto"):
-        backend.current()
+    assert gpus.count() == 0
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(
-    "name", ["cupy:x", "cupy:-1", "cupy:", "cupy:1.0", "cupy: 1", "cupy:٣", "numpy:1", "auto:0", ""]
-)
-def test_a_name_that_only_looks_like_a_device_is_an_error_that_says_what_would_be_one(
-    name, monkeypatch, capsys
-):
-    with pytest.raises(accelnn.BackendError, match=r"expected numpy, cupy or auto, or cupy:N"):
-        accelnn.use(name)
-    monkeypatch.setenv("ACCELNN_BACKEND", name)
-    with pytest.raises(accelnn.BackendError, match=r"ACCELNN_BACKEND: unknown backend.*cupy:N"):
-        backend.current()
+def test_a_name_of_no_backend_is_an_error_that_lists_the_names(monkeypatch, capsys):
+    expected = "expected numpy, cupy or auto, or cupy:N"
+    names = ["torch", "cupy:x", "cupy:-1", "cupy:", "cupy:1.0", "cupy: 1", "cupy:٣", "numpy:1", ""]
+    for name in [*names, "auto:0"]:
+        with refused(f"unknown backend '{name}': {expected}", accelnn.BackendError):
+            accelnn.use(name)
+        monkeypatch.setenv("ACCELNN_BACKEND", name)
+        with refused(f"ACCELNN_BACKEND: unknown backend '{name}'.*cupy:N", accelnn.BackendError):
+            backend.current()
     for main, arguments in ((train.main, ["planar"]), (predict.main, ["model.h5", "cat.jpg"])):
         with pytest.raises(SystemExit) as exit_:
-            main([*arguments, f"--backend={name}"])
+            main([*arguments, "--backend=cupy:x"])
         assert exit_.value.code == 2
         assert "argument --backend: unknown backend" in capsys.readouterr().err
     assert current_device() == 0
@@ -91,7 +81,9 @@ def test_a_name_that_only_looks_like_a_device_is_an_error_that_says_what_would_b
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_device_is_chosen_by_its_index_and_arrays_made_at_the_edges_land_on_it():
+def test_a_device_is_chosen_by_its_index_and_arrays_made_at_the_edges_land_on_it(monkeypatch):
+    monkeypatch.setenv("ACCELNN_BACKEND", "cupy:1")
+    assert accelnn.to_device(np.ones(2)).device.id == 1
     net = accelnn.Network([3, 2, 1])
     accelnn.use("cupy:1")
     assert str(backend.current()) == "cupy:1"
@@ -113,6 +105,8 @@ def test_a_block_restores_the_device_too_after_it_and_after_an_error():
         assert (str(backend.current()), current_device()) == ("cupy:1", 1)
         with accelnn.use("numpy"):
             assert backend.current().name == "numpy"
+            with accelnn.use("auto"):
+                assert str(backend.current()) == "cupy:1"
         with accelnn.use("cupy:0"):
             assert current_device() == 0
         assert current_device() == 1
@@ -122,13 +116,6 @@ def test_a_block_restores_the_device_too_after_it_and_after_an_error():
     with pytest.raises(KeyError), accelnn.use("cupy:1"):
         raise KeyError
     assert (str(backend.current()), current_device()) == ("cupy:0", 0)
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_the_environment_chooses_a_device_as_well(monkeypatch):
-    monkeypatch.setenv("ACCELNN_BACKEND", "cupy:1")
-    assert str(backend.current()) == "cupy:1"
-    assert accelnn.to_device(np.ones(2)).device.id == 1
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -154,15 +141,6 @@ def test_a_device_that_is_not_there_is_an_error_that_says_how_many_are_visible(m
         assert backend.current().name == "numpy"
 
 
-@pytest.mark.usefixtures("no_cupy")
-def test_a_device_without_cupy_falls_back_and_from_python_is_an_error(monkeypatch):
-    with pytest.raises(accelnn.BackendError, match="CuPy is not installed"):
-        accelnn.use("cupy:0")
-    monkeypatch.setenv("ACCELNN_BACKEND", "cupy:0")
-    with pytest.warns(RuntimeWarning, match="CuPy is not installed"):
-        assert backend.current().name == "numpy"
-
-
 def test_each_device_is_tried_before_it_is_used(two_gpus, monkeypatch):
     right = two_gpus.ones
 
@@ -179,25 +157,25 @@ def test_each_device_is_tried_before_it_is_used(two_gpus, monkeypatch):
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize("options", [{"batch_size": 4}, {"solver": "gram"}, {"validation": 0.3}])
-def test_a_training_runs_on_the_device_of_its_parameters_whichever_is_current(options):
+def test_a_training_runs_on_the_device_of_its_parameters_whichever_is_current():
     random = np.random.default_rng(0)
     X, Y = random.standard_normal((20, 9)), random.integers(0, 2, (1, 9))
     net = accelnn.Network([20, 3, 1])
-    costs = []
-    for name in ("cupy:0", "cupy:1"):
-        with accelnn.use(name):
-            arrays = [accelnn.to_device(array, np.float64) for array in (X, Y)]
-            first = net.init(dtype="float64")
-        assert current_device() == 0
-        params, history = accelnn.fit(
-            net, first, *arrays, epochs=5, learning_rate=0.1, record_every=1, **options
-        )
-        assert current_device() == 0
-        assert str(backend.backend_of(params.flat)) == name
-        assert history.device == f"device double ({name})"
-        costs.append(history.costs)
-    assert costs[0] == costs[1]
+    for options in ({"batch_size": 4}, {"solver": "gram"}, {"validation": 0.3}):
+        costs = []
+        for name in ("cupy:0", "cupy:1"):
+            with accelnn.use(name):
+                arrays = [accelnn.to_device(array, np.float64) for array in (X, Y)]
+                first = net.init(dtype="float64")
+            assert current_device() == 0
+            params, history = accelnn.fit(
+                net, first, *arrays, epochs=5, learning_rate=0.1, record_every=1, **options
+            )
+            assert current_device() == 0
+            assert str(backend.backend_of(params.flat)) == name
+            assert history.device == f"device double ({name})"
+            costs.append(history.costs)
+        assert costs[0] == costs[1], options
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -234,6 +212,9 @@ def test_time_and_memory_are_those_of_the_device(two_gpus, monkeypatch):
     monkeypatch.setattr(two_gpus.cuda.runtime, "memGetInfo", lambda: memory[current_device()])
     second = backend.CupyBackend(1)
     assert second.memory() == (2, 20)
+    pool = types.SimpleNamespace(free_bytes=lambda: 5)  # that CuPy keeps for its next arrays
+    monkeypatch.setattr(two_gpus, "get_default_memory_pool", lambda: pool)
+    assert second.memory() == (7, 20)
     with second.timer() as timing:
         assert current_device() == 1
         second.synchronize()
@@ -271,52 +252,37 @@ def test_an_upload_without_room_says_how_much_was_needed_and_free_and_what_to_do
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("solver", ["direct", "gram"])
-def test_a_training_that_runs_out_of_memory_midway_says_so_and_goes_on_where_there_is_room(solver):
+def test_a_training_out_of_memory_says_so_and_another_runs_where_there_is_room():
     random = np.random.default_rng(0)
     X = accelnn.to_device(random.standard_normal((20, 9)))
     Y = accelnn.to_device(random.integers(0, 2, (1, 9)), np.float64)
     net = accelnn.Network([20, 3, 1])
     first = net.init(dtype="float64")
 
-    def train(callbacks=()):
-        return accelnn.fit(
-            net,
-            first,
-            X,
-            Y,
-            epochs=5,
-            learning_rate=0.1,
-            solver=solver,
-            record_every=1,
-            callbacks=callbacks,
-        )
-
     def fill_up(checkpoint):
         if checkpoint.epoch == 2:
             full()
 
-    with pytest.raises(accelnn.DeviceMemoryError, match=r"^training: device double is out of"):
-        train([fill_up])
-    _, history = train()
-    assert len(history.costs) == 5
+    for solver in ("direct", "gram"):
+        options = {"epochs": 5, "learning_rate": 0.1, "solver": solver, "record_every": 1}
+        with refused("^training: device double is out of", accelnn.DeviceMemoryError):
+            accelnn.fit(net, first, X, Y, callbacks=[fill_up], **options)
+        _, history = accelnn.fit(net, first, X, Y, **options)
+        assert len(history.costs) == 5
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
+@pytest.mark.usefixtures("double")
+def test_a_library_that_finds_no_room_is_understood_too():
+    for message in (
         "cudaErrorMemoryAllocation: out of memory",
         "CUBLAS_STATUS_ALLOC_FAILED",
         "CUDA_ERROR_OUT_OF_MEMORY: out of memory",
-    ],
-)
-@pytest.mark.usefixtures("double")
-def test_a_library_that_finds_no_room_is_understood_too(message):
-    with (
-        pytest.raises(accelnn.DeviceMemoryError, match="more memory was needed, 1 GiB of 2 GiB"),
-        backend.current().at_work("predicting"),
     ):
-        raise device_double.CUDARuntimeError(message)
+        with (
+            refused("more memory was needed, 1 GiB of 2 GiB", accelnn.DeviceMemoryError),
+            backend.current().at_work("predicting"),
+        ):
+            raise device_double.CUDARuntimeError(message)
 
 
 def test_other_errors_pass_as_they_are(there):
@@ -393,36 +359,33 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_of_the_gpu_is_named(monkeypatch, fault):
-    (*place, name), broken, message = FAULTS[fault]
-    module = device_double.Module()
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    setattr(getattr(module.cuda, place[0]) if place else module, name, broken)
-    with pytest.raises(accelnn.BackendError, match=message):
-        accelnn.use("cupy")
-    with accelnn.use("auto"):
-        assert backend.current().name == "numpy"
+def test_each_fault_of_the_gpu_is_named(monkeypatch):
+    for fault, ((*place, name), broken, message) in FAULTS.items():
+        module = device_double.Module()
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        setattr(getattr(module.cuda, place[0]) if place else module, name, broken)
+        backend.why_not.cache_clear()
+        with refused(message, accelnn.BackendError):
+            accelnn.use("cupy")
+        with accelnn.use("auto"):
+            assert backend.current().name == "numpy", fault
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ImportError("undefined symbol"), "does not import.*undefined symbol"),
-        (ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock"), "fastrlock"),
-    ],
-)
-def test_a_broken_install_is_told_from_none(monkeypatch, error, message):
+def test_a_broken_install_is_not_called_missing(monkeypatch):
     real = builtins.__import__
+    for error, message in (
+        (ImportError("undefined symbol"), "does not import.*undefined symbol"),
+        (ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock"), "lacks.*fastrlock"),
+    ):
 
-    def broken(name, *args, **kwargs):
-        return _raise(error) if name == "cupy" else real(name, *args, **kwargs)
+        def broken(name, *args, error=error, **kwargs):
+            return _raise(error) if name == "cupy" else real(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", broken)
-    assert accelnn.backend.why_not()
-    assert "not installed:" not in backend.why_not()
-    with pytest.raises(accelnn.BackendError, match=message):
-        accelnn.use("cupy")
+        monkeypatch.setattr(builtins, "__import__", broken)
+        backend.why_not.cache_clear()
+        assert "not installed:" not in backend.why_not()
+        with refused(message, accelnn.BackendError):
+            accelnn.use("cupy")
 
 
 def test_no_device_names_the_environment_variable_that_hides_them(monkeypatch):
@@ -431,19 +394,6 @@ def test_no_device_names_the_environment_variable_that_hides_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "CUDA_VISIBLE_DEVICES=''" in backend.why_not()
-
-
-@pytest.mark.usefixtures("double")
-def test_use_as_a_block_restores_the_choice_after_it_and_after_an_error():
-    with accelnn.use("numpy"):
-        assert backend.current().name == "numpy"
-        with accelnn.use("auto"):
-            assert backend.current().name == "cupy"
-        assert backend.current().name == "numpy"
-    assert backend.current().name == "cupy"
-    with pytest.raises(KeyError), accelnn.use("numpy"):
-        raise KeyError
-    assert backend.current().name == "cupy"
 
 
 def test_arrays_move_to_the_backend_and_back(there):
@@ -468,107 +418,30 @@ def test_numbers_and_lists_go_with_either(there):
     assert backend.array_module(accelnn.to_device([1.0]), [1, 2], 3.0) is there.xp
 
 
-def test_every_backend_tells_its_device_its_memory_and_the_time(there):
+def test_every_backend_gives_its_device_memory_and_time(there):
     assert there.device_name()
     free, total = there.memory()
     assert 0 < free <= total
     with there.timer() as timing:
         there.synchronize()
-    assert 0 <= timing.seconds < 10
-
-
-def test_timer_measures_what_its_block_took():
-    import time
-
-    with backend.NumpyBackend().timer() as timing:
-        time.sleep(0.02)
-    assert 0.02 <= timing.seconds < 2
-
-
-def test_nothing_is_warned_about_where_nothing_was_asked():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        backend.current()
-
-
-class NVMLError(Exception):
-    pass
-
-
-def nvml(**functions):
-    """nvidia-ml-py's module as far as it is asked; counts how often it is begun and ended."""
-    module = types.ModuleType("pynvml")
-    module.NVMLError = NVMLError
-    module.open = 0
-
-    def count(by):
-        module.open += by
-
-    module.nvmlInit = lambda: count(1)
-    module.nvmlShutdown = lambda: count(-1)
-    module.NVML_CLOCK_SM, module.NVML_CLOCK_MEM = 1, 2
-    module.nvmlSystemGetDriverVersion = lambda: "580.159.03"
-    module.nvmlDeviceGetHandleByPciBusId = lambda bus: bus
-    module.nvmlDeviceGetClockInfo = lambda bus, of: {1: 345, 2: 3201}[of] + int(bus[5:7]) - 1
-    module.nvmlDeviceGetMaxClockInfo = lambda _, of: {1: 1980, 2: 3201}[of]
-    module.nvmlDeviceGetEnforcedPowerLimit = lambda _: 700_000
-    vars(module).update(functions)
-    return module
-
-
-def not_told(*_):
-    raise NVMLError("Not Supported")
+        time.sleep(0.02 if there.name == "numpy" else 0)
+    assert (0.02 if there.name == "numpy" else 0) <= timing.seconds < 10
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_is_described_by_cuda_and_by_nvml_which_numbers_them_otherwise(monkeypatch):
-    module = nvml()
-    monkeypatch.setitem(sys.modules, "pynvml", module)
+def test_a_gpu_is_described(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpus.count() == 2
     found = gpus.describe(1)
     assert (found.name, found.compute_capability, found.cuda) == ("device double", "9.0", "13.0")
     assert (found.memory_free_bytes, found.memory_bytes) == (2**30, 2**31)
-    assert (found.driver, found.power_limit_watts) == ("580.159.03", 700)
-    assert (found.sm_mhz, found.max_sm_mhz, found.memory_mhz) == (346, 1980, 3202)
-    assert str(found) == (
-        "device double, 1.0 GiB free of 2.0 GiB, compute capability 9.0, CUDA 13.0, driver "
-        "580.159.03, cores at 346 of 1980 MHz, memory at 3202 of 3201 MHz, power limit 700 W"
-    )
-    assert module.open == 0
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize(
-    "module",
-    [
-        None,  # not installed
-        nvml(nvmlInit=not_told),  # no library beside it
-        nvml(nvmlDeviceGetHandleByPciBusId=not_told, nvmlSystemGetDriverVersion=not_told),
-    ],
-    ids=["not installed", "no library", "tells nothing"],
-)
-def test_a_gpu_is_described_without_nvml(monkeypatch, module):
-    monkeypatch.setitem(sys.modules, "pynvml", module)
     text = "device double, 1.0 GiB free of 2.0 GiB, compute capability 9.0, CUDA 13.0"
-    assert str(gpus.describe(0)) == text
-
-
-@pytest.mark.usefixtures("double")
-def test_what_nvml_does_not_tell_is_left_out(monkeypatch):
-    module = nvml(nvmlDeviceGetClockInfo=not_told, nvmlDeviceGetEnforcedPowerLimit=not_told)
-    monkeypatch.setitem(sys.modules, "pynvml", module)
-    assert str(gpus.describe(0)).endswith("cores at most 1980 MHz, memory at most 3201 MHz")
-
-
-@pytest.mark.usefixtures("no_cupy")
-def test_no_gpus_are_counted_where_cupy_cannot_be_used():
-    assert gpus.count() == 0
+    assert str(found) == text
 
 
 def test_info_lists_every_visible_gpu_and_the_one_that_does_not_answer(
     two_gpus, monkeypatch, capsys
 ):
-    monkeypatch.setitem(sys.modules, "pynvml", nvml())
     right = two_gpus.cuda.runtime.getDeviceProperties
 
     def silent(index):
@@ -582,18 +455,5 @@ def test_info_lists_every_visible_gpu_and_the_one_that_does_not_answer(
     assert info.main() == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "double works, with CUDA 13.0" in lines["CuPy"]
-    assert "driver 580.159.03, cores at 345 of 1980 MHz" in lines["cupy:0"]
+    assert "compute capability 9.0" in lines["cupy:0"]
     assert "does not answer (CUDARuntimeError: cudaErrorDevicesUnavailable" in lines["cupy:1"]
-
-
-def test_info_tells_what_would_be_used_and_why():
-    result = subprocess.run(
-        [sys.executable, "-m", "accelnn.info"],
-        env={"PATH": "", "ACCELNN_BACKEND": "auto"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "ACCELNN_BACKEND" in result.stdout
-    assert "numpy" in result.stdout
-    assert result.stderr == ""

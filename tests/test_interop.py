@@ -15,7 +15,7 @@ LABELS = np.arange(20) % 2
 
 
 class ByArray:
-    """What pandas offers: `__array__`."""
+    """An array with `__array__`, as of pandas."""
 
     def __init__(self, array):
         self.array = array
@@ -25,7 +25,7 @@ class ByArray:
 
 
 class ByDLPack:
-    """What PyTorch and JAX offer: DLPack, of memory on a device of this kind."""
+    """An array with DLPack, as of PyTorch and JAX, on a device of this kind."""
 
     def __init__(self, array, device=(1, 0)):
         self.array, self.device = array, device
@@ -61,7 +61,7 @@ MAKERS = [ByArray, ByDLPack, torch_tensor, jax_array, pandas_frame, polars_frame
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_training_takes_them_and_gives_the_same_bits(make):
+def test_a_training_with_them_gives_the_same_bits(make):
     params, given = NET.init(), (make(X), make(LABELS))
     options = {"epochs": 5, "learning_rate": 0.3}
     trained, history = accelnn.fit(NET, params, *given, validation=given, **options)
@@ -81,11 +81,11 @@ def test_memory_on_the_host_is_shared(make):
     for taken in (as_array(given), to_host(given), to_device(given)):
         assert np.shares_memory(taken, as_array(given))
         np.testing.assert_array_equal(taken, X)
-    if make is not jax_array:  # which copies what it is made of
+    if make is not jax_array:  # which copies its argument
         assert np.shares_memory(as_array(given), array)
 
 
-def test_what_refuses_to_be_shared_says_why():
+def test_an_array_that_cannot_be_shared_says_why():
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"X: Tensor gives no array .*detach"):
         NET.predict(NET.init(), torch.ones(3, 2, requires_grad=True))
@@ -101,7 +101,7 @@ def test_an_array_on_a_gpu_that_cannot_be_used_is_refused(monkeypatch):
 
 
 @pytest.mark.usefixtures("double")
-def test_they_are_moved_to_the_device():
+def test_arrays_of_other_packages_are_moved_to_the_device():
     moved = to_device(ByArray(X), "float32")
     assert type(moved).__module__ != "numpy"
     np.testing.assert_array_equal(to_host(moved), X.astype("float32"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from doubles import device as device_double
 from doubles import host_cuda
+from helpers.published import PUBLISHED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fit import PUBLISHED
 
 import accelnn
 from accelnn import Adam, Momentum, Network, backend, datasets

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 import threadpoolctl
-from test_fit import PUBLISHED, check_published_figures
+from helpers.published import PUBLISHED, check_published_figures
 
 import accelnn
 from accelnn import Adam, Momentum, Network, Parameters, batches

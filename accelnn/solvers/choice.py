@@ -13,6 +13,7 @@ import numpy as np
 
 from accelnn import kernels
 from accelnn.backend import array_module
+from accelnn.optimizers import SGD, Adam, Momentum
 from accelnn.solvers import gram, jitted, precisions
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
@@ -51,6 +52,11 @@ class Solver(NamedTuple):
             return (
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
                 "streams them; or move them with accelnn.to_device"
+            )
+        if self.compiled and type(job.optimizer) not in (SGD, Momentum, Adam):
+            return (
+                f"the kernels have no optimizer {job.optimizer.name!r}, only sgd, momentum, adam: "
+                "use the solver 'direct'"
             )
         unknown = kernels.why_not(job.net.hidden, job.net.output) if self.compiled else None
         return unknown or self.limit(job)

@@ -3,28 +3,31 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
+from accelnn.backend import backend_of
 from accelnn.network import Parameters
+
+INTERRUPTED = "interrupted"  # `History.stopped` after Ctrl-C
 
 
 @dataclass(eq=False, repr=False)
 class History:
-    """The record of one training, in numbers on the host.
+    """The record of one training, in numbers on the host. For `minimize`, epochs are evaluations.
 
-    costs : of the epochs in `epochs`: before their update; with mini-batches the mean over the
-        epoch's batches, each before its update
-    epochs : 0, record_every, 2 record_every, ...; for `minimize`, those evaluations
-    epochs_run : epochs that were completed; for `minimize`, evaluations
-    solver, reason : which one ran, and why that one
-    backend, device, dtype : where and in what precision it ran
+    solver, reason : the solver that ran, and why it was chosen
+    backend, device, dtype : where the training ran, and the parameters' precision
     precision : of the matrix products
-    optimizer, batch_size : as `fit` was given them; None for `minimize`
+    optimizer, batch_size : as given to `fit`; None for `minimize`
+    epochs : those recorded: 0, record_every, 2 record_every, ...
+    costs : before the updates of those epochs; with mini-batches the mean over the epoch's
+        batches, each before its update
+    epochs_run : the number of epochs completed
     validation_costs, validation_accuracies : of the validation set before those same epochs,
         without L2 and dropout; empty without one, accuracies also for linear outputs
     final_validation_cost, final_validation_accuracy : of the parameters returned, or None
     stopped : why the training ended before its last epoch, or None
-    compile_seconds : spent on compiling; the next training of this kind will not spend them
+    compile_seconds : time to compile; the next training of this kind needs none
     """
 
     solver: str
@@ -46,27 +49,32 @@ class History:
     compile_seconds: float = 0.0
     _evaluate: Callable[[], tuple[float, float | None]] | None = None
 
+    @classmethod
+    def of(cls, params: Parameters, solver: str, reason: str, precision: str) -> Self:
+        """The History of a training of these parameters, before it starts."""
+        place = backend_of(params.flat)
+        return cls(solver, reason, place.name, place.device_name(), str(params.dtype), precision)
+
     @property
     def final_cost(self) -> float:
-        """The cost of the parameters returned, on the training set, L2 included. Computed when
-        first read, from the X and Y that the training was given: do not change them before."""
+        """The cost of the parameters returned, L2 included, on the training set. Computed when
+        first read, from the X and Y given to the training: do not change them before."""
         return self._final[0]
 
     @property
     def final_accuracy(self) -> float | None:
-        """The accuracy of the parameters returned, on the training set; None for linear outputs.
-        Computed with `final_cost`."""
+        """The accuracy of the same, computed with `final_cost`; None for linear outputs."""
         return self._final[1]
 
     @functools.cached_property
     def _final(self) -> tuple[float, float | None]:
         assert self._evaluate is not None
         final = self._evaluate()
-        self._evaluate = None  # and with it the data
+        self._evaluate = None  # it refers to the data
         return final
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, the final cost and accuracy included, as plain values for JSON."""
+        """All fields and the final cost and accuracy, as plain values for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[0] != "_"}
         return values | {"final_cost": self.final_cost, "final_accuracy": self.final_accuracy}
 
@@ -80,25 +88,28 @@ class History:
         _ = self._final  # a copy or a pickle holds the numbers and not the data
         return self.__dict__
 
+    @property
+    def _run(self) -> str:
+        return f"{self.epochs_run:,} {'epochs' if self.optimizer else 'evaluations'}"
+
     def __repr__(self) -> str:
-        unit = "epochs" if self.optimizer else "evaluations"
-        place = f"{self.solver} in {self.dtype} on {self.backend}"
         first = f"{self.costs[0]:.6g} to " if self.costs else ""
         scores = [f"cost {first}{self.final_cost:.6g}"]
         if self.final_validation_cost is not None:
             scores.append(f"validation {self.final_validation_cost:.6g}")
         if self.stopped:
             scores.append(self.stopped)
-        return f"<History: {self.epochs_run:,} {unit} by {place}, {', '.join(scores)}>"
+        place = f"{self.solver} in {self.dtype} on {self.backend}"
+        return f"<History: {self._run} by {place}, {', '.join(scores)}>"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a callback receives at the end of each recorded epoch.
+    """The state at the end of a recorded epoch, for callbacks.
 
     epoch, cost, validation_cost, validation_accuracy : as the history will hold them
     learning_rate : α of that epoch; None for `minimize`
-    parameters : gives a copy of the parameters after it
+    parameters : a function that returns a copy of the parameters
     """
 
     epoch: int
@@ -109,7 +120,7 @@ class Checkpoint:
     parameters: Callable[[], Parameters]
 
     def scores(self, decimals: int = 6) -> str:
-        """Its cost and, if there is one, that of the validation set, in a few words."""
+        """The cost, and the validation set's scores if there is one, in a few words."""
         text = f"{self.cost:.{decimals}f}"
         if self.validation_cost is not None:
             text += f", validation {self.validation_cost:.{decimals}f}"
@@ -122,23 +133,20 @@ class Checkpoint:
 Callback = Callable[[Checkpoint], object]
 
 
-def ask(callbacks: "list[Callback]", checkpoint: Checkpoint) -> bool:
-    """Call each of them; whether one asks the training to end."""
-    answers = [bool(callback(checkpoint)) for callback in callbacks]
-    return True in answers
+def ask(callbacks: list[Callback], checkpoint: Checkpoint) -> bool:
+    """Call every callback; whether one asks the training to end."""
+    return sum(bool(callback(checkpoint)) for callback in callbacks) > 0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a training; nothing of it is lost.
+    """Ctrl-C ended a training.
 
-    params : the parameters it had come to
-    history : its History so far
+    params, history : its parameters and its History so far
     """
 
     def __init__(self, params: Parameters, history: History) -> None:
         self.params, self.history = params, history
-        unit = "epochs" if history.optimizer else "evaluations"
         super().__init__(
-            f"training interrupted after {history.epochs_run:,} {unit}: "
+            f"training interrupted after {history._run}: "
             ".params and .history hold the result so far"
         )

@@ -7,20 +7,21 @@ from typing import Any
 
 from accelnn.training.history import Callback, Checkpoint
 
-REDRAW = 0.1  # seconds between two pictures of a bar in a notebook
+REDRAW = 0.1  # seconds between two drawings of a bar in a notebook
 
 
 @contextmanager
 def following(
     verbose: Any, epochs: int, label: str = "", unit: str = "epoch"
-) -> Iterator[Callback]:
-    """A callback that shows a training of so many epochs while the block lasts.
+) -> Iterator[Callback | None]:
+    """A callback that shows the progress of a training while the block lasts.
 
-    verbose : True for a bar on standard error, with percentage, cost and remaining time, drawn
-        in place in a terminal and in a notebook; "lines" for a printed line each recorded epoch
-
-    Raises ValueError for another value.
+    verbose : False for none; True for a bar on standard error, in a terminal or a notebook; or
+        "lines" for a printed line each recorded epoch. Raises ValueError for another value
     """
+    if not verbose:
+        yield None
+        return
     if verbose == "lines":
         yield lambda now: print(f"cost after {unit} {now.epoch}: {now.scores()}", flush=True)
         return
@@ -35,7 +36,7 @@ def following(
         *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    # Its clock starts with the first record: compiling a solver is no measure of what remains.
+    # The clock starts with the first record, so that compiling does not enter the estimate.
     task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
         latest, distance = 0, 1  # of the records
@@ -48,7 +49,7 @@ def following(
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
-        if latest + distance >= epochs:  # the last record; the training was not stopped early
+        if latest + distance >= epochs:  # the last record: the training did not stop early
             bar.update(task, completed=epochs)
 
 

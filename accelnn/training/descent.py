@@ -1,0 +1,119 @@
+"""Gradient descent from record to record: the training itself, once `fit` has checked its input."""
+
+import math
+from dataclasses import dataclass
+
+from accelnn.backend import Array, array_module, to_host
+from accelnn.network import Parameters
+from accelnn.optimizers import Schedule, rates
+from accelnn.solvers.captured import Uncaptured
+from accelnn.solvers.choice import SOLVERS
+from accelnn.solvers.job import Job, Trainer
+from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, ask
+
+# The epochs that a solver is given at a time, and the examples of mini-batches: few enough for
+# their learning rates and orders to stay small, however far apart the records are.
+EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
+
+
+@dataclass
+class Descent:
+    """A job, and its course as in `fit`.
+
+    Records stay on the device until the end, unless patience or a callback needs them.
+    """
+
+    job: Job
+    epochs: int
+    learning_rate: float | Schedule
+    record_every: int
+    patience: int | None
+    callbacks: list[Callback]
+
+    def run(self, history: History) -> Parameters:
+        """Train with the solver that `history` names, and complete it; returns the parameters."""
+        job = self.job
+        try:
+            self.trainer: Trainer = SOLVERS[history.solver].start(job)  # which may compile
+        except KeyboardInterrupt:
+            history.stopped = INTERRUPTED
+            return job.params
+        history.compile_seconds = self.trainer.compile_seconds
+        if isinstance(self.trainer, Uncaptured):
+            history.reason += f": jitted; not captured: {self.trainer.reason}"
+            history.solver = "direct"
+        self.starts = range(0, self.epochs, self.record_every)
+        xp = array_module(job.params.flat)
+        self.costs, self.validation_costs = xp.empty((2, len(self.starts)), job.params.dtype)
+        self.accuracies = xp.full(len(self.starts), math.nan)
+        self.lowest, self.best, self.best_record = math.inf, job.params, 0
+        try:
+            history.stopped = self._epochs()
+        except KeyboardInterrupt:
+            history.stopped = INTERRUPTED
+        return self._complete(history)
+
+    def _epochs(self) -> str | None:
+        """All epochs, or why they ended before the last."""
+        for record, start in enumerate(self.starts):
+            if self.job.validation is not None:
+                self._validate(record)
+            if self.patience is not None and start - self.starts[self.best_record] >= self.patience:
+                after = self.starts[self.best_record]
+                return f"patience: lowest validation cost after epoch {after}"
+            stop = min(start + self.record_every, self.epochs)
+            self._advance(start, start + 1 if self.callbacks else stop, self.costs[record, ...])
+            if self.callbacks:
+                if ask(self.callbacks, self._checkpoint(record)):
+                    return f"a callback ended it after epoch {start}"
+                self._advance(start + 1, stop)
+        return None
+
+    def _advance(self, start: int, stop: int, cost: Array | None = None) -> None:
+        at_once = EPOCHS_AT_ONCE
+        if self.job.batch_size is not None:
+            at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // self.job.examples))
+        for first in range(start, stop, at_once):
+            alphas = rates(self.learning_rate, range(first, min(first + at_once, stop)))
+            with self.job.interruption:
+                self.trainer.advance(alphas, cost if first == start else None)
+
+    def _validate(self, record: int) -> None:
+        self.validation_costs[record], accuracy = self.trainer.validation()
+        if accuracy is not None:
+            self.accuracies[record] = accuracy
+        if self.patience is not None and float(self.validation_costs[record]) < self.lowest:
+            self.lowest, self.best_record = float(self.validation_costs[record]), record
+            self.best = self.trainer.parameters()
+
+    def _checkpoint(self, record: int) -> Checkpoint:
+        epoch, watched = self.starts[record], self.job.validation is not None
+        scored = watched and self.job.net.output != "linear"
+        return Checkpoint(
+            epoch=epoch,
+            cost=float(self.costs[record]),
+            validation_cost=float(self.validation_costs[record]) if watched else None,
+            validation_accuracy=float(self.accuracies[record]) if scored else None,
+            learning_rate=rates(self.learning_rate, range(epoch, epoch + 1))[0],
+            parameters=self.trainer.parameters,
+        )
+
+    def _complete(self, history: History) -> Parameters:
+        """Enter the records into the history; returns the parameters, the best under patience."""
+        history.epochs_run = self.trainer.steps // self.job.steps_per_epoch
+        records = len(range(0, history.epochs_run, self.record_every))
+        history.costs = to_host(self.costs[:records]).tolist()
+        history.epochs = list(self.starts[:records])
+        trained = self.trainer.parameters()
+        if self.job.validation is None:
+            return trained
+        cost, accuracy = self.trainer.validation()
+        if math.isfinite(self.lowest) and not float(cost) < self.lowest:
+            trained, cost = self.best, self.lowest
+            accuracy = None if accuracy is None else self.accuracies[self.best_record]
+        history.final_validation_cost = float(cost)
+        history.validation_costs = to_host(self.validation_costs[:records]).tolist()
+        if accuracy is not None:
+            history.final_validation_accuracy = float(accuracy)
+            history.validation_accuracies = to_host(self.accuracies[:records]).tolist()
+        return trained
