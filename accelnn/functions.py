@@ -38,21 +38,30 @@ def _same_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     return xp, first, second
 
 
-def _elementwise(doc: str, formula: Callable[[Any, Array, Array], Array]) -> Callable[..., Array]:
+def _elementwise(formula: Callable[..., Array]) -> Callable[..., Array]:
+    """A function of x, and of `out`, from its formula in `xp`."""
+
     def function(x: Array, out: Array = None) -> Array:
         xp, x = _floating(x)
         return formula(xp, x, out)
 
-    function.__doc__ = doc
-    return function
+    return _named_as(formula, function)
 
 
-def _of_pairs(doc: str, formula: Callable[[Any, Array, Array], Array]) -> Callable[..., Array]:
+def _of_pairs(formula: Callable[..., Array]) -> Callable[..., Array]:
+    """A function of predictions and labels of one shape, from its formula in `xp`."""
+
     def function(prediction: Array, label: Array) -> Array:
-        xp, prediction, label = _same_shape(prediction, label)
-        return formula(xp, prediction, label)
+        return formula(*_same_shape(prediction, label))
 
-    function.__doc__ = doc
+    return _named_as(formula, function)
+
+
+def _named_as(
+    formula: Callable[..., Array], function: Callable[..., Array]
+) -> Callable[..., Array]:
+    function.__name__ = function.__qualname__ = formula.__name__
+    function.__doc__ = formula.__doc__
     return function
 
 
@@ -95,15 +104,34 @@ def identity(x: Array, out: Array = None) -> Array:
     return out
 
 
-tanh = _elementwise("tanh(x)", lambda xp, x, out: xp.tanh(x, out=out))
-relu = _elementwise("max(x, 0)", lambda xp, x, out: xp.maximum(x, 0, out=out))
-leaky_relu = _elementwise(
-    "x if x > 0, else 0.01 x", lambda xp, x, out: xp.maximum(x, LEAKY_SLOPE * x, out=out)
-)
-sigmoid_slope = _elementwise("a (1 - a)", lambda xp, a, out: xp.multiply(a, 1 - a, out=out))
-tanh_slope = _elementwise(
-    "1 - a²", lambda xp, a, out: xp.subtract(1, xp.square(a, out=out), out=out)
-)
+@_elementwise
+def tanh(xp: Any, x: Array, out: Array) -> Array:
+    """tanh(x)"""
+    return xp.tanh(x, out=out)
+
+
+@_elementwise
+def tanh_slope(xp: Any, a: Array, out: Array) -> Array:
+    """1 - a²"""
+    return xp.subtract(1, xp.square(a, out=out), out=out)
+
+
+@_elementwise
+def sigmoid_slope(xp: Any, a: Array, out: Array) -> Array:
+    """a (1 - a)"""
+    return xp.multiply(a, 1 - a, out=out)
+
+
+@_elementwise
+def relu(xp: Any, x: Array, out: Array) -> Array:
+    """max(x, 0)"""
+    return xp.maximum(x, 0, out=out)
+
+
+@_elementwise
+def leaky_relu(xp: Any, x: Array, out: Array) -> Array:
+    """x if x > 0, else 0.01 x"""
+    return xp.maximum(x, LEAKY_SLOPE * x, out=out)
 
 
 def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
@@ -132,51 +160,73 @@ def softmax_derivative(x: Array) -> Array:
 # --------------------------------------------------------------------------------------------
 # losses of (prediction, label), and their derivatives by the prediction
 
-L1 = _of_pairs("Σ |y - yhat|", lambda xp, yhat, y: xp.abs(y - yhat).sum())
-L1_derivative = _of_pairs("sign(yhat - y)", lambda xp, yhat, y: xp.sign(yhat - y))
-L2 = _of_pairs("Σ (y - yhat)²", lambda xp, yhat, y: xp.square(y - yhat).sum())
-L2_derivative = _of_pairs("2 (yhat - y)", lambda _, yhat, y: 2 * (yhat - y))
-half_mean_squared_error = _of_pairs(
-    "1/(2m) Σ (A - Y)²", lambda xp, A, Y: xp.square(A - Y).sum() / (2 * _examples(A))
-)
+
+@_of_pairs
+def L1(xp: Any, yhat: Array, y: Array) -> Array:
+    """Σ |y - yhat|"""
+    return xp.abs(y - yhat).sum()
 
 
-def binary_cross_entropy(A: Array, Y: Array) -> Array:
+@_of_pairs
+def L1_derivative(xp: Any, yhat: Array, y: Array) -> Array:
+    """sign(yhat - y)"""
+    return xp.sign(yhat - y)
+
+
+@_of_pairs
+def L2(xp: Any, yhat: Array, y: Array) -> Array:
+    """Σ (y - yhat)²"""
+    return xp.square(y - yhat).sum()
+
+
+@_of_pairs
+def L2_derivative(_xp: Any, yhat: Array, y: Array) -> Array:
+    """2 (yhat - y)"""
+    return 2 * (yhat - y)
+
+
+@_of_pairs
+def half_mean_squared_error(xp: Any, A: Array, Y: Array) -> Array:
+    """1/(2m) Σ (A - Y)²"""
+    return xp.square(A - Y).sum() / (2 * _examples(A))
+
+
+@_of_pairs
+def binary_cross_entropy(_xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
-    _, A, Y = _same_shape(A, Y)
     return -(_xlogy(Y, A) + _xlogy(1 - Y, 1 - A)).sum() / _examples(A)
 
 
-def binary_cross_entropy_derivative(A: Array, Y: Array) -> Array:
-    """(A - Y) / (A (1 - A)) / m; infinite where a certain prediction was wrong."""
-    xp, A, Y = _same_shape(A, Y)
+@_of_pairs
+def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
+    """(A - Y) / (A (1 - A)) / m; infinite if a certain prediction was wrong."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return xp.where(A == Y, 0, (A - Y) / (A * (1 - A)) / _examples(A))
 
 
-def binary_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
+@_of_pairs
+def binary_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
-    xp, Z, Y = _same_shape(Z, Y)
     losses = xp.maximum(Z, 0) - Z * Y + xp.log1p(xp.exp(-xp.abs(Z)))
     return losses.sum() / _examples(Z)
 
 
-def categorical_cross_entropy(A: Array, Y: Array) -> Array:
+@_of_pairs
+def categorical_cross_entropy(_xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y; 0 log 0 is 0."""
-    _, A, Y = _same_shape(A, Y)
     return -_xlogy(Y, A).sum() / _examples(A)
 
 
-def categorical_cross_entropy_derivative(A: Array, Y: Array) -> Array:
-    """-Y / A / m; infinite where a class that happened was given probability 0."""
-    xp, A, Y = _same_shape(A, Y)
+@_of_pairs
+def categorical_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
+    """-Y / A / m; infinite if a class that happened was given probability 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return xp.where(Y == 0, 0, -Y / A / _examples(A))
 
 
-def categorical_cross_entropy_from_logits(Z: Array, Y: Array) -> Array:
+@_of_pairs
+def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The categorical cross-entropy of A = softmax(Z), by log-sum-exp."""
-    xp, Z, Y = _same_shape(Z, Y)
     shifted = Z - Z.max(axis=0, keepdims=True)
     log_A = shifted - xp.log(xp.exp(shifted).sum(axis=0, keepdims=True))
     return -(Y * log_A).sum() / _examples(Z)
