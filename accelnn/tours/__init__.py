@@ -1,11 +1,10 @@
-"""The notes' exercises that train nothing: each prints what it does, checks it and returns it.
+"""The notes' exercises that train nothing: each prints its steps, checks them and returns them.
 
-`TOURS[name](say)` runs one. `say` is called like `print`, with one text at a time; arrays are on
-the chosen backend. The values returned are on the host. A value that is not what it must be
-raises ArithmeticError.
+`TOURS[name](say)` runs one on the chosen backend. `say` is called like `print`, with one text at
+a time. The returned values are on the host; a wrong one raises ArithmeticError.
 
-A tour that reads files takes their folder as `folder`. A tour that draws stands in FIGURES too:
-`FIGURES[name]` makes the Figure from what the tour returned.
+A tour that reads files takes their folder as `folder`. `FIGURES[name]` draws a Figure from what
+the tour of that name returned.
 """
 
 from collections.abc import Callable

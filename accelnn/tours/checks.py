@@ -1,6 +1,8 @@
-"""What the tours share: checking values, printing arrays, drawing the course's weights."""
+"""What the tours share: examples, checks of values, printed arrays, the course's weights."""
 
-from collections.abc import Callable, Sequence
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +16,29 @@ Say = Callable[[str], object]
 
 WIDTH = 79  # of the lines that a tour prints
 
+# A topic is a function that consists of statements `yield expression, expected, remark`. A lambda
+# delays an expression that raises: `expected` is then the type of the error.
+Topic = Callable[..., Iterator[tuple[Any, ...]]]
+
+
+def examples(topic: Topic, *given: Any) -> Iterator[tuple[str, Any, Any, str]]:
+    """The (text, value, expected, remark) of each example in a topic called with `given`."""
+    source = inspect.getsource(topic)
+    function: Any = ast.parse(source).body[0]
+    yields: list[Any] = [line.value for line in function.body if isinstance(line.value, ast.Yield)]
+    for node, (value, expected, *remark) in zip(yields, topic(*given), strict=True):
+        expression = node.value.elts[0]
+        if isinstance(expression, ast.Lambda):
+            expression = expression.body
+        text = ast.get_source_segment(source, expression) or ""
+        yield text, value, expected, remark[0] if remark else ""
+
 
 def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
-    """The value on the host, once it is known to be the expected one.
+    """The value on the host, if it is the expected one.
 
-    Parameters
-    ----------
-    what : the expression or the quantity, for the message
+    what : the name of the value, for the error
     value : an array on the host or the device, a number or a tuple
-    expected : the same, in any form that np.array takes
     tolerance : relative, and 1e-8 absolute
 
     Raises ArithmeticError if the shape or a value differs.

@@ -11,14 +11,15 @@ from accelnn.network import Network
 
 from .checks import Say, check, described, drawn
 
+relu = ACTIVATIONS["relu"].function
+
 
 def forward_caches(say: Say = print) -> dict[str, Array]:
     """Forward layer by layer, with the caches Z and A, and backward from them.
 
     The single layers and the net of three are the test cases of the course's exercise "Building
     your Deep Neural Network: Step by Step". Returns Z, A and the gradients by name, on the host.
-    Raises ArithmeticError if one is not what the course publishes, or not what
-    `Network.gradients` gives.
+    Raises ArithmeticError if one is not the published one, or not that of `Network.gradients`.
     """
     results = _single_layer(say)
     net = Network([5, 4, 3, 1], hidden="relu", output="sigmoid")
@@ -31,16 +32,14 @@ def forward_caches(say: Say = print) -> dict[str, Array]:
         results[name] = to_host(array)
         say(described(name, results[name]))
 
-    say("")
-    say("A net of three layers, 5 - 4 - 3 - 1, and 4 examples. Forward, for l = 1, 2, 3:")
+    say("\nA net of three layers, 5 - 4 - 3 - 1, and 4 examples. Forward, for l = 1, 2, 3:")
     say("    Z[l] = W[l] A[l-1] + b[l],  A[l] = relu(Z[l]), at last sigmoid; A[0] = X")
     report("X", X)
     Z: list[Array] = [None]
     A = [X]
     for l, (W, b) in enumerate(params, 1):
-        g = ACTIVATIONS["relu" if l < len(params) else "sigmoid"].function
         Z.append(W @ A[l - 1] + b)
-        A.append(g(Z[l]))
+        A.append(relu(Z[l]) if l < len(params) else sigmoid(Z[l]))
         say(f"  layer {l}: W{l} {W.shape}, b{l} {b.shape}")
         report(f"Z{l}", Z[l])
         report(f"A{l}", A[l])
@@ -50,16 +49,14 @@ def forward_caches(say: Say = print) -> dict[str, Array]:
     say("Backward, from the caches, for l = 3, 2, 1:")
     say("    dZ[3] = A[3] - Y,  dZ[l] = W[l+1].T dZ[l+1] * (Z[l] > 0)")
     say("    dW[l] = dZ[l] A[l-1].T / m,  db[l] = sum of dZ[l] / m")
-    m, expected = X.shape[1], net.gradients(params, X, Y)
+    xp, m, expected = array_module(X), X.shape[1], net.gradients(params, X, Y)
     dZ = A[3] - Y
     for l in range(len(params), 0, -1):
-        xp = array_module(dZ)
         dW, db = xp.dot(dZ, A[l - 1].T) / m, dZ.sum(axis=1, keepdims=True) / m
         say(f"  layer {l}: reads A{l - 1} {A[l - 1].shape}" + (f", Z{l - 1}" if l > 1 else ""))
-        report(f"dW{l}", dW)
-        report(f"db{l}", db)
-        check(f"dW{l}", dW, to_host(expected[l - 1][0]), 1e-10)
-        check(f"db{l}", db, to_host(expected[l - 1][1]), 1e-10)
+        for name, gradient, ours in zip(("dW", "db"), (dW, db), expected[l - 1], strict=True):
+            report(f"{name}{l}", gradient)
+            check(f"{name}{l}", gradient, to_host(ours), 1e-10)
         if l > 1:
             dZ = xp.dot(params[l - 1][0].T, dZ) * (Z[l - 1] > 0)
     say("A3 is as published, and the gradients are those of Network.gradients.")
@@ -72,7 +69,7 @@ def _single_layer(say: Say) -> dict[str, Array]:
     cases: tuple[tuple[str, int, Callable[[Array], Array], Any], ...] = (
         ("Z", 1, lambda Z: Z, [[3.26295337, -1.23429987]]),
         ("σ(Z)", 2, sigmoid, [[0.96890023, 0.11013289]]),
-        ("relu", 2, ACTIVATIONS["relu"].function, [[3.43896131, 0]]),
+        ("relu", 2, relu, [[3.43896131, 0]]),
     )
     results = {}
     for name, seed, g, published in cases:

@@ -14,11 +14,7 @@ from accelnn.kernels import loops
 from .checks import Say, check, fastest
 
 LEVELS = ("loops over examples and features", "loop over examples", "no loop")
-SHOWN = (
-    "for i in ...: for j in ...",
-    "for i in ...: np.dot(w, x)",
-    "np.dot(w.T, X)",
-)
+SHOWN = ("for i in ...: for j in ...", "for i in ...: np.dot(w, x)", "np.dot(w.T, X)")
 
 
 def vectorised(w: Array, b: float, X: Array, Y: Array) -> tuple[Array, Array, Array]:
@@ -54,8 +50,7 @@ def loop_levels(say: Say = print, n: int = 300, m: int = 200) -> dict[str, Any]:
         seconds[level] = fastest(run, place)
         say(f"  {level:34} {seconds[level] * 1e3:9.3f} ms   {code}")
     for level, (run, _), gradient in zip(LEVELS, levels, dw, strict=False):
-        result = run()
-        check(f"{level}: cost and db", result, (float(cost), float(db)), 1e-10)
+        check(f"{level}: cost and db", run(), (float(cost), float(db)), 1e-10)
         check(f"{level}: dw", np.array(gradient), slope[:, 0], 1e-10)
     first, second, last = seconds.values()
     say(f"The same cost {float(cost):.8f}, dw and db, at each level. On {device.device_name()}:")

@@ -1,10 +1,14 @@
-"""The notes' NumPy appendix and array exercises, as a table of expressions and their values."""
+"""The notes' NumPy appendix and array exercises, as a table of expressions and their values.
+
+Each function is a topic: its docstring is the title, its parameters are inputs or NumPy itself
+(on a GPU CuPy), and each line is an expression, its value and a remark.
+"""
 
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
+import numpy
 
 from accelnn.backend import Array, current, to_device
 from accelnn.functions import (
@@ -17,23 +21,9 @@ from accelnn.functions import (
     softmax,
 )
 
-from .checks import Say, check, described
+from .checks import Say, Topic, check, described, examples
 
-
-class Example(NamedTuple):
-    """An expression of the notes and its value.
-
-    text : the expression as it is shown
-    run : the same as code; its parameters are names of INPUTS, or np
-    expected : its value, or the type of the error that it raises
-    remark : shown behind the expression
-    """
-
-    text: str
-    run: Callable[..., Any]
-    expected: Any
-    remark: str = ""
-
+Examples = Iterator[tuple[Any, ...]]
 
 INPUTS: dict[str, Any] = {
     "a": [1, 2, 3],
@@ -42,161 +32,130 @@ INPUTS: dict[str, Any] = {
     "k": [[100], [200]],
     "p": [[0.5, 0.25], [1.0, 0.125]],
     "A": [[1, 2, 3], [4, 5, 6]],
-    "image": [
-        [[0.1, 0.2], [0.3, 0.4]],
-        [[0.5, 0.6], [0.7, 0.8]],
-    ],
+    "image": [[[0.1, 0.2], [0.3, 0.4]], [[0.5, 0.6], [0.7, 0.8]]],
     "rows": [[0, 3, 4], [1, 6, 4]],
     "x": [[9, 2, 5, 0, 0], [7, 5, 0, 0, 0]],
     "yhat": [0.9, 0.2, 0.1, 0.4, 0.9],
     "y": [1, 0, 0, 1, 1],
 }
 
-# The values of "functions", but for image2vector's, are those published with the course's exercise
-# "Python Basics with NumPy"; the others are small enough to be checked by hand.
-STEPS: dict[str, tuple[Example, ...]] = {
-    "arrays of zeros and ones": (
-        Example("np.zeros(3)", lambda np: np.zeros(3), [0, 0, 0], "a vector"),
-        Example(
-            "np.zeros((2, 3))",
-            lambda np: np.zeros((2, 3)),
-            [[0, 0, 0], [0, 0, 0]],
-            "a matrix: the shape is a tuple",
-        ),
-        Example("np.ones((3, 1))", lambda np: np.ones((3, 1)), [[1], [1], [1]], "a column"),
-    ),
-    "(n,) against (n, 1)": (
-        Example("a.shape", lambda a: a.shape, (3,), "rank 1: neither a row nor a column"),
-        Example("a.T", lambda a: a.T, [1, 2, 3], "transposing it does nothing"),
-        Example("a @ a.T", lambda a: a @ a.T, 14, "and this is a number, not a matrix"),
-        Example("a.reshape(3, 1)", lambda a: a.reshape(3, 1), [[1], [2], [3]], "a column: c"),
-        Example("c.T", lambda c: c.T, [[1, 2, 3]], "a row"),
-        Example("c @ c.T", lambda c: c @ c.T, [[1, 2, 3], [2, 4, 6], [3, 6, 9]], "outer product"),
-        Example("c.T @ c", lambda c: c.T @ c, [[14]], "inner product, still a matrix"),
-        Example(
-            "a - c", lambda a, c: a - c, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]], "a silent mistake"
-        ),
-    ),
-    "shapes": (
-        Example("A.shape", lambda A: A.shape, (2, 3)),
-        Example("A.reshape(3, 2)", lambda A: A.reshape(3, 2), [[1, 2], [3, 4], [5, 6]], "not A.T"),
-        Example("A.T", lambda A: A.T, [[1, 4], [2, 5], [3, 6]]),
-        Example("A.reshape(-1)", lambda A: A.reshape(-1), [1, 2, 3, 4, 5, 6], "-1: what remains"),
-    ),
-    "adding and removing dimensions": (
-        Example("a[np.newaxis, :]", lambda np, a: a[np.newaxis, :], [[1, 2, 3]], "a row"),
-        Example("a[:, np.newaxis]", lambda np, a: a[:, np.newaxis], [[1], [2], [3]], "a column"),
-        Example(
-            "np.expand_dims(a, axis=0)",
-            lambda np, a: np.expand_dims(a, axis=0),
-            [[1, 2, 3]],
-            "same as a[np.newaxis, :]",
-        ),
-        Example("a.reshape(1, -1)", lambda a: a.reshape(1, -1), [[1, 2, 3]], "and so is this"),
-        Example("np.squeeze(c)", lambda np, c: np.squeeze(c), [1, 2, 3], "drops axes of length 1"),
-        Example("c.reshape(-1)", lambda c: c.reshape(-1), [1, 2, 3], "drops all axes but one"),
-    ),
-    "indexing": (
-        Example("a[-1]", lambda a: a[-1], 3, "the last"),
-        Example("A[1, 2]", lambda A: A[1, 2], 6, "row 1, column 2, counted from 0"),
-        Example("A[0]", lambda A: A[0], [1, 2, 3], "a row, rank 1"),
-        Example("A[:, 1]", lambda A: A[:, 1], [2, 5], "a column, rank 1 as well"),
-        Example("A[:, 1:2]", lambda A: A[:, 1:2], [[2], [5]], "the same column, still (2, 1)"),
-        Example("A[0, :2]", lambda A: A[0, :2], [1, 2], "0 to 1: the end is left out"),
-        Example("A[A > 3]", lambda A: A[A > 3], [4, 5, 6], "by a condition"),
-    ),
-    "sums and means by axis": (
-        Example("A.sum(axis=0)", lambda A: A.sum(axis=0), [5, 7, 9], "down each column"),
-        Example("A.sum(axis=1)", lambda A: A.sum(axis=1), [6, 15], "along each row; rank 1"),
-        Example(
-            "A.sum(axis=1, keepdims=True)",
-            lambda A: A.sum(axis=1, keepdims=True),
-            [[6], [15]],
-            "a column",
-        ),
-        Example("np.mean(A)", lambda np, A: np.mean(A), 3.5, "of all elements"),
-        Example("np.mean(A, axis=0)", lambda np, A: np.mean(A, axis=0), [2.5, 3.5, 4.5]),
-        Example("np.mean(A, axis=1)", lambda np, A: np.mean(A, axis=1), [2, 5]),
-    ),
-    "element by element": (
-        Example("a * a", lambda a: a * a, [1, 4, 9], "not the dot product"),
-        Example("np.divide(a, 2)", lambda np, a: np.divide(a, 2), [0.5, 1, 1.5], "a / 2"),
-        Example("r / a", lambda r, a: r / a, [[100, 100, 100]]),
-        Example(
-            "np.log(p)",
-            lambda np, p: np.log(p),
-            [[-0.69314718, -1.38629436], [0, -2.07944154]],
-            "the natural logarithm",
-        ),
-        Example("np.exp(a)", lambda np, a: np.exp(a), [2.71828183, 7.3890561, 20.08553692]),
-    ),
-    "broadcasting": (
-        Example("c + 100", lambda c: c + 100, [[101], [102], [103]], "(m, 1) with a number"),
-        Example(
-            "A + r",
-            lambda A, r: A + r,
-            [[101, 202, 303], [104, 205, 306]],
-            "(m, n) with (1, n)",
-        ),
-        Example(
-            "A + k",
-            lambda A, k: A + k,
-            [[101, 102, 103], [204, 205, 206]],
-            "(m, n) with (m, 1)",
-        ),
-    ),
-    "functions": (
-        Example("sigmoid(a)", lambda a: sigmoid(a), [0.73105858, 0.88079708, 0.95257413]),
-        Example(
-            "sigmoid_derivative(a)",
-            lambda a: sigmoid_derivative(a),
-            [0.19661193, 0.10499359, 0.04517666],
-        ),
-        Example(
-            "image2vector(image)",
-            lambda image: image2vector(image),
-            [[0.1], [0.2], [0.3], [0.4], [0.5], [0.6], [0.7], [0.8]],
-        ),
-        Example(
-            "normalize_rows(rows)",
-            lambda rows: normalize_rows(rows),
-            [[0, 0.6, 0.8], [0.13736056, 0.82416338, 0.54944226]],
-        ),
-        Example(
-            "softmax(x, axis=1)",
-            lambda x: softmax(x, axis=1),
-            [
-                [9.80897665e-01, 8.94462891e-04, 1.79657674e-02, 1.21052389e-04, 1.21052389e-04],
-                [8.78679856e-01, 1.18916387e-01, 8.01252314e-04, 8.01252314e-04, 8.01252314e-04],
-            ],
-        ),
-        Example("L1(yhat, y)", lambda yhat, y: L1(yhat, y), 1.1),
-        Example("L2(yhat, y)", lambda yhat, y: L2(yhat, y), 0.43),
-    ),
-}
+
+def _zeros_and_ones(np: Any) -> Examples:
+    """arrays of zeros and ones"""
+    yield np.zeros(3), [0, 0, 0], "a vector"
+    yield np.zeros((2, 3)), [[0, 0, 0], [0, 0, 0]], "a matrix: the shape is a tuple"
+    yield np.ones((3, 1)), [[1], [1], [1]], "a column"
+
+
+def _ranks(a: Array, c: Array) -> Examples:
+    """(n,) against (n, 1)"""
+    yield a.shape, (3,), "rank 1: neither a row nor a column"
+    yield a.T, [1, 2, 3], "transposing it does nothing"
+    yield a @ a.T, 14, "and this is a number, not a matrix"
+    yield a.reshape(3, 1), [[1], [2], [3]], "a column: c"
+    yield c.T, [[1, 2, 3]], "a row"
+    yield c @ c.T, [[1, 2, 3], [2, 4, 6], [3, 6, 9]], "outer product"
+    yield c.T @ c, [[14]], "inner product, still a matrix"
+    yield a - c, [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]], "a silent mistake"
+
+
+def _shapes(A: Array) -> Examples:
+    """shapes"""
+    yield A.shape, (2, 3)
+    yield A.reshape(3, 2), [[1, 2], [3, 4], [5, 6]], "not A.T"
+    yield A.T, [[1, 4], [2, 5], [3, 6]]
+    yield A.reshape(-1), [1, 2, 3, 4, 5, 6], "-1: what remains"
+
+
+def _dimensions(np: Any, a: Array, c: Array) -> Examples:
+    """adding and removing dimensions"""
+    yield a[np.newaxis, :], [[1, 2, 3]], "a row"
+    yield a[:, np.newaxis], [[1], [2], [3]], "a column"
+    yield np.expand_dims(a, axis=0), [[1, 2, 3]], "same as a[np.newaxis, :]"
+    yield a.reshape(1, -1), [[1, 2, 3]], "and so is this"
+    yield np.squeeze(c), [1, 2, 3], "drops axes of length 1"
+    yield c.reshape(-1), [1, 2, 3], "drops all axes but one"
+
+
+def _indexing(a: Array, A: Array) -> Examples:
+    """indexing"""
+    yield a[-1], 3, "the last"
+    yield A[1, 2], 6, "row 1, column 2, counted from 0"
+    yield A[0], [1, 2, 3], "a row, rank 1"
+    yield A[:, 1], [2, 5], "a column, rank 1 as well"
+    yield A[:, 1:2], [[2], [5]], "the same column, still (2, 1)"
+    yield A[0, :2], [1, 2], "0 to 1: the end is left out"
+    yield A[A > 3], [4, 5, 6], "by a condition"
+
+
+def _axes(np: Any, A: Array) -> Examples:
+    """sums and means by axis"""
+    yield A.sum(axis=0), [5, 7, 9], "down each column"
+    yield A.sum(axis=1), [6, 15], "along each row; rank 1"
+    yield A.sum(axis=1, keepdims=True), [[6], [15]], "a column"
+    yield np.mean(A), 3.5, "of all elements"
+    yield np.mean(A, axis=0), [2.5, 3.5, 4.5]
+    yield np.mean(A, axis=1), [2, 5]
+
+
+def _elements(np: Any, a: Array, r: Array, p: Array) -> Examples:
+    """element by element"""
+    yield a * a, [1, 4, 9], "not the dot product"
+    yield np.divide(a, 2), [0.5, 1, 1.5], "a / 2"
+    yield r / a, [[100, 100, 100]]
+    yield np.log(p), [[-0.69314718, -1.38629436], [0, -2.07944154]], "the natural logarithm"
+    yield np.exp(a), [2.71828183, 7.3890561, 20.08553692]
+
+
+def _broadcasting(c: Array, A: Array, r: Array, k: Array) -> Examples:
+    """broadcasting"""
+    yield c + 100, [[101], [102], [103]], "(m, 1) with a number"
+    yield A + r, [[101, 202, 303], [104, 205, 306]], "(m, n) with (1, n)"
+    yield A + k, [[101, 102, 103], [204, 205, 206]], "(m, n) with (m, 1)"
+
+
+# Published with the course's exercise "Python Basics with NumPy", except for image2vector's.
+SOFTMAX = (
+    (9.80897665e-01, 8.94462891e-04, 1.79657674e-02, 1.21052389e-04, 1.21052389e-04),
+    (8.78679856e-01, 1.18916387e-01, 8.01252314e-04, 8.01252314e-04, 8.01252314e-04),
+)
+
+
+def _functions(a: Array, image: Array, rows: Array, x: Array, yhat: Array, y: Array) -> Examples:
+    """functions"""
+    yield sigmoid(a), [0.73105858, 0.88079708, 0.95257413]
+    yield sigmoid_derivative(a), [0.19661193, 0.10499359, 0.04517666]
+    yield image2vector(image), [[0.1], [0.2], [0.3], [0.4], [0.5], [0.6], [0.7], [0.8]]
+    yield normalize_rows(rows), [[0, 0.6, 0.8], [0.13736056, 0.82416338, 0.54944226]]
+    yield softmax(x, axis=1), SOFTMAX
+    yield L1(yhat, y), 1.1
+    yield L2(yhat, y), 0.43
+
+
+TOPICS: tuple[Topic, ...] = (
+    *(_zeros_and_ones, _ranks, _shapes, _dimensions, _indexing, _axes),
+    *(_elements, _broadcasting, _functions),
+)
 
 
 def numpy_basics(say: Say = print) -> dict[str, Array]:
     """The NumPy appendix and array exercises: expression, inputs, output and shapes, checked.
 
-    Returns the output of each expression, on the host. Raises ArithmeticError if one is not
-    what it must be.
+    Returns the output of each expression, on the host. Raises ArithmeticError if one is wrong.
     """
     results = {}
-    for topic, steps in STEPS.items():
-        say(f"--- {topic}")
-        printed: set[str] = set()
-        width = max(len(step.text) for step in steps)
-        for step in steps:
-            given = {}
-            for name in inspect.signature(step.run).parameters:
-                given[name] = current().xp if name == "np" else to_device(np.array(INPUTS[name]))
-                if name not in printed | {"np"}:
-                    say(described(name, np.array(INPUTS[name]), width))
-                    printed.add(name)
-            value = step.run(**given)
-            result = results[step.text] = check(step.text, value, step.expected)
-            shown = described(step.text, value if isinstance(value, tuple) else result, width)
-            say(shown + (f"   # {step.remark}" if step.remark else ""))
+    for topic in TOPICS:
+        say(f"--- {topic.__doc__}")
+        names = inspect.signature(topic).parameters
+        inputs = {name: numpy.array(INPUTS[name]) for name in names if name != "np"}
+        given = [to_device(inputs[name]) if name in inputs else current().xp for name in names]
+        steps = list(examples(topic, *given))
+        width = max(len(text) for text, *_ in steps)
+        for name, array in inputs.items():
+            say(described(name, array, width))
+        for text, value, expected, remark in steps:
+            result = results[text] = check(text, value, expected)
+            shown = described(text, value if isinstance(value, tuple) else result, width)
+            say(f"{shown}   # {remark}" if remark else shown)
     say(f"All {len(results)} outputs are as expected.")
     return results

@@ -24,10 +24,7 @@ L2_GRADIENTS = {  # λ = 0.7
 }
 DROPOUT_OUTPUT = [[0.36974721, 0.00305176, 0.04565099, 0.49683389, 0.36974721]]  # keep_prob 0.7
 DROPOUT_GRADIENTS = {  # masks drawn with keep_prob 0.5, divided by keep_prob 0.8
-    "dA1": [
-        [0.36544439, 0, -0.00188233, 0, -0.17408748],
-        [0.65515713, 0, -0.00337459, 0, 0],
-    ],
+    "dA1": [[0.36544439, 0, -0.00188233, 0, -0.17408748], [0.65515713, 0, -0.00337459, 0, 0]],
     "dA2": [
         [0.58180856, 0, -0.00299679, 0, -0.27715731],
         [0, 0.53159854, 0, 0.53159854, -0.34089673],
@@ -42,48 +39,38 @@ def regularisation(say: Say = print) -> dict[str, Any]:
     Returns the cost, activations and gradients by name, on the host. Raises ArithmeticError if
     one is not the published one, or not what a training computes.
     """
-    return _l2(say) | _dropout(say)
+    results: dict[str, Any] = {}
 
+    def report(name: str, array: Array, published: Any) -> None:
+        results[name] = check(name, array, published)
+        say(described(name, results[name]))
 
-def _l2(say: Say) -> dict[str, Any]:
     net = Network(LAYERS, l2=0.1)
     params = drawn(LAYERS, np.random.RandomState(1))
     A, Y = to_device(np.array(OUTPUT)), to_device(np.array(LABELS))
     cost = binary_cross_entropy(A, Y) + network.penalty(net, params, Y.shape[1])
-    results: dict[str, Any] = {"cost": float(check("the cost with L2", cost, L2_COST, 1e-10))}
+    results["cost"] = float(check("the cost with L2", cost, L2_COST, 1e-10))
     say(f"A net {list(LAYERS)}, weights and 5 examples drawn with seed 1.")
     say("L2: cost = cross-entropy + λ/(2m) Σ W², λ = 0.1")
     say(f"    cost {results['cost']:.11f}, published {L2_COST:.11f}")
     say("L2 backward: dW = dZ A.T / m + λ/m W, λ = 0.7")
-    X, params = _case()
+    random = np.random.RandomState(1)
+    X = to_device(random.randn(LAYERS[0], 5))
+    params = drawn(LAYERS, random)
     gradients = Network(LAYERS, l2=0.7).gradients(params, X, Y)
     for (name, published), (dW, _) in zip(L2_GRADIENTS.items(), gradients, strict=True):
-        results[name] = check(name, dW, published)
-        say(described(name, results[name]))
-    return results
+        report(name, dW, published)
 
-
-def _dropout(say: Say) -> dict[str, Any]:
-    X, params = _case()
-    results = {}
-
-    def report(name: str, array: Array, expected: Any) -> None:
-        results[name] = check(name, array, expected)
-        say(described(name, results[name]))
-
-    say("")
-    say("Dropout forward, keep_prob 0.7: D = rand(...) < keep_prob, A *= D / keep_prob")
+    say("\nDropout forward, keep_prob 0.7: D = rand(...) < keep_prob, A *= D / keep_prob")
     *_, A3, _ = _forward(Network(LAYERS, keep_prob=0.7), params, X)
     report("A3", A3, DROPOUT_OUTPUT)
 
     say("Dropout backward: dA *= D / keep_prob, dZ = dA * (A > 0),")
     say("with the masks of a forward pass with keep_prob 0.5, and keep_prob 0.8")
     A1, A2, A3, work = _forward(Network(LAYERS, keep_prob=0.5), params, X)
-    Y = to_device(np.array(LABELS))
     masks: list[Array] = work.D[:2]
     D1, D2 = ((D > 0) / 0.8 for D in masks)
-    dZ3 = A3 - Y
-    dA2 = params[2][0].T @ dZ3 * D2
+    dA2 = params[2][0].T @ (A3 - Y) * D2
     dZ2 = dA2 * (A2 > 0)
     dA1 = params[1][0].T @ dZ2 * D1
     report("dA2", dA2, DROPOUT_GRADIENTS["dA2"])
@@ -96,13 +83,6 @@ def _dropout(say: Say) -> dict[str, Any]:
     check("dZ1 of a training", work.dA[0], to_host(dA1 * (A1 > 0)))
     say("All are as published, and dZ is what a training computes.")
     return results
-
-
-def _case() -> tuple[Array, Parameters]:
-    """X (3, 5) and weights, drawn with seed 1."""
-    random = np.random.RandomState(1)
-    X = to_device(random.randn(LAYERS[0], 5))
-    return X, drawn(LAYERS, random)
 
 
 def _forward(net: Network, params: Parameters, X: Array) -> tuple[Array, Array, Array, Workspace]:

@@ -10,9 +10,12 @@ from accelnn.kernels import loops
 
 from .checks import Say, check, fastest
 
-NUTRIENTS = ("carbohydrate", "protein", "fat")
 FOODS = ("apples", "beef", "eggs", "potatoes")
-CALORIES = ((56.0, 0.0, 4.4, 68.0), (1.2, 104.0, 52.0, 8.0), (1.8, 135.0, 99.0, 0.9))
+CALORIES = {
+    "carbohydrate": (56.0, 0.0, 4.4, 68.0),
+    "protein": (1.2, 104.0, 52.0, 8.0),
+    "fat": (1.8, 135.0, 99.0, 0.9),
+}
 
 
 def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
@@ -35,16 +38,15 @@ def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
     say(f"  vectorised  {vectorised:.6f}   {seconds * 1e3:10.3f} ms   {device.name}.dot(a, b)")
     say(f"  vectorised is {ratio:,.0f} times faster, on {device.device_name()}")
 
-    A = device.to_device(np.array(CALORIES))
+    A = device.to_device(np.array(list(CALORIES.values())))
     cal = A.sum(axis=0)
     percentage = to_host(100 * A / cal.reshape(1, 4))
     check("the sum of the percentages", percentage.sum(axis=0), [100] * 4)
     cal = to_host(cal)
-    say("")
-    say("Broadcasting: the percentage of the calories from each nutrient,")
+    say("\nBroadcasting: the percentage of the calories from each nutrient,")
     say("100 * A / cal.reshape(1, 4)")
     say(f"  {'':12}" + "".join(f"{food:>10}" for food in FOODS))
-    for nutrient, row in zip(NUTRIENTS, percentage, strict=True):
+    for nutrient, row in zip(CALORIES, percentage, strict=True):
         say(f"  {nutrient:12}" + "".join(f"{value:10.2f}" for value in row))
     say(f"  {'calories':12}" + "".join(f"{value:10.1f}" for value in cal))
     return {
