@@ -169,20 +169,21 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _rows_and_columns(panels: Sequence[Any]) -> tuple[int, int]:
+def _rows_and_columns(n: int) -> tuple[int, int]:
+    rows = math.ceil(n / PANELS_A_ROW)
+    return rows, math.ceil(n / rows)
+
+
+def _panels_size(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Width and height in inches."""
     if not panels:
         raise ValueError("expected at least one network to draw, got none")
-    rows = math.ceil(len(panels) / PANELS_A_ROW)
-    return rows, math.ceil(len(panels) / rows)
-
-
-def _panels_size(panels: Sequence[Any]) -> tuple[float, float]:
-    rows, columns = _rows_and_columns(panels)
+    rows, columns = _rows_and_columns(len(panels))
     return (5.6, 4.8) if len(panels) == 1 else (3 * columns, 2.9 * rows + 0.4)
 
 
 def _legend_rows(labels: Collection[str], width: float) -> int:
-    """The rows of a legend so many inches wide; one label alone needs no legend."""
+    """The rows of a legend that is `width` inches wide; a single label needs no legend."""
     if len(labels) < 2:
         return 0
     columns = max(1, int(width / (0.7 + 0.08 * max(map(len, labels)))))
@@ -197,14 +198,10 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     for number, (label, curve) in enumerate(curves.items()):
         pair = curve if isinstance(curve, tuple) else (curve.epochs, curve.costs)
         epochs, values = map(to_host, pair)
-        axes.plot(
-            epochs,
-            values,
-            label=label,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],  # shows curves that lie on one another
-            marker="o" if len(epochs) == 1 else None,  # one point makes no line
-        )
+        colour = COLOURS[number % len(COLOURS)]
+        dashes = DASHES[number % len(DASHES)]  # show curves that lie on one another
+        marker = "o" if len(epochs) == 1 else None  # one point makes no line
+        axes.plot(epochs, values, label=label, color=colour, linestyle=dashes, marker=marker)
         finite.extend(value for value in values if math.isfinite(value))
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log", subs=(2, 5))  # else the large costs flatten the small ones
@@ -231,37 +228,29 @@ def _draw_boundaries(
 ) -> None:
     X, Y = to_host(X), labels(Y)
     if X.ndim != 2 or len(X) != 2:
-        raise ValueError(
-            f"expected X of shape (2, m), got {X.shape}: only two features make a plane to draw"
-        )
+        raise ValueError(f"expected X of shape (2, m), two features, got {X.shape}")
     if X.shape[1] != Y.size or not Y.size:
         raise ValueError(f"expected labels of the {X.shape[1]} examples in X, got {Y.size}")
     low, high = X.min(axis=1), X.max(axis=1)
     margin = np.where(high > low, 0.08 * (high - low), 1)
     low, high = low - margin, high + margin
-    colours = _colours(classes)
+    extent = low[0], high[0], low[1], high[1]
     plane = np.stack(np.meshgrid(*np.linspace(low, high, GRID).T)).reshape(2, -1)
-    rows, columns = _rows_and_columns(panels)
+    colours = np.arange(len(COLOURS))  # by label
+    if classes is not None and set(classes) <= set(COLOUR_NAMES):
+        colours = np.array([COLOUR_NAMES[name] for name in classes])
+    points = {"s": min(22, max(4, 9000 / Y.size)), "edgecolors": "white", "linewidths": 0.4}
+    rows, columns = _rows_and_columns(len(panels))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, (title, net, params)) in enumerate(zip(axes, panels, strict=False)):
         grid = backend_of(params.flat).to_device(plane, params.dtype)
         regions = labels(net.predict(params, grid))
-        ax.imshow(
-            TINTS[colours[regions.reshape(GRID, GRID) % len(TINTS)]],
-            origin="lower",
-            extent=(low[0], high[0], low[1], high[1]),
-            aspect="auto",
-        )
+        tints = TINTS[colours[regions.reshape(GRID, GRID) % len(TINTS)]]
+        ax.imshow(tints, origin="lower", extent=extent, aspect="auto")
         for k in np.unique(Y):
-            ax.scatter(
-                *X[:, k == Y],
-                s=min(22, max(4, 9000 / Y.size)),
-                color=COLOURS[colours[k % len(COLOURS)]],
-                marker=MARKERS[k % len(MARKERS)],
-                edgecolors="white",
-                linewidths=0.4,
-                label=f"label {k}" if classes is None else classes[k],
-            )
+            colour, marker = COLOURS[colours[k % len(COLOURS)]], MARKERS[k % len(MARKERS)]
+            name = f"label {k}" if classes is None else classes[k]
+            ax.scatter(*X[:, k == Y], color=colour, marker=marker, label=name, **points)
         ax.set_title(title)
         outer_left, outer_bottom = number % columns == 0, number + columns >= len(panels)
         ax.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
@@ -270,13 +259,6 @@ def _draw_boundaries(
     for ax in axes[len(panels) :]:
         ax.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-
-
-def _colours(classes: Names) -> Array:
-    """Indices of COLOURS by label: the colours that the classes are named after, if all are."""
-    if classes is None or not set(classes) <= set(COLOUR_NAMES):
-        return np.arange(len(COLOURS))
-    return np.array([COLOUR_NAMES[name] for name in classes])
 
 
 # --------------------------------------------------------------------------------------------
@@ -328,10 +310,8 @@ def misclassified(
     """
     predicted, true = labels(predictions), labels(Y)
     if not predicted.size == true.size == X.shape[1]:
-        raise ValueError(
-            f"expected one prediction and one label for each of the {X.shape[1]} pictures in X, "
-            f"got {predicted.size} predictions and {true.size} labels"
-        )
+        got = f"{predicted.size} predictions and {true.size} labels"
+        raise ValueError(f"expected as many as the {X.shape[1]} pictures in X, got {got}")
     wrong = np.flatnonzero(predicted != true)
     if not wrong.size:
         figure = _figure(4, 1)
@@ -382,14 +362,11 @@ def _images(X: Array, image_shape: Sequence[int]) -> Array:
     """The columns of X as (m, height, width), or (m, height, width, 3)."""
     shape = tuple(image_shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
-        raise ValueError(
-            f"expected image_shape (height, width) or (height, width, 1 or 3 channels), got {shape}"
-        )
+        expected = "(height, width) or (height, width, 1 or 3 channels)"
+        raise ValueError(f"expected image_shape {expected}, got {shape}")
     if X.ndim != 2 or len(X) != math.prod(shape):
-        raise ValueError(
-            f"expected {math.prod(shape)} numbers a picture for image_shape {shape}, "
-            f"got an array of shape {X.shape}: pictures are columns"
-        )
+        expected = f"({math.prod(shape)}, m) for image_shape {shape}"
+        raise ValueError(f"expected pictures {expected}, got an array of shape {X.shape}")
     if not X.shape[1]:
         raise ValueError("expected at least one picture, got none")
     return X.T.reshape(-1, *(shape[:2] if shape[2:] == (1,) else shape))
@@ -408,7 +385,7 @@ def _draw_images(
         ax.axis("off")
     for ax, image in zip(axes, images, strict=False):
         drawn = ax.imshow(image, **colours)
-    for ax, title in zip(axes, titles or (), strict=False):
+    for ax, title in zip(axes[: len(images)], titles or (), strict=False):
         ax.set_title(textwrap.fill(title, int(side * 13)), fontsize=9)
     return figure, drawn
 
@@ -418,7 +395,7 @@ def _draw_images(
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as a Path, if `save` can write a picture there: check this before a training.
+    """`path` as a Path, to call before a training.
 
     Raises ValueError if it does not end in .png, .pdf or .svg, OSError if it cannot be written.
     """

@@ -100,7 +100,7 @@ class Recipe:
         """
         for label, changed in self.compare.items():
             if "layers" in changed:
-                raise ValueError(f"the training {label!r} has layers of its own")
+                raise ValueError(f"hidden layers: the training {label!r} has layers of its own")
         hidden, keep_prob = self.net.hidden, self.net.keep_prob
         changes: dict[str, Any] = {
             "layers": (self.net.layers[0], *sizes, self.net.layers[-1]),

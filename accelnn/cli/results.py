@@ -40,7 +40,7 @@ class Result:
 
     @functools.cached_property
     def usable(self) -> bool:
-        """Whether it can predict: a training that diverged leaves weights that are not finite."""
+        """Whether all weights are finite, as they are not after a training that diverged."""
         flat = self.params.flat
         return bool(array_module(flat).isfinite(flat).all())
 
@@ -89,10 +89,9 @@ def show(
     for result in usable:
         if options.verbose or len(results) == 1:
             to.print(_classes(result, data, to))
-    history = results[0].history
-    rounded = history.precision != history.dtype
-    products = f", products in {history.precision}" if rounded else ""
-    to.print(f"backend {history.backend} on {history.device}, {history.dtype}{products}")
+    ran = results[0].history
+    products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
+    to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
     labels_of: dict[str, list[str]] = {}
     for result in results:
         for line in _remarks(result, options.verbose):
@@ -158,8 +157,8 @@ def _classes(result: Result, data: Dataset, to: Console) -> Table:
     title = f"{result.label} on the {part} set".strip()
     table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
     for row in report(result.predict(X), Y, data.classes):
-        scores = (row.precision, row.recall, row.f1)
-        table.add_row(row.name, *(f"{score:.3f}" for score in scores), f"{row.support:,}")
+        scores = (f"{score:.3f}" for score in (row.precision, row.recall, row.f1))
+        table.add_row(row.name, *scores, f"{row.support:,}")
     return table
 
 

@@ -54,43 +54,37 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group(
         "your own data",
-        "In place of a recipe. Defaults: one hidden layer of 100, at most 1000 epochs of adam at "
-        "0.001 in batches of 32; from 10,000 training examples 128,64, 200 epochs and batches of "
-        "256. Validation 0.15, patience 20.",
+        "In place of a recipe. By default --hidden 100, adam at 0.001, at most 1000 epochs in "
+        "batches of 32; from 10,000 training examples on --hidden 128,64 and at most 200 epochs in "
+        "batches of 256. Validation and test 0.15 each, patience 20.",
     ).add_argument
     add("--images", metavar="DIR", help="a folder of pictures for each class")
     add("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
     add("--csv", metavar="FILE", help="a table with a header line")
     add("--target", metavar="COLUMN", help="the table's column of classes")
-    add("--test", type=_share, metavar="SHARE", help="share to test on; default 0.15")
+    add("--test", type=_share, metavar="SHARE", help="share to test on")
 
     add = parser.add_argument_group("net").add_argument
     add("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
-    sizes = "compare nets with one hidden layer of these sizes"
-    add("--compare-hidden", type=_size, nargs="+", metavar="N", help=sizes)
+    add("--compare-hidden", type=_size, nargs="+", metavar="N", help="sizes of one hidden layer")
     add("--seed", type=_natural, metavar="N", help="seed of every random number")
 
     add = parser.add_argument_group("training").add_argument
-    epochs = "passes over the training set; evaluations of the cost for TNC and L-BFGS-B"
-    add("--epochs", type=_natural, metavar="N", help=epochs)
-    method = "gradient descent, or a minimiser of SciPy's, without a validation set"
-    add("--method", choices=(DESCENT, *METHODS), help=method)
-    rates = "several rates are compared"
-    add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help=rates)
-    decay = "divide the learning rate by 1 + RATE * epoch"
-    add("--decay", type=_rate, metavar="RATE", help=decay)
+    add("--epochs", type=_natural, metavar="N", help="passes over the data; for SciPy evaluations")
+    add("--method", choices=(DESCENT, *METHODS), help="gradient descent, or SciPy's minimisers")
+    add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared")
+    add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
     add("--optimizer", choices=tuple(OPTIMIZERS))
     add("--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples")
-    validation = "share of the training examples to watch, not to learn from"
-    add("--validation", type=_share, metavar="SHARE", help=validation)
-    patience = "stop after N epochs without a new lowest validation cost"
-    add("--patience", type=_size, metavar="N", help=patience)
+    add("--validation", type=_share, metavar="SHARE", help="share to watch, not to learn from")
+    add(
+        "--patience", type=_size, metavar="N", help="stop N epochs after the lowest validation cost"
+    )
 
     add = parser.add_argument_group("machine").add_argument
     add("--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto")
     add("--dtype", choices=("float64", "float32"), help="precision of parameters and data")
-    products = "precision of matrix products; tf32 and bfloat16 need a GPU"
-    add("--precision", choices=PRECISIONS, help=products)
+    add("--precision", choices=PRECISIONS, help="of matrix products; tf32 and bfloat16 need a GPU")
     add("--solver", choices=("auto", *SOLVERS), help="how to compute gradient descent")
 
     add = parser.add_argument_group("output").add_argument

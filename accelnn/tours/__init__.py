@@ -10,17 +10,14 @@ the tour of that name returned.
 from collections.abc import Callable
 from typing import Any
 
+from .arrays import math_and_numpy, numpy_basics
 from .checks import Say
 from .computation_graph import computation_graph
 from .ex4_weights import ex4_weights
-from .forward_caches import forward_caches
 from .gradient_checking import gradient_checking
-from .loop_levels import loop_levels
-from .math_and_numpy import math_and_numpy
-from .numpy_basics import numpy_basics
-from .regularisation import regularisation
+from .layers import forward_caches, regularisation
+from .loops import loop_levels, vectorization
 from .squared_error import draw, squared_error
-from .vectorization import vectorization
 
 __all__ = ["FIGURES", "TOURS", "Say"]
 

@@ -1,8 +1,6 @@
-"""What the tours share: examples, checks of values, printed arrays, the course's weights."""
+"""What the tours share: checks of values, printed arrays, timings, the course's weights."""
 
-import ast
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,32 +14,11 @@ Say = Callable[[str], object]
 
 WIDTH = 79  # of the lines that a tour prints
 
-# A topic is a function that consists of statements `yield expression, expected, remark`. A lambda
-# delays an expression that raises: `expected` is then the type of the error.
-Topic = Callable[..., Iterator[tuple[Any, ...]]]
-
-
-def examples(topic: Topic, *given: Any) -> Iterator[tuple[str, Any, Any, str]]:
-    """The (text, value, expected, remark) of each example in a topic called with `given`."""
-    source = inspect.getsource(topic)
-    function: Any = ast.parse(source).body[0]
-    yields: list[Any] = [line.value for line in function.body if isinstance(line.value, ast.Yield)]
-    for node, (value, expected, *remark) in zip(yields, topic(*given), strict=True):
-        expression = node.value.elts[0]
-        if isinstance(expression, ast.Lambda):
-            expression = expression.body
-        text = ast.get_source_segment(source, expression) or ""
-        yield text, value, expected, remark[0] if remark else ""
-
 
 def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
-    """The value on the host, if it is the expected one.
+    """The array, number or tuple on the host; `tolerance` is relative, and 1e-8 absolute.
 
-    what : the name of the value, for the error
-    value : an array on the host or the device, a number or a tuple
-    tolerance : relative, and 1e-8 absolute
-
-    Raises ArithmeticError if the shape or a value differs.
+    Raises ArithmeticError, with the name `what`, if it has not the expected shape and values.
     """
     result = np.asarray(value if isinstance(value, tuple) else to_host(value))
     right = np.asarray(expected)

@@ -15,8 +15,7 @@ Row = tuple[str, float, float, str, Callable[[float], float]]
 def computation_graph(say: Say = print) -> dict[str, float]:
     """Derivatives step by step: of J = 3(a + bc), and of logistic regression's loss.
 
-    Returns each value and derivative by name. Raises ArithmeticError if nudging a variable gives
-    another derivative.
+    Returns each value and derivative by name.
     """
     return _product(say) | _logistic(say)
 
@@ -30,10 +29,8 @@ def _product(say: Say) -> dict[str, float]:
     say(f"  u = bc    = {u:g}\n  v = a + u = {v:g}\n  J = 3v    = {J:g}")
     say("Backward, from right to left, by the chain rule:")
     dv = 3.0
-    da = dv * 1
-    du = dv * 1
-    db = du * c
-    dc = du * b
+    da = du = dv * 1
+    db, dc = du * c, du * b
     rows: tuple[Row, ...] = (
         ("v", v, dv, "3", lambda v: 3 * v),
         ("a", a, da, "dJ/dv · dv/da = 3 · 1", lambda a: 3 * (a + u)),

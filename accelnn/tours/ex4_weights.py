@@ -15,8 +15,7 @@ def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) 
     """Exercise 4's given weights: cost 0.287629, with L2 0.383770 (needs ex4data1.mat).
 
     Reads ex4weights.mat too; `folder` is as for `datasets.load_ex4`. Returns the costs by name,
-    and the accuracy. Raises FileNotFoundError without the files, and ArithmeticError if L2 adds
-    anything but λ/(2m) Σ W².
+    and the accuracy. Raises FileNotFoundError without the files.
     """
     data = datasets.load_ex4(folder, dtype="float64")
     params = datasets.load_ex4_weights(folder, dtype="float64")

@@ -25,10 +25,9 @@ MISTAKES: dict[str, dict[tuple[int, str], float]] = {
 def gradient_checking(say: Say = print) -> dict[tuple[str, float, str], float]:
     """Gradients with and without a stated mistake, against central differences.
 
-    One-dimensional: J(θ) = θ x at x = 2, θ = 4. n-dimensional: a net of three layers with the
-    weights and data of the course's exercise. Returns the relative difference by (gradient, step,
-    norm), such as ("n-D: dW2 doubled", 1e-7, "|a|+|b|"). Raises ArithmeticError if the check
-    finds a mistake in a right gradient, or none in a wrong one.
+    1-D: J(θ) = θ x at x = 2, θ = 4. n-D: a net of three layers with the weights and data of the
+    course's exercise. Returns the relative difference by (gradient, step, norm), such as
+    ("n-D: dW2 doubled", 1e-7, "|a|+|b|").
     """
     x = 2.0
     say("One-dimensional: J = theta x with x = 2, theta = 4, so that dtheta = x")
@@ -66,8 +65,6 @@ def _checked(
             found = difference >= RIGHT
             say(f"    {mistake:28} {difference:.3e}   {'there is a mistake' if found else 'right'}")
             if found != (mistake != "right"):
-                raise ArithmeticError(
-                    f"{kind}, {mistake}: the relative difference {difference:.3e}"
-                )
+                raise ArithmeticError(f"{kind}, {mistake}: relative difference {difference:.3e}")
             differences[f"{kind}: {mistake}", step, norm] = difference
     return differences

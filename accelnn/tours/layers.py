@@ -1,15 +1,81 @@
-"""L2 and dropout on the numeric test cases of the course's exercise "Regularization"."""
+"""Forward and backward layer by layer, L2 and dropout, on the course's numeric test cases."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from accelnn import network
-from accelnn.backend import Array, to_device, to_host
-from accelnn.functions import binary_cross_entropy, sigmoid
+from accelnn.backend import Array, array_module, to_device, to_host
+from accelnn.functions import ACTIVATIONS, binary_cross_entropy, sigmoid
 from accelnn.network import Network, Parameters, Workspace
 
 from .checks import Say, check, described, drawn
+
+relu = ACTIVATIONS["relu"].function
+
+# one layer's value by name: the seed, the activation and the published figures
+ONE_LAYER: tuple[tuple[str, int, Callable[[Array], Array], Any], ...] = (
+    ("Z", 1, lambda Z: Z, [[3.26295337, -1.23429987]]),
+    ("σ(Z)", 2, sigmoid, [[0.96890023, 0.11013289]]),
+    ("relu", 2, relu, [[3.43896131, 0]]),
+)
+
+
+def forward_caches(say: Say = print) -> dict[str, Array]:
+    """Forward layer by layer, with the caches Z and A, and backward from them.
+
+    The test cases of the course's exercise "Building your Deep Neural Network: Step by Step".
+    Returns Z, A and the gradients by name.
+    """
+    results = {}
+
+    def report(name: str, array: Array, remark: str = "") -> None:
+        results[name] = to_host(array)
+        say(described(name, results[name]) + remark)
+
+    say("One layer of one unit, two examples: Z = W A + b, cached with A, W and b")
+    for name, seed, g, published in ONE_LAYER:
+        random = np.random.RandomState(seed)
+        A0, W, b = (to_device(random.randn(*shape)) for shape in ((3, 2), (1, 3), (1, 1)))
+        report(name, g(W @ A0 + b), f"   drawn with seed {seed}; as published")
+        check(name, results[name], published)
+
+    net = Network([5, 4, 3, 1], hidden="relu", output="sigmoid")
+    random = np.random.RandomState(6)
+    X = to_device(random.randn(5, 4))
+    params = drawn(net.layers, random)
+    Y = to_device(np.array([[1.0, 0.0, 0.0, 1.0]]))
+    say("\nA net of three layers, 5 - 4 - 3 - 1, and 4 examples. Forward, for l = 1, 2, 3:")
+    say("    Z[l] = W[l] A[l-1] + b[l],  A[l] = relu(Z[l]), at last sigmoid; A[0] = X")
+    report("X", X)
+    Z: list[Array] = [None]
+    A = [X]
+    for l, (W, b) in enumerate(params, 1):
+        Z.append(W @ A[l - 1] + b)
+        A.append(relu(Z[l]) if l < len(params) else sigmoid(Z[l]))
+        say(f"  layer {l}: W{l} {W.shape}, b{l} {b.shape}")
+        report(f"Z{l}", Z[l])
+        report(f"A{l}", A[l])
+    check("A3", A[3], [[0.03921668, 0.70498921, 0.19734387, 0.04728177]])
+    check("Network.forward", net.forward(params, X), results["A3"])
+
+    say("Backward, from the caches, for l = 3, 2, 1:")
+    say("    dZ[3] = A[3] - Y,  dZ[l] = W[l+1].T dZ[l+1] * (Z[l] > 0)")
+    say("    dW[l] = dZ[l] A[l-1].T / m,  db[l] = sum of dZ[l] / m")
+    xp, m, expected = array_module(X), X.shape[1], net.gradients(params, X, Y)
+    dZ = A[3] - Y
+    for l in range(len(params), 0, -1):
+        dW, db = xp.dot(dZ, A[l - 1].T) / m, dZ.sum(axis=1, keepdims=True) / m
+        say(f"  layer {l}: reads A{l - 1} {A[l - 1].shape}" + (f", Z{l - 1}" if l > 1 else ""))
+        for name, gradient, ours in zip(("dW", "db"), (dW, db), expected[l - 1], strict=True):
+            report(f"{name}{l}", gradient)
+            check(f"{name}{l}", gradient, to_host(ours), 1e-10)
+        if l > 1:
+            dZ = xp.dot(params[l - 1][0].T, dZ) * (Z[l - 1] > 0)
+    say("A3 is as published, and the gradients are those of Network.gradients.")
+    return results
+
 
 LAYERS = (3, 2, 3, 1)
 LABELS = ((1.0, 1.0, 0.0, 1.0, 0.0),)
@@ -36,8 +102,8 @@ DROPOUT_GRADIENTS = {  # masks drawn with keep_prob 0.5, divided by keep_prob 0.
 def regularisation(say: Say = print) -> dict[str, Any]:
     """L2 and dropout, forward and backward, against the course's published test cases.
 
-    Returns the cost, activations and gradients by name, on the host. Raises ArithmeticError if
-    one is not the published one, or not what a training computes.
+    The test cases of the course's exercise "Regularization". Returns the cost, activations and
+    gradients by name.
     """
     results: dict[str, Any] = {}
 

@@ -1,16 +1,19 @@
-"""The notes' NumPy appendix and array exercises, as a table of expressions and their values.
+"""The notes' array exercises, as tables of expressions and their values.
 
-Each function is a topic: its docstring is the title, its parameters are inputs or NumPy itself
-(on a GPU CuPy), and each line is an expression, its value and a remark.
+A topic is a function: its docstring is the title, its parameters are inputs or NumPy itself (on a
+GPU CuPy), and each line yields an expression, its value and a remark. A lambda delays an
+expression that raises: its value is the type of the error.
 """
 
+import ast
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 
-from accelnn.backend import Array, current, to_device
+from accelnn.backend import Array, NumpyBackend, current, to_device
 from accelnn.functions import (
     L1,
     L2,
@@ -21,7 +24,7 @@ from accelnn.functions import (
     softmax,
 )
 
-from .checks import Say, Topic, check, described, examples
+from .checks import Say, check, described, fastest
 
 Examples = Iterator[tuple[Any, ...]]
 
@@ -132,16 +135,44 @@ def _functions(a: Array, image: Array, rows: Array, x: Array, yhat: Array, y: Ar
     yield L2(yhat, y), 0.43
 
 
-TOPICS: tuple[Topic, ...] = (
+TOPICS: tuple[Callable[..., Examples], ...] = (
     *(_zeros_and_ones, _ranks, _shapes, _dimensions, _indexing, _axes),
     *(_elements, _broadcasting, _functions),
 )
 
 
+def _math_and_numpy(np: Any, x: Any) -> Examples:
+    """math against NumPy"""
+    yield math.exp(3), 20.085536923187668, "one number"
+    yield np.exp(3), 20.085536923187668, "the same"
+    yield lambda: math.exp(x), TypeError, "does not accept a list"
+    yield np.exp(x), [2.71828183, 7.3890561, 20.08553692], "accepts a list"
+    yield x + x, [1, 2, 3, 1, 2, 3], "joins lists"
+    yield lambda: x + 3, TypeError, "cannot add a number to a list"
+    yield np.array(x) + 3, [4, 5, 6], "adds to each element"
+    yield x * 2, [1, 2, 3, 1, 2, 3], "repeats a list"
+    yield np.array(x) * 2, [2, 4, 6], "multiplies each element"
+    yield lambda: 1 / x, TypeError, "cannot divide by a list"
+    yield 1 / np.array(x), [1, 1 / 2, 1 / 3], "divides by each"
+
+
+def examples(topic: Callable[..., Examples], *given: Any) -> Iterator[tuple[str, Any, Any, str]]:
+    """The (text, value, expected, remark) of each line of a topic called with `given`."""
+    source = inspect.getsource(topic)
+    function: Any = ast.parse(source).body[0]
+    yields: list[Any] = [line.value for line in function.body if isinstance(line.value, ast.Yield)]
+    for node, (value, expected, *remark) in zip(yields, topic(*given), strict=True):
+        expression = node.value.elts[0]
+        if isinstance(expression, ast.Lambda):
+            expression = expression.body
+        text = ast.get_source_segment(source, expression) or ""
+        yield text, value, expected, remark[0] if remark else ""
+
+
 def numpy_basics(say: Say = print) -> dict[str, Array]:
     """The NumPy appendix and array exercises: expression, inputs, output and shapes, checked.
 
-    Returns the output of each expression, on the host. Raises ArithmeticError if one is wrong.
+    Returns the output of each expression.
     """
     results = {}
     for topic in TOPICS:
@@ -158,4 +189,43 @@ def numpy_basics(say: Say = print) -> dict[str, Array]:
             shown = described(text, value if isinstance(value, tuple) else result, width)
             say(f"{shown}   # {remark}" if remark else shown)
     say(f"All {len(results)} outputs are as expected.")
+    return results
+
+
+def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
+    """Python's math against NumPy: a number, a list and an array, and the times of exp.
+
+    Runs on NumPy whatever the backend. Returns the value of each expression, or its error as
+    text, and the seconds of each timed one.
+    """
+    np, x = numpy, [1, 2, 3]
+    say(f"x = {x}")
+    results: dict[str, Any] = {}
+    for text, value, expected, remark in examples(_math_and_numpy, np, x):
+        if expected is TypeError:
+            try:
+                value = value()
+            except TypeError as error:
+                results[text], shown = f"TypeError: {error}", "TypeError"
+            else:
+                raise ArithmeticError(f"{text} gave {value}, expected a TypeError")
+        else:
+            check(text, value, expected)
+            results[text] = value
+            shown = np.array2string(value, precision=4) if isinstance(value, np.ndarray) else value
+        say(f"  {text:16} {remark:30} {shown}")
+
+    numbers = np.linspace(-1, 1, n)
+    as_list = numbers.tolist()
+    check("math.exp of each number", [math.exp(x) for x in as_list], np.exp(numbers))
+    say("\nTimes:")
+    for text, run in {
+        "math.exp(0.5)": lambda: math.exp(0.5),
+        "np.exp(0.5)": lambda: np.exp(0.5),
+        f"[math.exp(x) for x in a list of {n:,}]": lambda: [math.exp(x) for x in as_list],
+        f"np.exp(an array of {n:,})": lambda: np.exp(numbers),
+        f"np.exp(a list of {n:,})": lambda: np.exp(as_list),
+    }.items():
+        seconds = results[text] = fastest(run, NumpyBackend())
+        say(f"  {text:42} {seconds * 1e6:12,.2f} us")
     return results
