@@ -66,20 +66,19 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("net").add_argument
     add("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
-    add("--compare-hidden", type=_size, nargs="+", metavar="N", help="sizes of one hidden layer")
+    compare = "compare nets with one hidden layer of these sizes"
+    add("--compare-hidden", type=_size, nargs="+", metavar="N", help=compare)
     add("--seed", type=_natural, metavar="N", help="seed of every random number")
 
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=_natural, metavar="N", help="passes over the data; for SciPy evaluations")
+    add("--epochs", type=_natural, metavar="N", help="passes over the data (SciPy: evaluations)")
     add("--method", choices=(DESCENT, *METHODS), help="gradient descent, or SciPy's minimisers")
     add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared")
     add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
     add("--optimizer", choices=tuple(OPTIMIZERS))
     add("--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples")
     add("--validation", type=_share, metavar="SHARE", help="share to watch, not to learn from")
-    add(
-        "--patience", type=_size, metavar="N", help="stop N epochs after the lowest validation cost"
-    )
+    add("--patience", type=_size, metavar="N", help="stop N epochs after the best validation cost")
 
     add = parser.add_argument_group("machine").add_argument
     add("--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto")
