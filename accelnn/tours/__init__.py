@@ -11,15 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .arrays import math_and_numpy, numpy_basics
-from .checks import Say
 from .computation_graph import computation_graph
 from .ex4_weights import ex4_weights
 from .gradient_checking import gradient_checking
 from .layers import forward_caches, regularisation
 from .loops import loop_levels, vectorization
 from .squared_error import draw, squared_error
-
-__all__ = ["FIGURES", "TOURS", "Say"]
 
 TOURS: dict[str, Callable[..., dict[Any, Any]]] = {
     "vectorization": vectorization,
