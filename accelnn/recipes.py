@@ -223,11 +223,11 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
     hidden : sizes of the hidden layers, () for none; by default (100,), or (128, 64) for 10,000
         training examples or more
     """
-    # Chosen by test accuracy, the mean of three seeds: on wine, breast cancer, digits and 5,000
+    # Chosen by test accuracy, the mean of three seeds. On wine, breast cancer, digits and 5,000
     # MNIST digits, (100,) in batches of 32 reached 98.8, 96.1, 96.7 and 94.0 % (scikit-learn's
-    # MLPClassifier 98.8, 96.5, 96.8 and 94.1), no hidden layer 97.5, 97.3, 95.9 and 91.5; on a
-    # drawn table of 200,000 x 54, (128, 64) in batches of 256 reached 87.1 %, (100,) 85.4.
-    # First weights "he" were nowhere better than "glorot".
+    # MLPClassifier 98.8, 96.5, 96.8, 94.1; no hidden layer 97.5, 97.3, 95.9, 91.5). On a drawn
+    # table of 200,000 x 54, (128, 64) in batches of 256 reached 87.1 %, (100,) 85.4 %.
+    # "he" was nowhere better than "glorot".
     features, m = data.X_train.shape
     two, large = len(data.classes) == 2, m >= LARGE
     if hidden is None:

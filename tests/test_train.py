@@ -762,7 +762,7 @@ def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_p
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_results, "_content", interrupt)
+    monkeypatch.setattr(cli_results, "_as_dict", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train.main(["planar", "--epochs", "2", "--save", "m.h5", "--json", "r.json"])
     assert models.load(tmp_path / "m.h5").net.layers == (2, 4, 1)

@@ -76,62 +76,150 @@ class Files:
             print(line, file=sys.stderr)
 
 
-# --------------------------------------------------------------------------------------------
-# tables
+@dataclass(frozen=True)
+class Report:
+    """What becomes of the trainings of one command."""
 
+    results: Sequence[Result]
+    data: Dataset
+    options: argparse.Namespace
+    files: Files = field(default_factory=Files)
 
-def show(
-    results: Sequence[Result], data: Dataset, options: argparse.Namespace, to: Console
-) -> None:
-    """Print a table of the trainings, the scores by class, what ran, and the picture of --show."""
-    to.print(_trainings(results, data, to))
-    usable = [result for result in results if result.usable]
-    for result in usable:
-        if options.verbose or len(results) == 1:
-            to.print(_classes(result, data, to))
-    ran = results[0].history
-    products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
-    to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
-    labels_of: dict[str, list[str]] = {}
-    for result in results:
-        for line in _remarks(result, options.verbose):
-            labels_of.setdefault(line, []).append(result.label)
-    for line, those in labels_of.items():
-        to.print(line if len(those) == len(results) else f"{'; '.join(those)}: {line}")
-    to.print(f"data: {data.source}\nsets: {data.sizes}")
-    for result in usable:
-        if options.show is not None:
-            picture = f"{result.label} picture {options.show}".strip()
-            to.print(f"{picture}: {_describe_picture(result, data, options.show)}")
+    @functools.cached_property
+    def usable(self) -> list[Result]:
+        """The results that can predict."""
+        return [result for result in self.results if result.usable]
 
+    @property
+    def scored(self) -> tuple[str, Array, Array]:
+        """The name, X and Y of the test set, or without one of the training set."""
+        if self.data.X_test.shape[1]:
+            return "test", self.data.X_test, self.data.Y_test
+        return "training", self.data.X_train, self.data.Y_train
 
-def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
-    """A row for each training, with as many columns as the console has room for."""
-    unit = f"{results[0].recipe.unit}s"
-    columns: dict[str, Callable[[Result], str]] = {
-        "training": lambda result: result.label,
-        unit: lambda result: f"{result.history.epochs_run:,}",
-        "first cost": lambda result: _cost(next(iter(result.history.costs), None)),
-        "final cost": lambda result: _cost(result.history.final_cost),
-        VALIDATION_COST: lambda result: _cost(result.history.final_validation_cost),
-        "train": lambda result: _share(result.history.final_accuracy),
-        "validation": lambda result: _share(result.history.final_validation_accuracy),
-        "test": lambda result: _share(result.test_accuracy(data)),
-        "time": lambda result: f"{result.seconds:.2f} s",
-    }
-    watched = any(result.history.final_validation_cost is not None for result in results)
-    absent = {"first cost"} if watched else {VALIDATION_COST, "validation"}
-    if not results[0].label:
-        absent.add("training")
-    cells = {name: list(map(text, results)) for name, text in columns.items() if name not in absent}
-    for expendable in (VALIDATION_COST, "time", unit, ""):
-        table = _empty(cells, to)
-        for row in zip(*cells.values(), strict=True):
-            table.add_row(*row)
-        if to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum <= to.width:
-            break
-        cells.pop(expendable, None)
-    return table
+    def save(self) -> None:
+        """Write the models and the JSON that were asked for.
+
+        The models come first: forming the JSON's final costs may be interrupted or lack the memory.
+        """
+        data, options = self.data, self.options
+        if options.save:
+            about = data.classes, data.preprocessing, data.source, data.stand_in
+            for result in self.results:
+                model = models.Model(result.recipe.net, result.params, *about)
+                path = _path(options.save, result.label)
+                self.files.write("model", path, partial(models.save, model))
+        if options.json:
+            trainings = [_as_dict(result, data) for result in self.results]
+            made = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
+            text = as_json({**made, "trainings": trainings})
+            if options.json == "-":
+                sys.stdout.write(text)
+            else:
+                self.files.write("results", Path(options.json), partial(write_whole, text))
+
+    def show(self, to: Console) -> None:
+        """Print a table of the trainings, the scores by class, what ran, and --show's picture."""
+        to.print(self._trainings(to))
+        for result in self.usable:
+            if self.options.verbose or len(self.results) == 1:
+                to.print(self._classes(result, to))
+        ran = self.results[0].history
+        products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
+        to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
+        labels_of: dict[str, list[str]] = {}
+        for result in self.results:
+            for line in _remarks(result, self.options.verbose):
+                labels_of.setdefault(line, []).append(result.label)
+        for line, those in labels_of.items():
+            to.print(line if len(those) == len(self.results) else f"{'; '.join(those)}: {line}")
+        to.print(f"data: {self.data.source}\nsets: {self.data.sizes}")
+        for result in self.usable:
+            if self.options.show is not None:
+                picture = f"{result.label} picture {self.options.show}".strip()
+                to.print(f"{picture}: {self._prediction(result)}")
+
+    def _trainings(self, to: Console) -> Table:
+        """A row for each training, with as many columns as the console has room for."""
+        unit = f"{self.results[0].recipe.unit}s"
+        columns: dict[str, Callable[[Result], str]] = {
+            "training": lambda result: result.label,
+            unit: lambda result: f"{result.history.epochs_run:,}",
+            "first cost": lambda result: _cost(next(iter(result.history.costs), None)),
+            "final cost": lambda result: _cost(result.history.final_cost),
+            VALIDATION_COST: lambda result: _cost(result.history.final_validation_cost),
+            "train": lambda result: _share(result.history.final_accuracy),
+            "validation": lambda result: _share(result.history.final_validation_accuracy),
+            "test": lambda result: _share(result.test_accuracy(self.data)),
+            "time": lambda result: f"{result.seconds:.2f} s",
+        }
+        watched = any(r.history.final_validation_cost is not None for r in self.results)
+        for name in ("first cost",) if watched else (VALIDATION_COST, "validation"):
+            del columns[name]
+        if not self.results[0].label:
+            del columns["training"]
+        cells = {name: list(map(text, self.results)) for name, text in columns.items()}
+        for expendable in (VALIDATION_COST, "time", unit, ""):
+            table = _empty(cells, to)
+            for row in zip(*cells.values(), strict=True):
+                table.add_row(*row)
+            if to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum <= to.width:
+                break
+            cells.pop(expendable, None)
+        return table
+
+    def _classes(self, result: Result, to: Console) -> Table:
+        part, X, Y = self.scored
+        title = f"{result.label} on the {part} set".strip()
+        table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
+        for row in report(result.predict(X), Y, self.data.classes):
+            scores = (f"{score:.3f}" for score in (row.precision, row.recall, row.f1))
+            table.add_row(row.name, *scores, f"{row.support:,}")
+        return table
+
+    def _prediction(self, result: Result) -> str:
+        """The class of --show's training picture, and the predicted one."""
+        index, classes = self.options.show, self.data.classes
+        X, Y = self.data.X_train[:, index : index + 1], labels(self.data.Y_train)
+        return f"{classes[Y[index]]}, predicted {classes[int(result.predict(X)[0])]}"
+
+    def draw(self) -> None:
+        """Draw and write the pictures that suit the data."""
+        for part, figure in self._figures():
+            path = _path(self.options.plot, part)
+            self.files.write("picture", path, partial(plots.save, figure))
+
+    def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
+        """Each picture, after what is added to the file's name; one training's shows the last."""
+        data, last = self.data, self.results[-1]
+        X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
+        name = self.options.recipe or last.recipe.title
+        title = plots.title_of(name, data)
+        title_of_last = plots.title_of(f"{name}: {last.label}" if last.label else name, data)
+        if self.usable and X.shape[0] == 2:
+            trained = {
+                r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable
+            }
+            yield "", plots.comparison(trained, X, data.Y_train, title, classes)
+            return
+        curves: dict[str, plots.Curve] = {}
+        for result in self.results:
+            curves |= plots.curves_of(result.history, result.label)
+        yield "", plots.costs(curves, title)
+        if shape is None or not last.usable:
+            return
+        part, X_scored, Y_scored = self.scored
+        scored = X_scored, Y_scored, last.predict(X_scored), classes
+        title_of_set = f"{title_of_last}, {part} set"
+        yield "misclassified", plots.misclassified(*scored, shape, title=title_of_set)
+        if len(classes) > 2:
+            chosen = array_module(X).asarray(np.random.RandomState(0).permutation(X.shape[1])[:100])
+            yield "examples", plots.pictures(X[:, chosen], None, shape, columns=10, title=title)
+        if last.recipe.net.hidden and shape[2] == 1:
+            yield "hidden", plots.hidden_layer(last.params, shape, title_of_last)
+        if (index := self.options.show) is not None:
+            given = X[:, index : index + 1], [self._prediction(last)], shape
+            yield f"picture-{index}", plots.pictures(*given, title=title_of_last)
 
 
 def _empty(headings: Iterable[str], to: Console, title: str | None = None) -> Table:
@@ -150,23 +238,6 @@ def _cost(cost: float | None) -> str:
     if cost is None:
         return ""
     return f"{cost:.6f}" if abs(cost) < 1e6 else f"{cost:.3g}"
-
-
-def _classes(result: Result, data: Dataset, to: Console) -> Table:
-    part, X, Y = _scored(data)
-    title = f"{result.label} on the {part} set".strip()
-    table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
-    for row in report(result.predict(X), Y, data.classes):
-        scores = (f"{score:.3f}" for score in (row.precision, row.recall, row.f1))
-        table.add_row(row.name, *scores, f"{row.support:,}")
-    return table
-
-
-def _scored(data: Dataset) -> tuple[str, Array, Array]:
-    """The name, X and Y of the test set, or without one of the training set."""
-    if data.X_test.shape[1]:
-        return "test", data.X_test, data.Y_test
-    return "training", data.X_train, data.Y_train
 
 
 def _remarks(result: Result, verbose: bool) -> Iterator[str]:
@@ -190,9 +261,10 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     elif history.stopped:
         line = f"stopped after {plots.counted(history.epochs_run, 'epoch')}: "
         line += f"no lower validation cost for {recipe.patience}"
-        if history.final_validation_cost in history.validation_costs:  # False for NaN
-            best = history.epochs[history.validation_costs.index(history.final_validation_cost)]
-            line += f"; the weights of epoch {best:,} are scored and saved"
+        best = history.final_validation_cost
+        if best in history.validation_costs:  # as NaN is not
+            epoch = history.epochs[history.validation_costs.index(best)]
+            line += f"; the weights of epoch {epoch:,} are scored and saved"
         yield line
 
 
@@ -208,106 +280,18 @@ def _describe(recipe: Recipe) -> str:
     return text
 
 
-def _describe_picture(result: Result, data: Dataset, index: int) -> str:
-    """The class of a training picture, and the predicted one."""
-    X, Y = data.X_train[:, index : index + 1], labels(data.Y_train)
-    predicted = data.classes[int(result.predict(X)[0])]
-    return f"{data.classes[Y[index]]}, predicted {predicted}"
-
-
-# --------------------------------------------------------------------------------------------
-# files
-
-
-def save(
-    results: Sequence[Result], data: Dataset, options: argparse.Namespace, files: Files
-) -> None:
-    """Write the models and the JSON that were asked for.
-
-    The models come first: forming the JSON's final costs may be interrupted or lack the memory.
-    """
-    if options.save:
-        about = data.classes, data.preprocessing, data.source, data.stand_in
-        for result in results:
-            model = models.Model(result.recipe.net, result.params, *about)
-            files.write("model", _path(options.save, result.label), partial(models.save, model))
-    if options.json:
-        text = as_json(_content(results, data, options))
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            files.write("results", Path(options.json), partial(write_whole, text))
-
-
-def _content(
-    results: Sequence[Result], data: Dataset, options: argparse.Namespace
-) -> dict[str, Any]:
-    trainings = [
-        {
-            "label": result.label,
-            "net": asdict(result.recipe.net),
-            "method": result.recipe.method,
-            "learning_rate": None if result.recipe.method else result.recipe.learning_rate,
-            "decay": result.recipe.decay,
-            "seed": result.recipe.seed,
-            "seconds": result.seconds,
-            "test_accuracy": result.test_accuracy(data),
-            **result.history.to_dict(),
-        }
-        for result in results
-    ]
-    about = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
-    return {**about, "trainings": trainings}
-
-
-def draw(
-    results: Sequence[Result], data: Dataset, options: argparse.Namespace, files: Files
-) -> None:
-    """Draw and write the pictures that suit the data."""
-    name = options.recipe or results[0].recipe.title
-    figures = _figures(results, data, name)
-    last, index = results[-1], options.show
-    if index is not None and last.usable:
-        X, shape = data.X_train[:, index : index + 1], data.preprocessing.image_shape
-        assert shape is not None  # checked before the training
-        titles = [_describe_picture(last, data, index)]
-        title = _title(last, data, name)
-        figures[f"picture-{index}"] = plots.pictures(X, titles, shape, title=title)
-    for part, figure in figures.items():
-        files.write("picture", _path(options.plot, part), partial(plots.save, figure))
-
-
-def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, Any]:
-    """The pictures by what is added to the file's name; those of one training show the last."""
-    X, Y = data.X_train, data.Y_train
-    title, last = plots.title_of(name, data), results[-1]
-    usable = [result for result in results if result.usable]
-    if usable and X.shape[0] == 2:
-        trained = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in usable}
-        return {"": plots.comparison(trained, X, Y, title, data.classes)}
-    curves: dict[str, plots.Curve] = {}
-    for result in results:
-        curves |= plots.curves_of(result.history, result.label)
-    figures = {"": plots.costs(curves, title)}
-    shape = data.preprocessing.image_shape
-    if shape is None or not last.usable:
-        return figures
-    title_of_last, (part, X_scored, Y_scored) = _title(last, data, name), _scored(data)
-    figures["misclassified"] = plots.misclassified(
-        *(X_scored, Y_scored, last.predict(X_scored), data.classes, shape),
-        title=f"{title_of_last}, {part} set",
-    )
-    if len(data.classes) > 2:
-        drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]
-        examples = X[:, array_module(X).asarray(drawn)]
-        figures["examples"] = plots.pictures(examples, None, shape, columns=10, title=title)
-    if last.recipe.net.hidden and shape[2] == 1:
-        figures["hidden"] = plots.hidden_layer(last.params, shape, title_of_last)
-    return figures
-
-
-def _title(result: Result, data: Dataset, name: str) -> str:
-    return plots.title_of(f"{name}: {result.label}" if result.label else name, data)
+def _as_dict(result: Result, data: Dataset) -> dict[str, Any]:
+    return {
+        "label": result.label,
+        "net": asdict(result.recipe.net),
+        "method": result.recipe.method,
+        "learning_rate": None if result.recipe.method else result.recipe.learning_rate,
+        "decay": result.recipe.decay,
+        "seed": result.recipe.seed,
+        "seconds": result.seconds,
+        "test_accuracy": result.test_accuracy(data),
+        **result.history.to_dict(),
+    }
 
 
 def _hidden(result: Result) -> str:

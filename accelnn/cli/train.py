@@ -18,7 +18,7 @@ from rich.console import Console
 from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, show_warning
-from accelnn.cli.results import Files, Result, draw, save, show
+from accelnn.cli.results import Files, Report, Result
 from accelnn.cli.train_options import DESCENT, OF_DESCENT, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
@@ -53,22 +53,22 @@ def _run(options: argparse.Namespace, out: Console) -> int:
         plots.checked_path(options.plot)
     if options.recipe in TOURS:
         return _tour(options, out)
-    files = Files()
     backend.current()  # here, so that the warning of a fallback comes first
     data = _data(options)
     recipe = _recipe(options, data)
     _check(recipe, data, options)
     results, interrupted = train(recipe, data, options.dtype, options.recipe or recipe.title)
+    report = Report(results, data, options)
     if results:
-        save(results, data, options, files)  # first, so that nothing later can lose them
-        show(results, data, options, out)
+        report.save()  # first, so that nothing later can lose them
+        report.show(out)
         if options.plot:
-            draw(results, data, options, files)
-        files.show(out)
+            report.draw()
+        report.files.show(out)
     if interrupted:
         print("Interrupted.", file=sys.stderr)
         return 130
-    return int(bool(files.errors))
+    return int(bool(report.files.errors))
 
 
 def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[list[Result], bool]:
