@@ -19,15 +19,8 @@ pytest.importorskip("matplotlib")
 def trained(layers=(2, 4, 1), epochs=20, data=None, **net):
     data = data or datasets.circles(m=60, dtype="float64")
     net = Network(layers, hidden="tanh", **net)
-    params, history = accelnn.fit(
-        net,
-        net.init(dtype="float64"),
-        data.X_train,
-        data.Y_train,
-        epochs=epochs,
-        learning_rate=0.1,
-        record_every=5,
-    )
+    given = net, net.init(dtype="float64"), data.X_train, data.Y_train
+    params, history = accelnn.fit(*given, epochs=epochs, learning_rate=0.1, record_every=5)
     return data, net, params, history
 
 
@@ -177,12 +170,6 @@ def test_epochs_are_marked_by_whole_numbers():
         assert all(tick == round(tick) for tick in axes.get_xticks()), n
 
 
-def test_no_point_of_a_curve_is_left_out():
-    _, _, _, history = trained(epochs=1000)
-    [axes] = plots.history(history).axes
-    assert len(axes.lines[0].get_xdata()) == len(history.costs) == 200
-
-
 def test_many_curves_all_look_different():
     [axes] = plots.costs({str(k): history([0.7, 0.3]) for k in range(21)}).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 21
@@ -201,11 +188,6 @@ def test_odd_costs_are_drawn_too():
         [axes] = rendered(plots.costs({"odd": history(costs)})).axes
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), costs)
         assert (axes.lines[0].get_marker() == "o") == (len(costs) == 1)  # one point is no line
-
-
-def test_no_curve_is_refused():
-    with pytest.raises(ValueError, match="at least one cost curve"):
-        plots.costs({})
 
 
 # --------------------------------------------------------------------------------------------
@@ -239,12 +221,14 @@ def test_examples_are_drawn_by_label_inside_the_margin():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["label 0", "label 1"]
 
 
-def test_the_legend_names_the_classes():
+def test_the_legend_names_the_classes_and_a_single_training_is_named_once():
     data, net, params, history = trained()
-    given = data.X_train, data.Y_train
+    given, classes = (data.X_train, data.Y_train), ("in", "out")
+    single = plots.comparison({"4 units": (net, params, history)}, *given, classes=classes)
+    assert titles(single) == ["4 units"]
     for figure in (
-        plots.decision_boundary(net, params, *given, classes=("in", "out")),
-        plots.comparison({"a": (net, params, history)}, *given, classes=("in", "out")).subfigs[0],
+        plots.decision_boundary(net, params, *given, classes=classes),
+        single.subfigs[0],
     ):
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["in", "out"]
 
@@ -260,12 +244,6 @@ def test_red_is_red_and_blue_is_blue():
     assert blue[2] > blue[0]
     tints = {tuple(tint) for tint in shown(axes).reshape(-1, 3)}
     assert tints == {tuple(plots.TINTS[0]), tuple(plots.TINTS[1])}
-
-
-def test_a_single_training_is_named_once():
-    data, net, params, history = trained()
-    figure = plots.comparison({"4 units": (net, params, history)}, data.X_train, data.Y_train)
-    assert titles(figure) == ["4 units"]
 
 
 def test_several_classes_have_a_region_each():
@@ -316,7 +294,9 @@ def test_data_that_makes_no_plane_is_refused():
             plots.decision_boundary(*untrained(), np.ones(X), np.ones(Y))
 
 
-def test_no_network_is_refused():
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="at least one cost curve"):
+        plots.costs({})
     with pytest.raises(ValueError, match="at least one network"):
         plots.decision_boundaries([], np.ones((2, 5)), np.ones((1, 5)))
     with pytest.raises(ValueError, match="at least one network"):
