@@ -257,7 +257,18 @@ def test_a_share_of_a_recipes_examples_is_watched_and_not_learned_from(capsys):
     assert result["final_validation_accuracy"] == recipe.net.accuracy(params, *watched)
     assert result["test_accuracy"] == recipe.net.accuracy(params, data.X_test, data.Y_test)
     [heading] = [line for line in capsys.readouterr().out.splitlines() if "epochs" in line]
-    assert re.search(r"train .* validation .* test", heading)
+    assert re.search(r"epochs \W+ final cost .* train .* validation .* test", heading)
+
+
+def test_a_narrow_table_leaves_out_columns(monkeypatch, capsys):
+    for columns, left_out in ((100, ()), (80, ("time",)), (68, ("time", "epochs"))):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        run("football", "--validation", 0.2, "--epochs", 2)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        [heading] = [line for line in lines if "final cost" in line]
+        for name in ("epochs", "train", "validation", "test", "time"):
+            assert (f" {name} " in heading) == (name not in left_out), (columns, name)
 
 
 @pytest.mark.slow
@@ -273,7 +284,7 @@ def test_patience_counts_epochs_and_ends_each_training_of_a_comparison_by_itself
         lowest = min(result["validation_costs"])
         assert result["final_validation_cost"] <= lowest * (1 + 1e-9)
     output = " ".join(capsys.readouterr().out.split())
-    stopped = f"stopped after {zeros['epochs_run']} epochs: no lower validation cost for 2"
+    stopped = f"stopped after {zeros['epochs_run']} epochs: no lower validation cost for 2 epochs"
     best = zeros["epochs"][zeros["validation_costs"].index(zeros["final_validation_cost"])]
     assert f"zeros: {stopped}; the weights of epoch {best} are scored and saved" in output
     assert re.search(rf"zeros \W+{zeros['epochs_run']} ", output)
@@ -711,6 +722,16 @@ def interrupt(monkeypatch, training, epoch):
         return real(*args, callbacks=[*callbacks, *pressed], **options)
 
     monkeypatch.setattr(recipes, "fit", fit)
+
+
+def test_the_files_are_written_before_anything_is_printed(monkeypatch, tmp_path):
+    def broken_pipe(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli_results.Report, "show", broken_pipe)
+    assert train.main(["planar", "--epochs", "2", "--save", "m.h5", "--json", "r.json"]) == 1
+    assert models.load(tmp_path / "m.h5").net.layers == (2, 4, 1)
+    assert json.loads((tmp_path / "r.json").read_text())["trainings"]
 
 
 def test_the_model_is_saved_before_the_final_costs_are_formed(monkeypatch, tmp_path):

@@ -254,13 +254,13 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     elif not result.label:  # the label of a comparison says what differs
         yield f"net {list(net.layers)}"
     if history.compile_seconds >= 1:
-        yield f"{history.compile_seconds:.1f} s of the time went into compiling, this once"
+        yield f"compiling took {history.compile_seconds:.1f} s of the time, only this once"
     if history.stopped == "interrupted":
         total = plots.counted(recipe.epochs, recipe.unit)
         yield f"interrupted after {history.epochs_run:,} of {total}"
     elif history.stopped:
         line = f"stopped after {plots.counted(history.epochs_run, 'epoch')}: "
-        line += f"no lower validation cost for {recipe.patience}"
+        line += f"no lower validation cost for {plots.counted(recipe.patience or 0, 'epoch')}"
         best = history.final_validation_cost
         if best in history.validation_costs:  # as NaN is not
             epoch = history.epochs[history.validation_costs.index(best)]

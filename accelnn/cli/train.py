@@ -97,10 +97,6 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
     return results, False
 
 
-# --------------------------------------------------------------------------------------------
-# the data and the recipe
-
-
 def _data(options: argparse.Namespace) -> Dataset:
     """The data that the options name."""
     if options.recipe:
@@ -165,10 +161,6 @@ def _of_descent(options: argparse.Namespace) -> list[str]:
     return [name for name in OF_DESCENT if getattr(options, name)]
 
 
-# --------------------------------------------------------------------------------------------
-# what is refused before anything is trained
-
-
 def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
     """Raise ValueError if a training would fail, so that none fails after others have run."""
     m = data.X_train.shape[1]
@@ -193,10 +185,6 @@ def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
                 replace(one, epochs=0).train(data, options.dtype)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
-
-
-# --------------------------------------------------------------------------------------------
-# the list, and tours
 
 
 def _list(to: Console) -> None:
