@@ -133,7 +133,7 @@ def comparison(
 def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
     """Costs as surfaces over a weight and a bias, and below each along w at the middle b.
 
-    The line is thick where the cost bends down, as no convex cost does.
+    A thick line marks costs that bend down, as no convex cost does.
 
     w, b : (n,) and (k,), evenly spaced
     surfaces : by name, the costs (n, k)

@@ -53,7 +53,7 @@ class Recipe:
 
     @property
     def unit(self) -> str:
-        """What `epochs` counts: "epoch" | "evaluation"."""
+        """The unit of `epochs`: "epoch" | "evaluation"."""
         return "epoch" if self.method is None else "evaluation"
 
     def first_weights(self, dtype: str | None = None) -> Parameters:

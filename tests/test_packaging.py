@@ -27,7 +27,7 @@ needs_pip = pytest.mark.skipif(
 
 
 def python(*arguments, cwd, **environment):
-    """What `python *arguments` printed, standard error after standard output."""
+    """The output of `python *arguments`, standard error after standard output."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -92,13 +92,13 @@ def installed(wheel, tmp_path_factory):
 @needs_pip
 def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     files = map(PurePosixPath, zipfile.ZipFile(wheel).namelist())
-    held = {str(file) for file in files if not file.parts[0].endswith(".dist-info")}
+    contents = {str(file) for file in files if not file.parts[0].endswith(".dist-info")}
     expected = {
         str(PurePosixPath(INSTALLED_AS[path.parts[0]], *path.parts[1:]))
         for path in repository_files()
         if path.parts[0] in INSTALLED_AS and path.suffix in CODE
     }
-    assert held == expected | DATA
+    assert contents == expected | DATA
 
 
 @needs_pip

@@ -11,7 +11,7 @@ import pytest
 
 import accelnn
 from accelnn import Network, datasets, plots
-from accelnn.backend import backend_of, to_device
+from accelnn.backend import to_device
 
 pytest.importorskip("matplotlib")
 
@@ -316,14 +316,9 @@ def test_pictures_are_the_columns(random):
         for axes, image in zip(figure.axes, images, strict=True):
             np.testing.assert_array_equal(shown(axes), image.squeeze())
             assert not axes.axison
-
-
-def test_digits_ten_by_ten():
-    digits = datasets.load_digits()
-    figure = plots.pictures(digits.X_train[:, :100], None, (28, 28), columns=10)
-    assert figure.axes[0].get_gridspec().get_geometry() == (10, 10)
-    assert titles(figure) == []
-    assert suptitle(figure) == ""
+    figure = plots.pictures(random.random((4, 100)), None, (2, 2), columns=20)
+    assert figure.axes[0].get_gridspec().get_geometry() == (5, 20)
+    assert (titles(figure), suptitle(figure)) == ([], "")
 
 
 def test_one_picture_and_its_long_title_fit():
@@ -360,7 +355,7 @@ def test_arrays_that_are_no_pictures_are_refused():
             plots.pictures(np.ones(X), names, shape)
 
 
-def test_misclassified_pictures_are_titled_predicted_and_true(random):
+def test_misclassified_pictures_are_titled_predicted_and_true_up_to_a_limit(random):
     images = random.random((4, 2, 2))
     X, Y, predictions = images.reshape(4, -1).T, np.array([[0.0, 1, 1, 0]]), np.array([0, 0, 1, 1])
     figure = rendered(plots.misclassified(X, Y, predictions, ("dog", "cat"), (2, 2)))
@@ -368,9 +363,6 @@ def test_misclassified_pictures_are_titled_predicted_and_true(random):
     assert suptitle(figure) == "2 misclassified of 4: predicted / true"
     np.testing.assert_array_equal(shown(figure.axes[0]), images[1])
     np.testing.assert_array_equal(shown(figure.axes[1]), images[3])
-
-
-def test_misclassified_pictures_of_several_classes_up_to_a_limit():
     Y = np.eye(3)[[0, 1, 2, 2]].T
     figure = plots.misclassified(
         np.ones((4, 4)), Y, np.array([1, 2, 0, 2]), ("a", "b", "c"), (2, 2), limit=2
@@ -415,10 +407,6 @@ def test_a_figure_without_misclassified_pictures_says_so():
     Y = np.array([[0, 1, 1]])
     figure = rendered(plots.misclassified(np.ones((4, 3)), Y, Y, ("a", "b"), (2, 2)))
     assert [text.get_text() for text in figure.texts] == ["none of 3 pictures is misclassified"]
-
-
-def test_predictions_for_other_pictures_are_refused():
-    Y = np.array([[0, 1, 1]])
     with pytest.raises(ValueError, match="the 2 pictures in X, got 3 predictions and 3 labels"):
         plots.misclassified(np.ones((4, 2)), Y, Y, ("a", "b"), (2, 2))
 
@@ -529,13 +517,3 @@ plots.save(plots.costs({{"a": ([0, 1], [2, 1])}}), {str(tmp_path / "a.png")!r})
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-
-
-def test_the_plane_is_predicted_on_the_parameters_device(double, monkeypatch):
-    data, net, params, _ = trained()
-    seen = []
-    predict = Network.predict
-    monkeypatch.setattr(Network, "predict", lambda *args: seen.append(args[2]) or predict(*args))
-    plots.decision_boundary(net, params, data.X_train, data.Y_train)
-    assert [backend_of(X).name for X in seen] == ["cupy"]
-    assert isinstance(seen[0], double.ndarray)

@@ -301,8 +301,8 @@ def test_a_line_that_holds_for_all_trainings_is_printed_once(capsys):
 
 
 def in_terminal(arguments, until, act=lambda _process: None):
-    """The exit status of a command whose standard error is a terminal 80 columns wide, and what
-    it showed there; `act` is called with the process when `until` has been seen."""
+    """The exit status and the standard error of a command in a terminal 80 columns wide; `act` is
+    called with the process when `until` appears."""
     ours, theirs = pty.openpty()
     shown = b""
     with subprocess.Popen(

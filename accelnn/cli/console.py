@@ -1,4 +1,4 @@
-"""How every command prints, rich in a terminal and plain in a pipe, and writes JSON."""
+"""The console of every command, rich in a terminal and plain in a pipe, and its JSON."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-PIPE_WIDTH = 1000  # of output that goes to no terminal: no line is broken there
+PIPE_WIDTH = 1000  # of output to a pipe or file, so that no line is broken
 
 
 class _WithoutTrailingBlanks:

@@ -1,4 +1,4 @@
-"""What `accelnn train` makes of its trainings: tables, JSON, models and pictures."""
+"""The results of `accelnn train`: tables, JSON, models and pictures."""
 
 import argparse
 import functools
@@ -57,7 +57,7 @@ class Result:
 
 @dataclass
 class Files:
-    """Writes files; an error leaves the others alone. `show` prints what became of them."""
+    """Writes files; an error leaves the others alone. `show` prints their names and the errors."""
 
     written: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Report:
-    """What becomes of the trainings of one command."""
+    """The output of one command: the tables, files and pictures of its trainings."""
 
     results: Sequence[Result]
     data: Dataset
@@ -190,7 +190,7 @@ class Report:
             self.files.write("picture", path, partial(plots.save, figure))
 
     def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
-        """Each picture, after what is added to the file's name; one training's shows the last."""
+        """Each picture, after its part of the file's name; pictures of one training show the last."""
         data, last = self.data, self.results[-1]
         X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
         name = self.options.recipe or last.recipe.title

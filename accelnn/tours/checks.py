@@ -1,4 +1,4 @@
-"""What the tours share: checks of values, printed arrays, timings, the course's weights."""
+"""Helpers of the tours: checks of values, printed arrays, timings, the course's weights."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
