@@ -190,7 +190,7 @@ class Report:
             self.files.write("picture", path, partial(plots.save, figure))
 
     def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
-        """Each picture, after its part of the file's name; pictures of one training show the last."""
+        """Each picture, after its part of the file's name; one training's shows the last."""
         data, last = self.data, self.results[-1]
         X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
         name = self.options.recipe or last.recipe.title
