@@ -229,17 +229,15 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
     # table of 200,000 x 54, (128, 64) in batches of 256 reached 87.1 %, (100,) 85.4 %.
     # "he" was nowhere better than "glorot".
     features, m = data.X_train.shape
-    two, large = len(data.classes) == 2, m >= LARGE
+    n = len(data.classes)
+    outputs, output = (1, "sigmoid") if n == 2 else (n, "softmax")
+    large, watched = m >= LARGE, data.X_validation is not None
     if hidden is None:
         hidden = (128, 64) if large else (100,)
-    watched = data.X_validation is not None
     return Recipe(
         title="Your own data",
         data=lambda **_: data,
-        net=Network(
-            [features, *hidden, 1 if two else len(data.classes)],
-            output="sigmoid" if two else "softmax",
-        ),
+        net=Network([features, *hidden, outputs], output=output),
         init="glorot",
         epochs=200 if large else 1000,
         learning_rate=1e-3,
