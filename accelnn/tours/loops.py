@@ -52,15 +52,9 @@ def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
     for nutrient, row in zip(CALORIES, percentage, strict=True):
         say(f"  {nutrient:12}" + "".join(f"{value:10.2f}" for value in row))
     say(f"  {'calories':12}" + "".join(f"{value:10.1f}" for value in cal))
-    return {
-        "loop": loop,
-        "vectorised": vectorised,
-        "loop_seconds": timing.seconds,
-        "vectorised_seconds": seconds,
-        "ratio": ratio,
-        "calories": cal,
-        "percentage": percentage,
-    }
+    products = {"loop": loop, "vectorised": vectorised, "ratio": ratio}
+    times = {"loop_seconds": timing.seconds, "vectorised_seconds": seconds}
+    return products | times | {"calories": cal, "percentage": percentage}
 
 
 LEVELS = ("loops over examples and features", "loop over examples", "no loop")
