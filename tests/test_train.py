@@ -137,7 +137,11 @@ def test_hidden_gives_the_sizes_of_the_hidden_layers():
     ):
         [result] = run(recipe, "--hidden", sizes, "--epochs", 2)
         assert (result["net"]["layers"], result["net"]["hidden"]) == (layers, hidden)
-        assert result["final_cost"] != result["costs"][0]  # no weights of zero that cannot learn
+    # neither weights of zero, which cannot learn, nor scales for another number of layers
+    for recipe in (RECIPES["cat-logistic"], RECIPES["planar"]):
+        resized = recipe.with_hidden((6, 3))
+        assert (resized.init, resized.scale) == ("scaled", None)
+    assert RECIPES["planar"].with_hidden((6,)).scale == RECIPES["planar"].scale
     compared = run("circles", "--hidden", "3", "--epochs", 2)
     assert [r["net"]["layers"] for r in compared] == [[2, 3, 1]] * 4
 
