@@ -4,25 +4,18 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from accelnn import __version__
 
-
-class Command(NamedTuple):
-    """module : has `main(arguments) -> exit status`, and is imported when the command is called"""
-
-    module: str
-    help: str
-
-
+# module and help by command: the module is imported when the command is called, and has
+# `main(arguments) -> exit status`
 COMMANDS = {
-    "bench": Command("accelnn.bench.__main__", "time loops, NumPy, CuPy and accelnn here"),
-    "train": Command("accelnn.cli.train", "train an experiment of the notes, or your own data"),
-    "predict": Command("accelnn.predict", "classify pictures with a saved model"),
-    "info": Command("accelnn.cli.info", "show this machine, its backend and packages"),
-    "data": Command("accelnn.datasets.download", "download the course's data sets"),
-    "warm-up": Command("accelnn.cli.warm_up", "compile the CPU's solvers once"),
+    "bench": ("accelnn.bench.__main__", "time loops, NumPy, CuPy and accelnn here"),
+    "train": ("accelnn.cli.train", "train an experiment of the notes, or your own data"),
+    "predict": ("accelnn.predict", "classify pictures with a saved model"),
+    "info": ("accelnn.cli.info", "show this machine, its backend and packages"),
+    "data": ("accelnn.datasets.download", "download the course's data sets"),
+    "warm-up": ("accelnn.cli.warm_up", "compile the CPU's solvers once"),
 }
 
 
@@ -31,10 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="accelnn",
         usage="accelnn COMMAND ...",
-        description="Neural networks of the classic deep-learning notes, trained and measured on "
-        "CPU and GPU.",
+        description="Train the nets of the classic deep-learning notes fast, and measure the gain.",
         epilog="commands:\n"
-        + "".join(f"  {name:<9} {command.help}\n" for name, command in COMMANDS.items())
+        + "".join(f"  {name:<9} {text}\n" for name, (_, text) in COMMANDS.items())
         + "\naccelnn COMMAND --help lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status, 130 after Ctrl-C."""
+    module, _ = COMMANDS[command]
     try:
-        return int(importlib.import_module(COMMANDS[command].module).main(arguments))
+        return int(importlib.import_module(module).main(arguments))
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

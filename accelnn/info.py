@@ -3,9 +3,7 @@
 import sys
 
 from accelnn.__main__ import run
-from accelnn.cli.info import main
-
-__all__ = ["main"]
+from accelnn.cli.info import main as main
 
 if __name__ == "__main__":
     sys.exit(run("info", sys.argv[1:]))

@@ -1,9 +1,9 @@
 """The notes' pictures, by matplotlib. Every function returns a Figure, which notebooks display.
 
 Columns are examples: X is (n_features, m). Labels and predictions come as class indices (m,), as
-(1, m) of 0 and 1, or one-hot (n_classes, m). Arrays may be on the device. A `title` says which
-training and which data is shown; see `title_of`. Nothing global is changed: no pyplot, no style.
-Without matplotlib the functions raise ModuleNotFoundError.
+(1, m) of 0 and 1, or one-hot (n_classes, m). Arrays may be on the device. A `title` stands above
+the figure. Neither pyplot nor any global style is used. Without matplotlib the functions raise
+ModuleNotFoundError.
 """
 
 import functools
@@ -19,93 +19,86 @@ import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
 from accelnn.datasets import Dataset
-from accelnn.files import whole_file
+from accelnn.files import check_writable, whole_file
 from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 from accelnn.scores import labels
 from accelnn.training import History
 
 Figure = Any  # a matplotlib.figure.Figure
-Axes = Any  # a matplotlib.axes.Axes
 Curve = History | tuple[Sequence[int], Sequence[float]]
+Panel = tuple[str, Network, Parameters]
+Trained = tuple[Network, Parameters, Curve]
+Names = Sequence[str] | None
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish (Wong, Nature Methods 8,
-# 2011), without yellow, which is hard to see on white. Markers distinguish the classes in grey.
+# 2011), without yellow, which is hard to see on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOUR_NAMES = {"blue": 0, "red": 1, "green": 2}  # classes of these names are drawn in them
-MARKERS = "os^Dv<>"
+COLOUR_NAMES = {"blue": 0, "red": 1, "green": 2}  # classes with these names get these colours
+MARKERS = "os^Dv<>"  # distinguish the classes in grey
 TINTS = np.array(
     [[1 - 0.35 * (1 - int(c[i : i + 2], 16) / 255) for i in (1, 3, 5)] for c in COLOURS]
 )
 DASHES = ("-", "--", ":", "-.")
 
-GRID = 300  # points along each side of a decision boundary's picture
+GRID = 300  # points along each side of a decision boundary
 PANELS_A_ROW = 4
-MOST_UNITS = 100  # in the picture of a hidden layer: each takes 40 ms to draw
+MOST_UNITS = 100  # of a hidden layer that are drawn: each takes 40 ms
 
 
 # --------------------------------------------------------------------------------------------
 # curves and boundaries
 
 
-def costs(curves: Mapping[str, Curve], title: str | None = None) -> Figure:
+def costs(curves: Mapping[str, Curve], title: str = "") -> Figure:
     """The cost over the epochs, one curve per training; several get a legend below.
 
-    Parameters
-    ----------
     curves : by label, a History or (epochs, costs)
 
-    Raises ValueError if there is no curve.
+    Raises ValueError without a curve.
     """
     figure = _figure(6.4, 4.4 + 0.25 * _legend_rows(curves, 6.4), title)
     _draw_costs(figure, curves)
     return figure
 
 
-def history(history: History, title: str | None = None) -> Figure:
+def history(history: History, title: str = "") -> Figure:
     """The recorded costs of one training, and of its validation set if there was one."""
-    unit = "epochs" if history.optimizer else "evaluations"
-    described = f"{history.epochs_run:,} {unit}, final cost {history.final_cost:.3g}"
-    if history.final_validation_cost is not None:
-        described += f", validation {history.final_validation_cost:.3g}"
-    title = title or described
+    if not title:
+        title = f"{counted(history.epochs_run, _unit([history]))}, "
+        title += f"final cost {history.final_cost:.3g}"
+        if history.final_validation_cost is not None:
+            title += f", validation {history.final_validation_cost:.3g}"
+    return costs(curves_of(history), title)
+
+
+def curves_of(history: History, label: str = "") -> dict[str, Curve]:
+    """The costs of a training and of its validation set if there was one, labelled for `costs`."""
     if not history.validation_costs:
-        return costs({title: history})
-    validation = history.epochs, history.validation_costs
-    return costs({"training": history, "validation": validation}, title)
+        return {label: history}
+    validation = f"{label}, validation" if label else "validation"
+    return {label or "training": history, validation: (history.epochs, history.validation_costs)}
 
 
 def decision_boundary(
-    net: Network,
-    params: Parameters,
-    X: Array,
-    Y: Array,
-    title: str | None = None,
-    classes: Sequence[str] | None = None,
+    net: Network, params: Parameters, X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
     """The class that the network predicts at each point of the plane, and the examples.
 
-    Parameters
-    ----------
     X : (2, m)
     Y : labels of the m examples
     classes : the classes' names, by label, for the legend
 
     Raises ValueError if X has not two features, or X and Y differ in their number of examples.
     """
-    return decision_boundaries(
-        [("Decision boundary" if title is None else title, net, params)], X, Y, classes=classes
-    )
+    panels = [(title or "Decision boundary", net, params)]
+    return decision_boundaries(panels, X, Y, classes=classes)
 
 
 def decision_boundaries(
-    panels: Iterable[tuple[str, Network, Parameters]],
-    X: Array,
-    Y: Array,
-    title: str | None = None,
-    classes: Sequence[str] | None = None,
+    panels: Iterable[Panel], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
     """A decision boundary for each (name, net, params), side by side, at most four a row.
 
@@ -118,21 +111,15 @@ def decision_boundaries(
 
 
 def comparison(
-    trainings: Mapping[str, tuple[Network, Parameters, Curve]],
-    X: Array,
-    Y: Array,
-    title: str | None = None,
-    classes: Sequence[str] | None = None,
+    trainings: Mapping[str, Trained], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
     """Trainings side by side, such as initialisations: boundaries above, costs below.
 
-    Parameters
-    ----------
     trainings : by name, (net, params, History or (epochs, costs))
     X, Y, classes : as for `decision_boundary`
     """
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
-    several = len(panels) > 1
+    several = len(panels) > 1  # a single training is named above its panel
     curves = {name if several else "": curve for name, (*_, curve) in trainings.items()}
     width, height = _panels_size(panels)
     below = 3 + 0.25 * _legend_rows(curves, width)
@@ -146,18 +133,16 @@ def comparison(
 def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
     """Costs as surfaces over a weight and a bias, and below each along w at the middle b.
 
-    The line is thick where the cost bends down, as no convex cost does.
+    A thick line marks costs that bend down, as no convex cost does.
 
-    Parameters
-    ----------
     w, b : (n,) and (k,), evenly spaced
     surfaces : by name, the costs (n, k)
     """
     w, b = to_host(w), to_host(b)
     figure = _figure(4.2 * len(surfaces), 6.6)
     middle = len(b) // 2
-    for number, (name, costs) in enumerate(surfaces.items(), 1):
-        costs = to_host(costs)
+    for number, (name, surface) in enumerate(surfaces.items(), 1):
+        costs = to_host(surface)
         above = figure.add_subplot(2, len(surfaces), number, projection="3d")
         above.plot_surface(*np.meshgrid(w, b, indexing="ij"), costs, cmap="cividis", rcount=60)
         above.set(xlabel="w", ylabel="b", zlabel="cost", title=name)
@@ -175,24 +160,30 @@ def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
 
 
 def title_of(training: str, data: Dataset) -> str:
-    """A title that says which training is shown, and whether its data are drawn stand-ins."""
+    """A title that names the training, and says if its data are drawn stand-ins."""
     return ", ".join(filter(None, [training, "drawn stand-ins" if data.stand_in else ""]))
 
 
-def _rows_and_columns(panels: Sequence[Any]) -> tuple[int, int]:
+def counted(n: int, noun: str) -> str:
+    """A number of things as text: 1 epoch, 1,000 epochs."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _rows_and_columns(n: int) -> tuple[int, int]:
+    rows = math.ceil(n / PANELS_A_ROW)
+    return rows, math.ceil(n / rows)
+
+
+def _panels_size(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Width and height in inches."""
     if not panels:
         raise ValueError("expected at least one network to draw, got none")
-    rows = math.ceil(len(panels) / PANELS_A_ROW)
-    return rows, math.ceil(len(panels) / rows)
-
-
-def _panels_size(panels: Sequence[Any]) -> tuple[float, float]:
-    rows, columns = _rows_and_columns(panels)
+    rows, columns = _rows_and_columns(len(panels))
     return (5.6, 4.8) if len(panels) == 1 else (3 * columns, 2.9 * rows + 0.4)
 
 
 def _legend_rows(labels: Collection[str], width: float) -> int:
-    """The rows of a legend so many inches wide; one label alone needs no legend."""
+    """The rows of a legend that is `width` inches wide; a single label needs no legend."""
     if len(labels) < 2:
         return 0
     columns = max(1, int(width / (0.7 + 0.08 * max(map(len, labels)))))
@@ -205,21 +196,17 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     axes = figure.subplots()
     finite: list[float] = []
     for number, (label, curve) in enumerate(curves.items()):
-        epochs, values = (
-            map(to_host, curve) if isinstance(curve, tuple) else (curve.epochs, curve.costs)
-        )
-        axes.plot(
-            epochs,
-            values,
-            label=label,
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],  # shows curves that lie on one another
-            marker="o" if len(epochs) == 1 else None,  # one point makes no line
-        )
+        pair = curve if isinstance(curve, tuple) else (curve.epochs, curve.costs)
+        epochs, values = map(to_host, pair)
+        colour = COLOURS[number % len(COLOURS)]
+        dashes = DASHES[number % len(DASHES)]  # show curves that lie on one another
+        marker = "o" if len(epochs) == 1 else None  # one point makes no line
+        axes.plot(epochs, values, label=label, color=colour, linestyle=dashes, marker=marker)
         finite.extend(value for value in values if math.isfinite(value))
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
-        axes.set_yscale("log")  # else the large costs flatten the small ones
+        axes.set_yscale("log", subs=(2, 5))  # else the large costs flatten the small ones
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     axes.set(xlabel=_unit(curves.values()), ylabel="cost")
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
@@ -231,51 +218,39 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
 
 
 def _unit(curves: Iterable[Curve]) -> str:
-    """What the axis counts: evaluations if every history is of `minimize`, else epochs."""
+    """The unit of the axis: evaluation if every history is of `minimize`, else epoch."""
     optimizers = {curve.optimizer for curve in curves if not isinstance(curve, tuple)}
     return "evaluation" if optimizers == {None} else "epoch"
 
 
 def _draw_boundaries(
-    figure: Figure,
-    panels: Sequence[tuple[str, Network, Parameters]],
-    X: Array,
-    Y: Array,
-    classes: Sequence[str] | None,
+    figure: Figure, panels: Sequence[Panel], X: Array, Y: Array, classes: Names
 ) -> None:
     X, Y = to_host(X), labels(Y)
     if X.ndim != 2 or len(X) != 2:
-        raise ValueError(
-            f"expected X of shape (2, m), got {X.shape}: only two features make a plane to draw"
-        )
+        raise ValueError(f"expected X of shape (2, m), two features, got {X.shape}")
     if X.shape[1] != Y.size or not Y.size:
         raise ValueError(f"expected labels of the {X.shape[1]} examples in X, got {Y.size}")
     low, high = X.min(axis=1), X.max(axis=1)
     margin = np.where(high > low, 0.08 * (high - low), 1)
     low, high = low - margin, high + margin
-    colours = _colours(classes)
+    extent = low[0], high[0], low[1], high[1]
     plane = np.stack(np.meshgrid(*np.linspace(low, high, GRID).T)).reshape(2, -1)
-    rows, columns = _rows_and_columns(panels)
+    colours = np.arange(len(COLOURS))  # by label
+    if classes is not None and set(classes) <= set(COLOUR_NAMES):
+        colours = np.array([COLOUR_NAMES[name] for name in classes])
+    points = {"s": min(22, max(4, 9000 / Y.size)), "edgecolors": "white", "linewidths": 0.4}
+    rows, columns = _rows_and_columns(len(panels))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, (title, net, params)) in enumerate(zip(axes, panels, strict=False)):
-        there = backend_of(params.flat)
-        regions = labels(net.predict(params, there.to_device(plane, params.dtype)))
-        ax.imshow(
-            TINTS[colours[regions.reshape(GRID, GRID) % len(TINTS)]],
-            origin="lower",
-            extent=(low[0], high[0], low[1], high[1]),
-            aspect="auto",
-        )
+        grid = backend_of(params.flat).to_device(plane, params.dtype)
+        regions = labels(net.predict(params, grid))
+        tints = TINTS[colours[regions.reshape(GRID, GRID) % len(TINTS)]]
+        ax.imshow(tints, origin="lower", extent=extent, aspect="auto")
         for k in np.unique(Y):
-            ax.scatter(
-                *X[:, k == Y],
-                s=min(22, max(4, 9000 / Y.size)),
-                color=COLOURS[colours[k % len(COLOURS)]],
-                marker=MARKERS[k % len(MARKERS)],
-                edgecolors="white",
-                linewidths=0.4,
-                label=f"label {k}" if classes is None else classes[k],
-            )
+            colour, marker = COLOURS[colours[k % len(COLOURS)]], MARKERS[k % len(MARKERS)]
+            name = f"label {k}" if classes is None else classes[k]
+            ax.scatter(*X[:, k == Y], color=colour, marker=marker, label=name, **points)
         ax.set_title(title)
         outer_left, outer_bottom = number % columns == 0, number + columns >= len(panels)
         ax.tick_params(labelleft=outer_left, labelbottom=outer_bottom)
@@ -286,35 +261,26 @@ def _draw_boundaries(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
-def _colours(classes: Sequence[str] | None) -> Array:
-    """The colours' numbers by label: those that the classes are named after, if all are."""
-    if classes is None or not set(classes) <= set(COLOUR_NAMES):
-        return np.arange(len(COLOURS))
-    return np.array([COLOUR_NAMES[name] for name in classes])
-
-
 # --------------------------------------------------------------------------------------------
 # pictures
 
 
 def pictures(
     X: Array,
-    titles: Sequence[str] | None,
+    titles: Names,
     image_shape: Sequence[int],
     columns: int | None = None,
     limit: int = 100,
-    title: str | None = None,
+    title: str = "",
 ) -> Figure:
     """Pictures in a grid: the first `limit`, and the figure says so if there are more.
 
-    Parameters
-    ----------
     X : (height·width·channels, m) in [0, 1], a picture a column, row by row, channels innermost
     titles : one for each picture, or None
     image_shape : (height, width), or (height, width, channels) of 1 or 3 channels
     columns : pictures a row; by default about as many as rows
 
-    Raises ValueError if shapes do not fit, there is no picture, or not a title for each.
+    Raises ValueError if shapes or the number of titles do not fit, or without a picture.
     """
     m = X.shape[1] if X.ndim == 2 else 0
     if titles is not None and len(titles) != m:
@@ -332,25 +298,21 @@ def misclassified(
     classes: Sequence[str],
     image_shape: Sequence[int],
     limit: int = 25,
-    title: str | None = None,
+    title: str = "",
 ) -> Figure:
     """The misclassified pictures, each titled "predicted / true".
 
-    Parameters
-    ----------
     X, image_shape, limit : as for `pictures`
     Y, predictions : labels of the m pictures
     classes : the classes' names, by label
 
     Raises ValueError if the shapes do not fit each other.
     """
-    said, true = labels(predictions), labels(Y)
-    if not said.size == true.size == X.shape[1]:
-        raise ValueError(
-            f"expected one prediction and one label for each of the {X.shape[1]} pictures in X, "
-            f"got {said.size} predictions and {true.size} labels"
-        )
-    wrong = np.flatnonzero(said != true)
+    predicted, true = labels(predictions), labels(Y)
+    if not predicted.size == true.size == X.shape[1]:
+        got = f"{predicted.size} predictions and {true.size} labels"
+        raise ValueError(f"expected as many as the {X.shape[1]} pictures in X, got {got}")
+    wrong = np.flatnonzero(predicted != true)
     if not wrong.size:
         figure = _figure(4, 1)
         nothing = f"none of {true.size} pictures is misclassified"
@@ -358,26 +320,18 @@ def misclassified(
         _set_title(figure, title)
         return figure
     shown = wrong[:limit]
-    figure = pictures(
-        X[:, backend_of(X).to_device(shown)],
-        [f"{classes[said[i]]} / {classes[true[i]]}" for i in shown],
-        image_shape,
-    )
+    names = [f"{classes[predicted[i]]} / {classes[true[i]]}" for i in shown]
+    figure = pictures(X[:, backend_of(X).to_device(shown)], names, image_shape)
     first = f"the first {limit} of " if wrong.size > limit else ""
     _set_title(figure, title, f"{first}{wrong.size} misclassified of {true.size}: predicted / true")
     return figure
 
 
-def hidden_layer(
-    params: Parameters, image_shape: Sequence[int], title: str | None = None
-) -> Figure:
+def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = "") -> Figure:
     """Each first-layer unit's incoming weights as a picture: red above 0, blue below.
 
-    Weights of several channels are averaged. All units share one scale. At most MOST_UNITS are
-    drawn.
+    The mean over the channels, on one scale for all units; at most MOST_UNITS are drawn.
 
-    Parameters
-    ----------
     image_shape : (height, width), or (height, width, channels), of the pictures trained on
 
     Raises ValueError if it does not fit the first layer's weights.
@@ -389,14 +343,14 @@ def hidden_layer(
     largest = float(np.abs(images).max()) or 1.0
     figure, drawn = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
     figure.colorbar(drawn, ax=figure.axes, label="weight", shrink=0.9)
-    figure.set_figwidth(figure.get_figwidth() + 0.9)  # the scale's
+    figure.set_figwidth(figure.get_figwidth() + 0.9)  # for the scale
     which = "each unit" if units <= MOST_UNITS else f"{MOST_UNITS} of {units} units"
     _set_title(figure, title, f"first layer: the weights into {which}")
     return figure
 
 
 def _set_title(figure: Figure, *lines: str | None) -> None:
-    """The lines that are not None above everything else, wrapped to the figure's width."""
+    """Write the lines that are not None above everything else, wrapped to the figure's width."""
     width = int(figure.get_figwidth() * 9)  # characters
     text = "\n".join(textwrap.fill(line, width) for line in lines if line)
     if text:
@@ -408,21 +362,18 @@ def _images(X: Array, image_shape: Sequence[int]) -> Array:
     """The columns of X as (m, height, width), or (m, height, width, 3)."""
     shape = tuple(image_shape)
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3)):
-        raise ValueError(
-            f"expected image_shape (height, width) or (height, width, 1 or 3 channels), got {shape}"
-        )
+        expected = "(height, width) or (height, width, 1 or 3 channels)"
+        raise ValueError(f"expected image_shape {expected}, got {shape}")
     if X.ndim != 2 or len(X) != math.prod(shape):
-        raise ValueError(
-            f"expected {math.prod(shape)} numbers a picture for image_shape {shape}, "
-            f"got an array of shape {X.shape}: pictures are columns"
-        )
+        expected = f"({math.prod(shape)}, m) for image_shape {shape}"
+        raise ValueError(f"expected pictures {expected}, got an array of shape {X.shape}")
     if not X.shape[1]:
         raise ValueError("expected at least one picture, got none")
     return X.T.reshape(-1, *(shape[:2] if shape[2:] == (1,) else shape))
 
 
 def _draw_images(
-    images: Array, titles: Sequence[str] | None, columns: int | None, **how: Any
+    images: Array, titles: Names, columns: int | None, **colours: Any
 ) -> tuple[Figure, Any]:
     """The Figure, and the last picture drawn, which has the colour scale of all."""
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
@@ -432,10 +383,10 @@ def _draw_images(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
-    for number, (ax, image) in enumerate(zip(axes, images, strict=False)):
-        drawn = ax.imshow(image, **how)
-        if titles is not None:
-            ax.set_title(textwrap.fill(titles[number], int(side * 13)), fontsize=9)
+    for ax, image in zip(axes, images, strict=False):
+        drawn = ax.imshow(image, **colours)
+    for ax, title in zip(axes[: len(images)], titles or (), strict=False):
+        ax.set_title(textwrap.fill(title, int(side * 13)), fontsize=9)
     return figure, drawn
 
 
@@ -444,41 +395,34 @@ def _draw_images(
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as a Path, if `save` can write a picture there: check this before a training.
+    """`path` as a Path, to call before a training.
 
-    Raises ValueError if the suffix is none of .png, .pdf and .svg, and FileNotFoundError if the
-    folder does not exist.
+    Raises ValueError if it does not end in .png, .pdf or .svg, OSError if it cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"cannot write {str(path)!r}: expected a name that ends in .png, .pdf or .svg"
-        )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {str(path)!r}: there is no folder {path.parent}")
+        raise ValueError(f"{path}: expected a picture's name to end in .png, .pdf or .svg")
+    check_writable(path)
     return path
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a Figure as PNG, PDF or SVG, by the suffix. If that fails, an older file stays.
 
-    Raises what `checked_path` raises, and OSError if the file cannot be written.
+    Raises ValueError and OSError as `checked_path` does.
     """
     path = checked_path(path)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
 
 
-def _figure(width: float, height: float, title: str | None = None) -> Figure:
+def _figure(width: float, height: float, title: str = "") -> Figure:
     """An empty Figure, in inches, which notebooks display."""
     try:
         from matplotlib import figure
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise ModuleNotFoundError(
-            f"pictures need matplotlib: {install_command('plot')}", name="matplotlib"
-        ) from None
+        install = install_command("plot")
+        raise ModuleNotFoundError(f"pictures need matplotlib: {install}") from error
     drawn: Any = figure.Figure(figsize=(width, height), layout="constrained")
     drawn._repr_png_ = functools.partial(_png, drawn)
     _set_title(drawn, title)
@@ -486,7 +430,7 @@ def _figure(width: float, height: float, title: str | None = None) -> Figure:
 
 
 def _png(figure: Figure) -> bytes:
-    """The picture as IPython asks for it; pyplot, which would display it, is not used."""
+    """The PNG that IPython displays."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     return buffer.getvalue()

@@ -3,9 +3,7 @@
 import sys
 
 from accelnn.__main__ import run
-from accelnn.cli.train import main
-
-__all__ = ["main"]
+from accelnn.cli.train import main as main
 
 if __name__ == "__main__":
     sys.exit(run("train", sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What the commands print when their output goes to no terminal."""
+"""The commands' output to a pipe."""
 
 import io
 

@@ -27,7 +27,7 @@ needs_pip = pytest.mark.skipif(
 
 
 def python(*arguments, cwd, **environment):
-    """What `python *arguments` printed, standard error after standard output."""
+    """The output of `python *arguments`, standard error after standard output."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
@@ -92,13 +92,13 @@ def installed(wheel, tmp_path_factory):
 @needs_pip
 def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     files = map(PurePosixPath, zipfile.ZipFile(wheel).namelist())
-    held = {str(file) for file in files if not file.parts[0].endswith(".dist-info")}
+    contents = {str(file) for file in files if not file.parts[0].endswith(".dist-info")}
     expected = {
         str(PurePosixPath(INSTALLED_AS[path.parts[0]], *path.parts[1:]))
         for path in repository_files()
         if path.parts[0] in INSTALLED_AS and path.suffix in CODE
     }
-    assert held == expected | DATA
+    assert contents == expected | DATA
 
 
 @needs_pip
@@ -109,18 +109,15 @@ def test_the_embedded_data_reach_the_wheel_unchanged(wheel):
 
 
 @needs_pip
-@pytest.mark.parametrize(
-    "module",
-    ["accelnn", "accelnn.kernels", "accelnn.datasets", "accelnn.solvers", "accelnn.bench"],
-)
-def test_the_installed_wheel_works_in_a_foreign_folder(installed, tmp_path, module):
-    code = f"import {module}; print({module}.__file__)"
-    file = python("-c", code, cwd=tmp_path, PYTHONPATH=str(installed), PYTHONSAFEPATH="1").strip()
-    assert Path(file).is_relative_to(installed)
+def test_the_installed_wheel_works_in_a_foreign_folder(installed, tmp_path):
+    for name in ("accelnn", *(f"accelnn.{part}" for part in ("kernels", "datasets", "solvers"))):
+        code = f"import {name}; print({name}.__file__)"
+        file = python("-c", code, cwd=tmp_path, PYTHONPATH=str(installed), PYTHONSAFEPATH="1")
+        assert Path(file.strip()).is_relative_to(installed), name
 
 
 @needs_pip
-def test_the_clone_works_where_a_wheel_is_installed(clone, installed):
+def test_the_clone_works_beside_an_installed_wheel(clone, installed):
     assert "planar" in python("-m", "accelnn.train", "--list", cwd=clone, PYTHONPATH=str(installed))
     code = "import accelnn.kernels, accelnn.datasets; print(accelnn.{}.__file__)"
     for name in ("kernels", "datasets"):
@@ -139,17 +136,14 @@ def test_unrelated_packages_beside_the_installed_one_are_not_taken_for_ours(inst
 
 
 @needs_pip
-@pytest.mark.parametrize("folder", ["clone", "elsewhere"])
-def test_the_command_that_installs_an_extra_is_one_that_pip_takes(
-    request, installed, folder, tmp_path
-):
-    cwd = request.getfixturevalue("clone") if folder == "clone" else tmp_path
+def test_the_command_that_installs_an_extra_is_one_that_pip_takes(clone, installed, tmp_path):
     code = "from accelnn.install import install_command; print(install_command('plot'))"
-    pip, command, source = shlex.split(python("-c", code, cwd=cwd, PYTHONPATH=str(installed)))
-    assert (pip, command) == ("pip", "install")
-    assert source.endswith(".whl") if folder == "elsewhere" else source == ".[plot]"
     options = ("--dry-run", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
-    assert "Would install accelnn" in python("-m", "pip", command, *options, source, cwd=cwd)
+    for cwd in (clone, tmp_path):
+        pip, command, source = shlex.split(python("-c", code, cwd=cwd, PYTHONPATH=str(installed)))
+        assert (pip, command) == ("pip", "install")
+        assert source == ".[plot]" if cwd == clone else source.endswith(".whl")
+        assert "Would install accelnn" in python("-m", "pip", command, *options, source, cwd=cwd)
 
 
 def test_importing_accelnn_imports_only_numpy_psutil_and_threadpoolctl(tmp_path):

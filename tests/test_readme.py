@@ -45,15 +45,19 @@ def test_the_example_prints_what_stands_below_it(page):
     assert float(accuracy) == pytest.approx(float(expected_accuracy), abs=0.02)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_understood(command):
-    name, *arguments = shlex.split(command)
-    PARSERS[name](arguments)
+def test_every_command_is_understood():
+    assert COMMANDS
+    for command in COMMANDS:
+        name, *arguments = shlex.split(command)
+        try:
+            PARSERS[name](arguments)
+        except SystemExit:
+            pytest.fail(f"accelnn {command}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere_and_nothing_is_left_to_fill_in(page):
-    text = page.read_text()
-    assert "@@" not in text
-    for link in re.findall(r"\]\(([^)#]+)", text):
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+def test_links_lead_somewhere_and_nothing_is_left_to_fill_in():
+    for page in PAGES:
+        text = page.read_text()
+        assert "@@" not in text, page
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)

@@ -1,4 +1,4 @@
-"""How every command prints, rich in a terminal and plain in a pipe, and writes JSON."""
+"""The console of every command, rich in a terminal and plain in a pipe, and its JSON."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-PIPE_WIDTH = 1000  # of output that goes to no terminal: no line is broken there
+PIPE_WIDTH = 1000  # of output to a pipe or file, so that no line is broken
 
 
 class _WithoutTrailingBlanks:
@@ -29,8 +29,8 @@ class _WithoutTrailingBlanks:
 
 
 def console(file: IO[str]) -> Console:
-    """A console that takes text as it is. In a pipe it breaks no lines, unless COLUMNS says how
-    wide they may be, and a character that the encoding lacks becomes a question mark."""
+    """A console that prints text as it is. In a pipe it breaks no lines, unless COLUMNS gives a
+    width, and a character that the encoding lacks becomes a question mark."""
     if isinstance(file, io.TextIOWrapper):
         file.reconfigure(errors="replace")
     if file.isatty():
@@ -50,7 +50,7 @@ def names_and_texts() -> Table:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """In place of `warnings.showwarning`: one line, without the source."""
+    """Replaces `warnings.showwarning`: one line, without the source."""
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -64,6 +64,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

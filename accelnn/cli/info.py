@@ -27,40 +27,40 @@ def main(arguments: Sequence[str] = ()) -> int:
         "of the packages.",
     ).parse_args(arguments)
     table = names_and_texts()
-    asked = os.environ.get("ACCELNN_BACKEND")
     table.add_row("accelnn", f"{accelnn.__version__}, Python {platform.python_version()}")
-    table.add_row("ACCELNN_BACKEND", "not set: numpy" if asked is None else asked)
+    table.add_row("ACCELNN_BACKEND", os.environ.get("ACCELNN_BACKEND", "not set: numpy"))
     status = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the reason of a fallback has a row of its own
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the rows say what the warnings would
+        try:
             chosen = backend.current()
-        table.add_row("backend used", f"{chosen} on {chosen.device_name()}")
-        free, total = chosen.memory()
-        table.add_row("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB")
-    except backend.BackendError as error:
-        table.add_row("backend used", f"none: {error}", style="red")
-        status = 1
-    reason = backend.why_not()
-    if reason is None:
-        gpu = backend.CupyBackend()
-        cuda = gpus.version(gpu.xp.cuda.runtime.runtimeGetVersion())
-        table.add_row("CuPy", f"{gpu.xp.__version__} works, with CUDA {cuda}")
-    else:
-        table.add_row("CuPy", f"cannot be used: {reason}")
-    for index in range(gpus.count()):
-        table.add_row(f"cupy:{index}", _gpu(index))
-    for package in PACKAGES:
-        table.add_row(package, _version(package))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the row says it if they are drawn
+            free, total = chosen.memory()
+            table.add_row("backend used", f"{chosen} on {chosen.device_name()}")
+            table.add_row("memory", f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB")
+        except backend.BackendError as error:
+            table.add_row("backend used", f"none: {error}", style="red")
+            status = 1
+        table.add_row("CuPy", _cupy())
+        for index in range(gpus.count()):
+            table.add_row(f"cupy:{index}", _gpu(index))
+        for package in PACKAGES:
+            table.add_row(package, _version(package))
+        try:
             table.add_row("cat pictures", datasets.load_cats().source)
-    except (OSError, ValueError) as error:
-        table.add_row("cat pictures", str(error), style="red")
-        status = 1
+        except (OSError, ValueError) as error:
+            table.add_row("cat pictures", str(error), style="red")
+            status = 1
     console(sys.stdout).print(table)
     return status
+
+
+def _cupy() -> str:
+    reason = backend.why_not()
+    if reason is not None:
+        return f"cannot be used: {reason}"
+    cupy = backend.CupyBackend().xp
+    cuda = gpus.version(cupy.cuda.runtime.runtimeGetVersion())
+    return f"{cupy.__version__} works, with CUDA {cuda}"
 
 
 def _gpu(index: int) -> str:

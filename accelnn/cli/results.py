@@ -1,11 +1,11 @@
-"""What `accelnn train` makes of its trainings: tables, JSON, models and pictures."""
+"""The results of `accelnn train`: tables, JSON, models and pictures."""
 
 import argparse
 import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Result:
 
     @functools.cached_property
     def usable(self) -> bool:
-        """Whether it can predict: a training that diverged leaves weights that are not finite."""
+        """Whether all weights are finite, as they are not after a training that diverged."""
         flat = self.params.flat
         return bool(array_module(flat).isfinite(flat).all())
 
@@ -55,77 +55,171 @@ class Result:
         return accuracy(self.predict(data.X_test), data.Y_test)
 
 
-@dataclass(frozen=True)
-class Written:
-    """A file that was asked for, and the reason if it could not be written."""
+@dataclass
+class Files:
+    """Writes files; an error leaves the others alone. `show` prints their names and the errors."""
 
-    what: str
-    path: Path
-    error: str | None = None
+    written: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    @classmethod
-    def by(cls, write: Callable[[Path], None], what: str, path: Path) -> "Written":
-        """What became of writing to `path`: an error leaves the other files alone."""
+    def write(self, what: str, path: Path, write: Callable[[Path], None]) -> None:
         try:
             write(path)
+            self.written.append(f"{what}: {path}")
         except (OSError, ValueError) as error:
-            return cls(what, path, str(error))
-        return cls(what, path)
+            self.errors.append(f"error: {what} {path}: {error}")
+
+    def show(self, to: Console) -> None:
+        for line in self.written:
+            to.print(line)
+        for line in self.errors:
+            print(line, file=sys.stderr)
 
 
-# --------------------------------------------------------------------------------------------
-# tables
+@dataclass(frozen=True)
+class Report:
+    """The output of one command: the tables, files and pictures of its trainings."""
 
+    results: Sequence[Result]
+    data: Dataset
+    options: argparse.Namespace
+    files: Files = field(default_factory=Files)
 
-def show(results: Sequence[Result], data: Dataset, to: Console, verbose: bool = False) -> None:
-    """Print a table of the trainings, the scores by class, and what ran.
+    @functools.cached_property
+    def usable(self) -> list[Result]:
+        """The results that can predict."""
+        return [result for result in self.results if result.usable]
 
-    verbose : the nets too, why each solver was chosen, and the scores by class of each training
-        of a comparison
-    """
-    to.print(_trainings(results, data, to))
-    if verbose or len(results) == 1:
-        for result in filter(lambda result: result.usable, results):
-            to.print(_classes(result, data, to))
-    history = results[0].history
-    rounded = history.precision != history.dtype
-    products = f", products in {history.precision}" if rounded else ""
-    to.print(f"backend {history.backend} on {history.device}, {history.dtype}{products}")
-    labels_of: dict[str, list[str]] = {}
-    for result in results:
-        for line in _remarks(result, verbose):
-            labels_of.setdefault(line, []).append(result.label)
-    for line, those in labels_of.items():
-        to.print(line if len(those) == len(results) else f"{'; '.join(those)}: {line}")
-    to.print(f"data: {data.source}")
-    to.print(f"sets: {data.sizes}")
+    @property
+    def scored(self) -> tuple[str, Array, Array]:
+        """The name, X and Y of the test set, or without one of the training set."""
+        if self.data.X_test.shape[1]:
+            return "test", self.data.X_test, self.data.Y_test
+        return "training", self.data.X_train, self.data.Y_train
 
+    def save(self) -> None:
+        """Write the models and the JSON that were asked for.
 
-def _trainings(results: Sequence[Result], data: Dataset, to: Console) -> Table:
-    """A row for each training, with as many columns as the console has room for."""
-    columns = {"training": [result.label for result in results]} if results[0].label else {}
-    unit = f"{results[0].recipe.unit}s"
-    columns[unit] = [f"{result.history.epochs_run:,}" for result in results]
-    histories = [result.history for result in results]
-    if any(history.final_validation_cost is not None for history in histories):
-        columns["cost"] = [_cost(history.final_cost) for history in histories]
-        columns[VALIDATION_COST] = [_cost(history.final_validation_cost) for history in histories]
-        columns["train"] = [_share(history.final_accuracy) for history in histories]
-        columns["validation"] = [_share(history.final_validation_accuracy) for history in histories]
-    else:
-        columns["first cost"] = [_cost(next(iter(history.costs), None)) for history in histories]
-        columns["final cost"] = [_cost(history.final_cost) for history in histories]
-        columns["train"] = [_share(history.final_accuracy) for history in histories]
-    columns["test"] = [_share(result.test_accuracy(data)) for result in results]
-    columns["time"] = [f"{result.seconds:.2f} s" for result in results]
-    for expendable in (VALIDATION_COST, "time", unit, ""):
-        table = _empty(columns, to)
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
-        if to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum <= to.width:
-            break
-        columns.pop(expendable, None)
-    return table
+        The models come first: forming the JSON's final costs may be interrupted or lack the memory.
+        """
+        data, options = self.data, self.options
+        if options.save:
+            about = data.classes, data.preprocessing, data.source, data.stand_in
+            for result in self.results:
+                model = models.Model(result.recipe.net, result.params, *about)
+                path = _path(options.save, result.label)
+                self.files.write("model", path, partial(models.save, model))
+        if options.json:
+            trainings = [_as_dict(result, data) for result in self.results]
+            made = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
+            text = as_json({**made, "trainings": trainings})
+            if options.json == "-":
+                sys.stdout.write(text)
+            else:
+                self.files.write("results", Path(options.json), partial(write_whole, text))
+
+    def show(self, to: Console) -> None:
+        """Print a table of the trainings, the scores by class, what ran, and --show's picture."""
+        to.print(self._trainings(to))
+        for result in self.usable:
+            if self.options.verbose or len(self.results) == 1:
+                to.print(self._classes(result, to))
+        ran = self.results[0].history
+        products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
+        to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
+        labels_of: dict[str, list[str]] = {}
+        for result in self.results:
+            for line in _remarks(result, self.options.verbose):
+                labels_of.setdefault(line, []).append(result.label)
+        for line, those in labels_of.items():
+            to.print(line if len(those) == len(self.results) else f"{'; '.join(those)}: {line}")
+        to.print(f"data: {self.data.source}\nsets: {self.data.sizes}")
+        for result in self.usable:
+            if self.options.show is not None:
+                picture = f"{result.label} picture {self.options.show}".strip()
+                to.print(f"{picture}: {self._prediction(result)}")
+
+    def _trainings(self, to: Console) -> Table:
+        """A row for each training, with as many columns as the console has room for."""
+        unit = f"{self.results[0].recipe.unit}s"
+        columns: dict[str, Callable[[Result], str]] = {
+            "training": lambda result: result.label,
+            unit: lambda result: f"{result.history.epochs_run:,}",
+            "first cost": lambda result: _cost(next(iter(result.history.costs), None)),
+            "final cost": lambda result: _cost(result.history.final_cost),
+            VALIDATION_COST: lambda result: _cost(result.history.final_validation_cost),
+            "train": lambda result: _share(result.history.final_accuracy),
+            "validation": lambda result: _share(result.history.final_validation_accuracy),
+            "test": lambda result: _share(result.test_accuracy(self.data)),
+            "time": lambda result: f"{result.seconds:.2f} s",
+        }
+        watched = any(r.history.final_validation_cost is not None for r in self.results)
+        for name in ("first cost",) if watched else (VALIDATION_COST, "validation"):
+            del columns[name]
+        if not self.results[0].label:
+            del columns["training"]
+        cells = {name: list(map(text, self.results)) for name, text in columns.items()}
+        for expendable in (VALIDATION_COST, "time", unit, ""):
+            table = _empty(cells, to)
+            for row in zip(*cells.values(), strict=True):
+                table.add_row(*row)
+            if to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum <= to.width:
+                break
+            cells.pop(expendable, None)
+        return table
+
+    def _classes(self, result: Result, to: Console) -> Table:
+        part, X, Y = self.scored
+        title = f"{result.label} on the {part} set".strip()
+        table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
+        for row in report(result.predict(X), Y, self.data.classes):
+            scores = (f"{score:.3f}" for score in (row.precision, row.recall, row.f1))
+            table.add_row(row.name, *scores, f"{row.support:,}")
+        return table
+
+    def _prediction(self, result: Result) -> str:
+        """The class of --show's training picture, and the predicted one."""
+        index, classes = self.options.show, self.data.classes
+        X, Y = self.data.X_train[:, index : index + 1], labels(self.data.Y_train)
+        return f"{classes[Y[index]]}, predicted {classes[int(result.predict(X)[0])]}"
+
+    def draw(self) -> None:
+        """Draw and write the pictures that suit the data."""
+        for part, figure in self._figures():
+            path = _path(self.options.plot, part)
+            self.files.write("picture", path, partial(plots.save, figure))
+
+    def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
+        """Each picture, after its part of the file's name; one training's shows the last."""
+        data, last = self.data, self.results[-1]
+        X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
+        name = self.options.recipe or last.recipe.title
+        title = plots.title_of(name, data)
+        title_of_last = plots.title_of(f"{name}: {last.label}" if last.label else name, data)
+        if self.usable and X.shape[0] == 2:
+            trained = {
+                r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable
+            }
+            yield "", plots.comparison(trained, X, data.Y_train, title, classes)
+            return
+        curves: dict[str, plots.Curve] = {}
+        for result in self.results:
+            curves |= plots.curves_of(result.history, result.label)
+        yield "", plots.costs(curves, title)
+        if shape is None or not last.usable:
+            return
+        part, X_scored, Y_scored = self.scored
+        scored = X_scored, Y_scored, last.predict(X_scored), classes
+        title_of_set = f"{title_of_last}, {part} set"
+        yield "misclassified", plots.misclassified(*scored, shape, title=title_of_set)
+        if len(classes) > 2:
+            chosen = array_module(X).asarray(np.random.RandomState(0).permutation(X.shape[1])[:100])
+            yield "examples", plots.pictures(X[:, chosen], None, shape, columns=10, title=title)
+        if last.recipe.net.hidden and shape[2] == 1:
+            yield "hidden", plots.hidden_layer(last.params, shape, title_of_last)
+        if (index := self.options.show) is not None:
+            given = X[:, index : index + 1], [self._prediction(last)], shape
+            yield f"picture-{index}", plots.pictures(*given, title=title_of_last)
 
 
 def _empty(headings: Iterable[str], to: Console, title: str | None = None) -> Table:
@@ -146,50 +240,35 @@ def _cost(cost: float | None) -> str:
     return f"{cost:.6f}" if abs(cost) < 1e6 else f"{cost:.3g}"
 
 
-def _classes(result: Result, data: Dataset, to: Console) -> Table:
-    part, X, Y = _judged(data)
-    title = f"{result.label} on the {part} set".strip()
-    table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
-    for row in report(result.predict(X), Y, data.classes):
-        scores = (row.precision, row.recall, row.f1)
-        table.add_row(row.name, *(f"{score:.3f}" for score in scores), f"{row.support:,}")
-    return table
-
-
-def _judged(data: Dataset) -> tuple[str, Array, Array]:
-    """The name, X and Y of the set that predictions are shown of: test, or training without it."""
-    if data.X_test.shape[1]:
-        return "test", data.X_test, data.Y_test
-    return "training", data.X_train, data.Y_train
-
-
 def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     """Lines on how a training went."""
-    history, recipe = result.history, result.recipe
+    history, recipe, net = result.history, result.recipe, result.recipe.net
     if recipe.method is None:
-        yield f"{how(recipe)}, solver {history.solver}" + f" ({history.reason})" * verbose
+        reason = f" ({history.reason})" if verbose else ""
+        yield f"{_describe(recipe)}, solver {history.solver}{reason}"
     else:
-        yield history.reason if verbose else how(recipe)
-    net, about = recipe.net, ""
+        yield history.reason if verbose else _describe(recipe)
     if verbose:
         hidden = f"{', '.join(dict.fromkeys(net.hidden))} and " if net.hidden else ""
-        about = f" of {hidden}{net.output}, first weights {recipe.init}"
-    if verbose or not result.label:  # the label of a comparison says what differs
-        yield f"net {list(net.layers)}{about}"
+        yield f"net {list(net.layers)} of {hidden}{net.output}, first weights {recipe.init}"
+    elif not result.label:  # the label of a comparison says what differs
+        yield f"net {list(net.layers)}"
     if history.compile_seconds >= 1:
-        yield f"{history.compile_seconds:.1f} s of the time went into compiling, this once"
+        yield f"compiling took {history.compile_seconds:.1f} s of the time, only this once"
     if history.stopped == "interrupted":
-        yield f"interrupted after {history.epochs_run:,} of {recipe.epochs:,} {recipe.unit}s"
+        total = plots.counted(recipe.epochs, recipe.unit)
+        yield f"interrupted after {history.epochs_run:,} of {total}"
     elif history.stopped:
-        line = f"stopped after {history.epochs_run:,} epochs: no lower validation cost for "
-        line += str(recipe.patience)
-        if history.final_validation_cost in history.validation_costs:  # which NaN is not
-            best = history.epochs[history.validation_costs.index(history.final_validation_cost)]
-            line += f"; the weights of epoch {best:,} are scored and saved"
+        line = f"stopped after {plots.counted(history.epochs_run, 'epoch')}: "
+        line += f"no lower validation cost for {plots.counted(recipe.patience or 0, 'epoch')}"
+        best = history.final_validation_cost
+        if best in history.validation_costs:  # as NaN is not
+            epoch = history.epochs[history.validation_costs.index(best)]
+            line += f"; the weights of epoch {epoch:,} are scored and saved"
         yield line
 
 
-def how(recipe: Recipe) -> str:
+def _describe(recipe: Recipe) -> str:
     """The optimizer, its learning rate and the batch size of a recipe, or SciPy's method."""
     if recipe.method is not None:
         return f"minimised by {recipe.method}, without a validation set"
@@ -201,140 +280,25 @@ def how(recipe: Recipe) -> str:
     return text
 
 
-def describe_picture(result: Result, data: Dataset, index: int) -> str:
-    """The class of a training picture, and the one predicted."""
-    X, Y = data.X_train[:, index : index + 1], labels(data.Y_train)
-    predicted = data.classes[int(result.predict(X)[0])]
-    return f"{data.classes[Y[index]]}, predicted {predicted}"
-
-
-# --------------------------------------------------------------------------------------------
-# files
-
-
-def save(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
-    """Write the models and the JSON that were asked for.
-
-    The models come first: forming the JSON's final costs may be interrupted or lack the memory.
-    """
-    written = []
-    if options.save:
-        for result in results:
-            model = models.Model(
-                result.recipe.net,
-                result.params,
-                data.classes,
-                data.preprocessing,
-                data.source,
-                data.stand_in,
-            )
-            path = _path(options.save, result.label)
-            written.append(Written.by(partial(models.save, model), "model", path))
-    if options.json:
-        text = as_json(_content(results, data, options))
-        if options.json == "-":
-            sys.stdout.write(text)
-        else:
-            written.append(Written.by(partial(write_whole, text), "results", Path(options.json)))
-    return written
-
-
-def _content(
-    results: Sequence[Result], data: Dataset, options: argparse.Namespace
-) -> dict[str, Any]:
+def _as_dict(result: Result, data: Dataset) -> dict[str, Any]:
     return {
-        "recipe": options.recipe,
-        "data": data.source,
-        "stand_in": data.stand_in,
-        "trainings": [
-            {
-                "label": result.label,
-                "net": asdict(result.recipe.net),
-                "method": result.recipe.method,
-                "learning_rate": (None if result.recipe.method else result.recipe.learning_rate),
-                "decay": result.recipe.decay,
-                "seed": result.recipe.seed,
-                "seconds": result.seconds,
-                "test_accuracy": result.test_accuracy(data),
-                **result.history.to_dict(),
-            }
-            for result in results
-        ],
+        "label": result.label,
+        "net": asdict(result.recipe.net),
+        "method": result.recipe.method,
+        "learning_rate": None if result.recipe.method else result.recipe.learning_rate,
+        "decay": result.recipe.decay,
+        "seed": result.recipe.seed,
+        "seconds": result.seconds,
+        "test_accuracy": result.test_accuracy(data),
+        **result.history.to_dict(),
     }
 
 
-def draw(results: Sequence[Result], data: Dataset, options: argparse.Namespace) -> list[Written]:
-    """Draw and write the pictures that suit the data."""
-    figures = _figures(results, data, options.recipe or results[0].recipe.title)
-    if options.show is not None and results[-1].usable:
-        figures |= _figure_of_picture(results[-1], data, options)
-    return [
-        Written.by(partial(plots.save, figure), "picture", _path(options.plot, name))
-        for name, figure in figures.items()
-    ]
-
-
-def _figures(results: Sequence[Result], data: Dataset, name: str) -> dict[str, Any]:
-    """The pictures, by what is added to the file's name; those of one training are the last's."""
-    X, Y = data.X_train, data.Y_train
-    title, last = plots.title_of(name, data), results[-1]
-    usable = [result for result in results if result.usable]
-    if usable and X.shape[0] == 2:
-        trained = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in usable}
-        return {"": plots.comparison(trained, X, Y, title, data.classes)}
-    figures = {"": plots.costs(_curves(results), title)}
-    shape = data.preprocessing.image_shape
-    if shape is None or not last.usable:
-        return figures
-    title_of_last = _title(last, data, name)
-    part, judged_X, judged_Y = _judged(data)
-    figures["misclassified"] = plots.misclassified(
-        judged_X,
-        judged_Y,
-        last.predict(judged_X),
-        data.classes,
-        shape,
-        title=f"{title_of_last}, {part} set",
-    )
-    if len(data.classes) > 2:
-        drawn = np.random.RandomState(0).permutation(X.shape[1])[:100]
-        examples = X[:, array_module(X).asarray(drawn)]
-        figures["examples"] = plots.pictures(examples, None, shape, columns=10, title=title)
-    if last.recipe.net.hidden and shape[2] == 1:
-        figures["hidden"] = plots.hidden_layer(last.params, shape, title_of_last)
-    return figures
-
-
-def _title(result: Result, data: Dataset, name: str) -> str:
-    return plots.title_of(f"{name}: {result.label}" if result.label else name, data)
-
-
 def _hidden(result: Result) -> str:
-    sizes = ", ".join(map(str, result.recipe.net.layers[1:-1]))
-    return f"{sizes} hidden units" if sizes else "no hidden layer"
-
-
-def _curves(results: Sequence[Result]) -> dict[str, plots.Curve]:
-    """The costs of each training, and of its validation set if there is one."""
-    curves: dict[str, plots.Curve] = {}
-    for result in results:
-        history = result.history
-        curves[result.label or ("training" if history.validation_costs else "")] = history
-        if history.validation_costs:
-            name = f"{result.label}, validation" if result.label else "validation"
-            curves[name] = history.epochs, history.validation_costs
-    return curves
-
-
-def _figure_of_picture(
-    result: Result, data: Dataset, options: argparse.Namespace
-) -> dict[str, Any]:
-    index, name = options.show, options.recipe or result.recipe.title
-    picture, shape = data.X_train[:, index : index + 1], data.preprocessing.image_shape
-    assert shape is not None  # checked before the training
-    titles = [describe_picture(result, data, index)]
-    title = _title(result, data, name)
-    return {f"picture-{index}": plots.pictures(picture, titles, shape, title=title)}
+    sizes = result.recipe.net.layers[1:-1]
+    if len(sizes) == 1:
+        return plots.counted(sizes[0], "hidden unit")
+    return f"{', '.join(map(str, sizes))} hidden units" if sizes else "no hidden layer"
 
 
 def _path(file: str, name: str) -> Path:

@@ -15,12 +15,12 @@ from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import FIGURES, TOURS
 from accelnn.training.minimize import METHODS
 
-DESCENT = "descent"  # of --method: gradient descent, and none of SciPy's methods
+DESCENT = "descent"  # the value of --method for gradient descent
 
 OWN = ("images", "hdf5", "csv")  # options that name your own data
 WRITTEN = ("save", "json", "plot")  # options that name a file to write
 
-# Options that only gradient descent has: any of them selects it.
+# options of gradient descent: any of them selects it
 OF_DESCENT = (
     *("learning_rate", "decay", "optimizer", "batch_size", "validation", "patience", "solver"),
     "precision",
@@ -47,107 +47,51 @@ def _parser() -> argparse.ArgumentParser:
         "       %(prog)s --list",
         description="Train an experiment of the notes, or a net for your own data.",
     )
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe or tour from --list")
-    parser.add_argument("--list", action="store_true", help="list the recipes and tours")
-    parser.add_argument("--data", metavar="FOLDER", help="folder of the recipe's real data")
+    add = parser.add_argument
+    add("recipe", nargs="?", metavar="RECIPE", help="a recipe or tour from --list")
+    add("--list", action="store_true", help="list the recipes and tours")
+    add("--data", metavar="FOLDER", help="folder of the recipe's real data")
 
-    own = parser.add_argument_group("your own data, in place of a recipe")
-    own.add_argument("--images", metavar="DIR", help="a folder of pictures for each class")
-    own.add_argument("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
-    own.add_argument("--csv", metavar="FILE", help="a table with a header line")
-    own.add_argument("--target", metavar="COLUMN", help="the table's column of classes")
-    own.add_argument(
-        "--test",
-        type=_share,
-        metavar="SHARE",
-        help="share of the examples to test on; by default 0.15",
-    )
+    add = parser.add_argument_group(
+        "your own data",
+        "In place of a recipe. By default --hidden 100, adam at 0.001, at most 1000 epochs in "
+        "batches of 32; from 10,000 training examples on --hidden 128,64 and at most 200 epochs in "
+        "batches of 256. Validation and test 0.15 each, patience 20.",
+    ).add_argument
+    add("--images", metavar="DIR", help="a folder of pictures for each class")
+    add("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
+    add("--csv", metavar="FILE", help="a table with a header line")
+    add("--target", metavar="COLUMN", help="the table's column of classes")
+    add("--test", type=_share, metavar="SHARE", help="share to test on")
 
-    net = parser.add_argument_group("net")
-    net.add_argument(
-        "--hidden",
-        type=_sizes,
-        metavar="N,N",
-        help="sizes of the hidden layers; own data: 100, or 128,64 for 10,000 or more "
-        "training examples",
-    )
-    net.add_argument(
-        "--compare-hidden",
-        type=_size,
-        nargs="+",
-        metavar="N",
-        help="compare nets with one hidden layer of these sizes",
-    )
-    net.add_argument("--seed", type=_natural, metavar="N", help="seed of every random number")
+    add = parser.add_argument_group("net").add_argument
+    add("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
+    compare = "compare nets with one hidden layer of these sizes"
+    add("--compare-hidden", type=_size, nargs="+", metavar="N", help=compare)
+    add("--seed", type=_natural, metavar="N", help="seed of every random number")
 
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--epochs",
-        type=_natural,
-        metavar="N",
-        help="passes over the training set; with --method TNC or L-BFGS-B evaluations of "
-        "the cost; own data: at most 1000, or 200 for 10,000 or more training examples",
-    )
-    training.add_argument(
-        "--method",
-        choices=(DESCENT, *METHODS),
-        help="gradient descent, or one of SciPy's minimisers, which use no validation set",
-    )
-    training.add_argument(
-        "--learning-rate",
-        type=_rate,
-        nargs="+",
-        metavar="RATE",
-        help="several rates are compared; own data: 0.001",
-    )
-    training.add_argument(
-        "--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch"
-    )
-    training.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
-    training.add_argument(
-        "--batch-size",
-        type=_size,
-        metavar="N",
-        help="train on mini-batches of N examples; own data: 32, or 256 for 10,000 or more "
-        "training examples",
-    )
-    training.add_argument(
-        "--validation",
-        type=_share,
-        metavar="SHARE",
-        help="share of the examples to watch, not to learn from; own data: 0.15",
-    )
-    training.add_argument(
-        "--patience",
-        type=_size,
-        metavar="N",
-        help="stop after N epochs without a new lowest validation cost; own data: 20",
-    )
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=_natural, metavar="N", help="passes over the data (SciPy: evaluations)")
+    add("--method", choices=(DESCENT, *METHODS), help="gradient descent, or SciPy's minimisers")
+    add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared")
+    add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
+    add("--optimizer", choices=tuple(OPTIMIZERS))
+    add("--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples")
+    add("--validation", type=_share, metavar="SHARE", help="share to watch, not to learn from")
+    add("--patience", type=_size, metavar="N", help="stop N epochs after the best validation cost")
 
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto"
-    )
-    machine.add_argument(
-        "--dtype", choices=("float64", "float32"), help="precision of parameters and data"
-    )
-    machine.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="precision of matrix products; tf32 and bfloat16 need a GPU",
-    )
-    machine.add_argument(
-        "--solver", choices=("auto", *SOLVERS), help="how to compute gradient descent"
-    )
+    add = parser.add_argument_group("machine").add_argument
+    add("--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto")
+    add("--dtype", choices=("float64", "float32"), help="precision of parameters and data")
+    add("--precision", choices=PRECISIONS, help="of matrix products; tf32 and bfloat16 need a GPU")
+    add("--solver", choices=("auto", *SOLVERS), help="how to compute gradient descent")
 
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--verbose", action="store_true", help="show the nets and why each solver was chosen"
-    )
-    output.add_argument("--show", type=int, metavar="INDEX", help="predict this training picture")
-    output.add_argument("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
-    output.add_argument("--save", metavar="FILE", help="save the model (HDF5)")
-    output.add_argument("--json", metavar="FILE", help="write the results; - is standard output")
+    add = parser.add_argument_group("output").add_argument
+    add("--verbose", action="store_true", help="show the nets and why each solver was chosen")
+    add("--show", type=int, metavar="INDEX", help="predict this training picture")
+    add("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
+    add("--save", metavar="FILE", help="save the model (HDF5)")
+    add("--json", metavar="FILE", help="write the results; - is standard output")
     return parser
 
 
@@ -156,37 +100,35 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     given = {n for n, value in vars(options).items() if value is not None and value is not False}
     if len(given & {"list", "recipe", *OWN}) != 1:
         parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
-    for name in sorted(_useless(parser, options, given)):
-        parser.error(
-            f"--{name.replace('_', '-')} does nothing for {options.recipe or 'your own data'}"
-        )
+    if options.recipe and options.recipe not in (*RECIPES, *TOURS):
+        parser.error(f"unknown recipe {options.recipe}: expected a name from --list")
+    for name in sorted(_useless(options.recipe, given)):
+        option = f"--{name.replace('_', '-')}"
+        parser.error(f"{option} does nothing for {options.recipe or 'your own data'}")
     if options.precision and not options.dtype:
         options.dtype = "float32" if options.precision in ROUNDED else options.precision
     if options.csv and not options.target:
         parser.error(f"--csv needs --target COLUMN{_columns(options.csv)}")
     if options.target and not options.csv:
         parser.error("--target goes with --csv")
-    if "compare_hidden" in given and ("hidden" in given or len(options.learning_rate or ()) > 1):
-        parser.error(
-            "--compare-hidden goes neither with --hidden nor with several --learning-rate values"
-        )
-    for name in given.intersection(WRITTEN):
-        file = getattr(options, name)
-        if not (name == "json" and file == "-"):
+    if options.compare_hidden and (options.hidden or len(options.learning_rate or ()) > 1):
+        parser.error("--compare-hidden goes neither with --hidden nor with several learning rates")
+    _check_files(parser, [(name, getattr(options, name)) for name in (*OWN, *WRITTEN)])
+
+
+def _check_files(parser: argparse.ArgumentParser, files: Sequence[tuple[str, str | None]]) -> None:
+    """End the program if a file cannot be written, is one to read, or another to write."""
+    paths = [(name, Path(file)) for name, file in files if file and (name, file) != ("json", "-")]
+    for name, path in paths:
+        if name in WRITTEN:
             try:
-                check_writable(Path(file))
+                check_writable(path)
             except OSError as error:
                 parser.error(f"--{name} {error}")
-    _check_apart(parser, options)
-
-
-def _check_apart(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program if a file to write is one to read, or another to write."""
-    files = [(name, getattr(options, name)) for name in (*OWN, *WRITTEN) if getattr(options, name)]
-    for (first, other), (second, file) in itertools.combinations(files, 2):
-        if second in WRITTEN and file != "-" and overlap(Path(file), Path(other)):
-            place = "in the folder" if Path(other).is_dir() else "the same file as"
-            parser.error(f"--{second} {file} is {place} --{first} {other}: name another file")
+    for (first, other), (second, path) in itertools.combinations(paths, 2):
+        if second in WRITTEN and overlap(path, other):
+            place = "in the folder" if other.is_dir() else "the same file as"
+            parser.error(f"--{second} {path} is {place} --{first} {other}: name another file")
 
 
 def _columns(file: str) -> str:
@@ -198,31 +140,15 @@ def _columns(file: str) -> str:
         return ""
 
 
-def _useless(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, given: set[str]
-) -> set[str]:
-    """The options given that do nothing for the recipe, tour or own data; ends if the recipe is
-    unknown."""
-    name = options.recipe
-    if name in TOURS:
-        return given - {"recipe", "backend"} - _of_tour(name)
+def _useless(name: str | None, given: set[str]) -> set[str]:
+    """The options among those given that do nothing for the recipe, tour or, if None, own data."""
     if name is None:
         return given & {"data"}
-    if name not in RECIPES:
-        names = ", ".join((*RECIPES, *TOURS))
-        parser.error(f"unknown recipe {name}: expected one of {names}")
-    takes_folder = "folder" in inspect.signature(RECIPES[name].data).parameters
-    return given & ({"target", "test"} if takes_folder else {"target", "test", "data"})
-
-
-def _of_tour(name: str) -> set[str]:
-    """The options that a tour takes."""
-    options = set()
-    if "folder" in inspect.signature(TOURS[name]).parameters:
-        options.add("data")
-    if name in FIGURES:
-        options.add("plot")
-    return options
+    function = TOURS[name] if name in TOURS else RECIPES[name].data
+    taken = {"data"} if "folder" in inspect.signature(function).parameters else set()
+    if name in RECIPES:
+        return given & {"target", "test", "data"} - taken
+    return given - {"recipe", "backend"} - taken - ({"plot"} if name in FIGURES else set())
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -230,16 +156,14 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _size(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected an integer from 1, got {text!r}")
+    return _natural(text, lowest=1)
+
+
+def _natural(text: str, lowest: int = 0) -> int:
+    if not (text.isdecimal() and lowest <= int(text) < 2**32):
+        expected = f"expected an integer from {lowest} to 2**32 - 1"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
     return int(text)
-
-
-def _natural(text: str) -> int:
-    number = int(text) if text.isdecimal() else -1
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**32 - 1, got {text!r}")
-    return number
 
 
 def _rate(text: str) -> float:

@@ -1,29 +1,22 @@
-"""The notes' exercises that train nothing: each prints what it does, checks it and returns it.
+"""The notes' exercises that train nothing: each prints its steps, checks them and returns them.
 
-`TOURS[name](say)` runs one. `say` is called like `print`, with one text at a time; arrays are on
-the chosen backend. The values returned are on the host. A value that is not what it must be
-raises ArithmeticError.
+`TOURS[name](say)` runs one on the chosen backend. `say` is called like `print`, with one text at
+a time. The returned values are on the host; a wrong one raises ArithmeticError.
 
-A tour that reads files takes their folder as `folder`. A tour that draws stands in FIGURES too:
-`FIGURES[name]` makes the Figure from what the tour returned.
+A tour that reads files takes their folder as `folder`. `FIGURES[name]` draws a Figure from what
+the tour of that name returned.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from .checks import Say
+from .arrays import math_and_numpy, numpy_basics
 from .computation_graph import computation_graph
 from .ex4_weights import ex4_weights
-from .forward_caches import forward_caches
 from .gradient_checking import gradient_checking
-from .loop_levels import loop_levels
-from .math_and_numpy import math_and_numpy
-from .numpy_basics import numpy_basics
-from .regularisation import regularisation
+from .layers import forward_caches, regularisation
+from .loops import loop_levels, vectorization
 from .squared_error import draw, squared_error
-from .vectorization import vectorization
-
-__all__ = ["FIGURES", "TOURS", "Say"]
 
 TOURS: dict[str, Callable[..., dict[Any, Any]]] = {
     "vectorization": vectorization,

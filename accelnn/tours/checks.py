@@ -1,4 +1,4 @@
-"""What the tours share: checking values, printing arrays, drawing the course's weights."""
+"""Helpers of the tours: checks of values, printed arrays, timings, the course's weights."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -16,16 +16,9 @@ WIDTH = 79  # of the lines that a tour prints
 
 
 def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
-    """The value on the host, once it is known to be the expected one.
+    """The array, number or tuple on the host; `tolerance` is relative, and 1e-8 absolute.
 
-    Parameters
-    ----------
-    what : the expression or the quantity, for the message
-    value : an array on the host or the device, a number or a tuple
-    expected : the same, in any form that np.array takes
-    tolerance : relative, and 1e-8 absolute
-
-    Raises ArithmeticError if the shape or a value differs.
+    Raises ArithmeticError, with the name `what`, if it has not the expected shape and values.
     """
     result = np.asarray(value if isinstance(value, tuple) else to_host(value))
     right = np.asarray(expected)

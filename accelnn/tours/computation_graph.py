@@ -5,17 +5,17 @@ from collections.abc import Callable
 
 from .checks import Say, check
 
-NUDGE = 0.001  # as the notes have it
+NUDGE = 0.001  # as in the notes
 
-# name, value, derivative, the rule that gives it, the result as a function of the value
+# the name and value of a variable, its derivative, the rule that gives it, and the graph's output
+# as a function of the variable
 Row = tuple[str, float, float, str, Callable[[float], float]]
 
 
 def computation_graph(say: Say = print) -> dict[str, float]:
     """Derivatives step by step: of J = 3(a + bc), and of logistic regression's loss.
 
-    Returns each value and derivative by name. Raises ArithmeticError if a derivative is not
-    what nudging its variable gives.
+    Returns each value and derivative by name.
     """
     return _product(say) | _logistic(say)
 
@@ -26,15 +26,11 @@ def _product(say: Say) -> dict[str, float]:
     u = b * c
     v = a + u
     J = 3 * v
-    say(f"  u = bc    = {u:g}")
-    say(f"  v = a + u = {v:g}")
-    say(f"  J = 3v    = {J:g}")
+    say(f"  u = bc    = {u:g}\n  v = a + u = {v:g}\n  J = 3v    = {J:g}")
     say("Backward, from right to left, by the chain rule:")
     dv = 3.0
-    da = dv * 1
-    du = dv * 1
-    db = du * c
-    dc = du * b
+    da = du = dv * 1
+    db, dc = du * c, du * b
     rows: tuple[Row, ...] = (
         ("v", v, dv, "3", lambda v: 3 * v),
         ("a", a, da, "dJ/dv · dv/da = 3 · 1", lambda a: 3 * (a + u)),
@@ -42,11 +38,7 @@ def _product(say: Say) -> dict[str, float]:
         ("b", b, db, "dJ/du · du/db = 3 · c", lambda b: 3 * (a + b * c)),
         ("c", c, dc, "dJ/du · du/dc = 3 · b", lambda c: 3 * (a + b * c)),
     )
-    for name, at, derivative, rule, J_of in rows:
-        say(f"  dJ/d{name} = {rule:23} = {derivative:g}   {_nudged('J', name, at, J_of)}")
-        check(f"dJ/d{name}", derivative, (J_of(at + NUDGE) - J_of(at)) / NUDGE)
-    values = {"u": u, "v": v, "J": J}
-    return values | {f"dJ/d{name}": derivative for name, _, derivative, *_ in rows}
+    return {"u": u, "v": v, "J": J} | _derivatives(say, "J", rows)
 
 
 def _logistic(say: Say) -> dict[str, float]:
@@ -61,8 +53,7 @@ def _logistic(say: Say) -> dict[str, float]:
     def loss_of(w1: float, w2: float, b: float) -> float:
         return loss(sigmoid(w1 * x1 + w2 * x2 + b))
 
-    say("")
-    say(f"Logistic regression of one example: x1 = {x1:g}, x2 = {x2:g}, y = {y:g},")
+    say(f"\nLogistic regression of one example: x1 = {x1:g}, x2 = {x2:g}, y = {y:g},")
     say(f"w1 = {w1:g}, w2 = {w2:g}, b = {b:g}. Forward:")
     z = w1 * x1 + w2 * x2 + b
     a = sigmoid(z)
@@ -81,15 +72,18 @@ def _logistic(say: Say) -> dict[str, float]:
         ("w2", w2, x2 * dz, "x2 · dz", lambda w2: loss_of(w1, w2, b)),
         ("b", b, dz, "dz", lambda b: loss_of(w1, w2, b)),
     )
-    for name, at, derivative, rule, L_of in rows:
-        say(f"  d{name:2} = {rule:19} = {derivative:7.4f}  {_nudged('L', name, at, L_of)}")
-        slope = (L_of(at + NUDGE) - L_of(at - NUDGE)) / (2 * NUDGE)
-        check(f"dL/d{name}", derivative, slope, 1e-5)
-    values = {"z": z, "a": a, "L": L}
-    return values | {f"dL/d{name}": derivative for name, _, derivative, *_ in rows}
+    return {"z": z, "a": a, "L": L} | _derivatives(say, "L", rows)
 
 
-def _nudged(value: str, name: str, at: float, function: Callable[[float], float]) -> str:
-    """What nudging the variable by 0.001 changes."""
-    before, after = function(at), function(at + NUDGE)
-    return f"{name} + {NUDGE:g}: {value} changes by {(after - before) / NUDGE:.4g} × {NUDGE:g}"
+def _derivatives(say: Say, output: str, rows: tuple[Row, ...]) -> dict[str, float]:
+    """The derivatives by name, each printed beside the change after a nudge, and checked."""
+    derivatives, width = {}, max(len(rule) for *_, rule, _ in rows)
+    for name, value, derivative, rule, function in rows:
+        up, down = function(value + NUDGE), function(value - NUDGE)
+        change = (up - function(value)) / NUDGE
+        nudged = f"{name} + {NUDGE:g}: {output} changes by {change:.4g}·{NUDGE:g}"
+        what = f"d{output}/d{name}"
+        say(f"  {what:6} = {rule:{width}} = {derivative:<6.4g}  {nudged}")
+        check(what, derivative, (up - down) / (2 * NUDGE), 1e-5)
+        derivatives[what] = derivative
+    return derivatives

@@ -14,9 +14,8 @@ PUBLISHED = {0.0: 0.287629, 1.0: 0.383770}  # the cost by λ
 def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) -> dict[str, float]:
     """Exercise 4's given weights: cost 0.287629, with L2 0.383770 (needs ex4data1.mat).
 
-    Reads ex4weights.mat too; `folder` is as for `datasets.load_ex4`. Returns the
-    costs by name, and the accuracy. Raises FileNotFoundError if there is no such file, and
-    ArithmeticError if L2 adds anything but λ/(2m) Σ W².
+    Reads ex4weights.mat too; `folder` is as for `datasets.load_ex4`. Returns the costs by name,
+    and the accuracy. Raises FileNotFoundError without the files.
     """
     data = datasets.load_ex4(folder, dtype="float64")
     params = datasets.load_ex4_weights(folder, dtype="float64")
@@ -32,9 +31,9 @@ def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) 
         agrees = "the same" if abs(cost - published) < 1e-6 else "not the course's files?"
         say(f"  {l2:3g}   {cost:9.6f}   {published:9.6f}   {agrees}")
     plain, with_l2 = costs.values()
-    squares = sum(float((W * W).sum()) for W, _ in params)
-    check("what L2 adds", with_l2 - plain, squares / (2 * m))
-    say(f"  L2 adds λ/(2m) Σ W² = {squares / (2 * m):.6f}; biases are not penalised")
+    penalty = sum(float((W * W).sum()) for W, _ in params) / (2 * m)
+    check("the cost of L2", with_l2 - plain, penalty)
+    say(f"  L2 adds λ/(2m) Σ W² = {penalty:.6f}; biases are not penalised")
     share = accuracy(net.predict(params, X), Y)
     say(f"  accuracy on these digits: {share:.2%}")
     return {**costs, "accuracy": share}

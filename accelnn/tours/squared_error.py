@@ -23,11 +23,7 @@ class Loss(NamedTuple):
 
     value: Callable[[Array, Array, Array], Array]  # of z, a, y
     slope: Callable[[Array, Array], Array]  # of a, y
-    curvature: Callable[[Array, Array], Array]
-
-
-def _squared_curvature(a: Array, y: Array) -> Array:
-    return a * (1 - a) * (a * (1 - a) + (a - y) * (1 - 2 * a))
+    curvature: Callable[[Array, Array], Array]  # of a, y
 
 
 def _cross_entropy(z: Array, _a: Array, y: Array) -> Array:
@@ -39,13 +35,9 @@ LOSSES = {
     "squared error": Loss(
         lambda _z, a, y: (a - y) ** 2 / 2,
         lambda a, y: (a - y) * a * (1 - a),
-        _squared_curvature,
+        lambda a, y: a * (1 - a) * (a * (1 - a) + (a - y) * (1 - 2 * a)),
     ),
-    "cross-entropy": Loss(
-        _cross_entropy,
-        lambda a, y: a - y,
-        lambda a, _y: a * (1 - a),
-    ),
+    "cross-entropy": Loss(_cross_entropy, lambda a, y: a - y, lambda a, _y: a * (1 - a)),
 }
 
 
@@ -54,39 +46,32 @@ def squared_error(say: Say = print, n: int = 81) -> dict[str, Any]:
 
     Both costs of a model with one weight w and a bias b, on n x n points. Returns w and b (n,);
     and by loss its costs (n, n), w down and b across, "smallest curvature", and "descent": w, b
-    and the cost that gradient descent reaches from each of STARTS. Raises ArithmeticError if the
-    cross-entropy bends down anywhere, or the squared error nowhere.
+    and the cost that gradient descent reaches from each of STARTS.
     """
     w = b = np.linspace(-SPAN, SPAN, n)
     results: dict[str, Any] = {"w": w, "b": b}
     say(f"One feature x = {X.astype(int).tolist()},")
     say(f"labels y = {Y.astype(int).tolist()}, a = σ(w x + b).")
     say("Cost and its curvature along w at b = 0, by second differences:")
-    along = np.array([-8.0, -4, -2, -1, 0, 1, 2, 4, 8])
     say(f"  {'w':>4}" + "".join(f"{name:>16}{'curvature':>12}" for name in LOSSES))
+    along = np.array([-8.0, -4, -2, -1, 0, 1, 2, 4, 8])
     columns = [column for loss in LOSSES.values() for column in _along_w(loss, along)]
     for value, *row in zip(along, *columns, strict=True):
         say(f"  {value:4g}" + "{:16.4f}{:12.1e}{:16.4f}{:12.1e}".format(*row))
-    say("")
-    say(f"Smallest curvature in any direction, on {n} x {n} points with w and b in ±{SPAN:g};")
+    say(f"\nSmallest curvature in any direction, on {n} x {n} points with w and b in ±{SPAN:g};")
     say(f"and where {STEPS} steps of gradient descent at learning rate 1 end:")
     for name, loss in LOSSES.items():
         costs, smallest = _surface(loss, w, b)
         say(f"  {name}: {smallest.min():.1e}, below 0 at {(smallest < 0).mean():.0%} of the points")
         ends = np.array([_descend(loss, *start) for start in STARTS])
-        for start, (w_end, b_end, cost) in zip(STARTS, ends, strict=True):
-            say(
-                f"    from w = {start[0]:2g}, b = {start[1]:g} to w = {w_end:5.2f}, "
-                f"b = {b_end:5.2f}: cost {cost:.4f}"
-            )
-        results |= {
-            name: costs,
-            f"{name}: smallest curvature": float(smallest.min()),
-            f"{name}: descent": ends,
-        }
-    convex = {name: results[f"{name}: smallest curvature"] >= 0 for name in LOSSES}
-    if convex != {"squared error": False, "cross-entropy": True}:
-        raise ArithmeticError(f"expected only the cross-entropy to be convex, got {convex}")
+        for (w_start, b_start), (w_end, b_end, cost) in zip(STARTS, ends, strict=True):
+            start = f"w = {w_start:2g}, b = {b_start:g}"
+            say(f"    from {start} to w = {w_end:5.2f}, b = {b_end:5.2f}: cost {cost:.4f}")
+        results[name], results[f"{name}: descent"] = costs, ends
+        results[f"{name}: smallest curvature"] = float(smallest.min())
+    bends = [name for name in LOSSES if results[f"{name}: smallest curvature"] < 0]
+    if bends != ["squared error"]:
+        raise ArithmeticError(f"expected only the squared error to bend down, got {bends}")
     say("The cross-entropy is convex: descent finds its one minimum from anywhere. The")
     say("squared error is flat in places and bends down: descent hardly moves there.")
     return results
@@ -98,7 +83,7 @@ def draw(results: dict[str, Any]) -> plots.Figure:
 
 
 def _cost(loss: Loss, w: Any, b: Any) -> Array:
-    """The mean over the examples, of the weights w and biases b, (...) each."""
+    """The mean cost over the examples, for weights w and biases b of any one shape."""
     x, y = to_device(X), to_device(Y)
     z = w[..., None] * x + b[..., None]
     return loss.value(z, sigmoid(z), y).mean(axis=-1)
@@ -108,20 +93,18 @@ def _along_w(loss: Loss, w: Array, step: float = 1e-3) -> tuple[Array, Array]:
     """Costs and second derivatives by w at b = 0: second differences, checked by the formula."""
     b = to_device(np.zeros_like(w))
     below, at, above = (_cost(loss, to_device(w + d), b) for d in (-step, 0, step))
-    curvature = (above - 2 * at + below) / step**2
-    a = sigmoid(w[:, None] * X)
-    exact = (loss.curvature(a, Y) * X**2).mean(axis=-1)
-    return to_host(at), check("the second differences", curvature, exact, 1e-3)
+    exact = (loss.curvature(sigmoid(w[:, None] * X), Y) * X**2).mean(axis=-1)
+    differences = (above - 2 * at + below) / step**2
+    return to_host(at), check("the second differences", differences, exact, 1e-3)
 
 
 def _surface(loss: Loss, w: Array, b: Array) -> tuple[Array, Array]:
     """The costs, and the smaller eigenvalue of their Hessians, (n, n) on the host."""
-    W, B = (to_device(grid) for grid in np.meshgrid(w, b, indexing="ij"))
-    a = to_host(sigmoid(W[..., None] * to_device(X) + B[..., None]))
-    curvature = loss.curvature(a, Y)
+    W, B = np.meshgrid(w, b, indexing="ij")
+    curvature = loss.curvature(sigmoid(W[..., None] * X + B[..., None]), Y)
     ww, wb, bb = ((curvature * X**k).mean(axis=-1) for k in (2, 1, 0))
     smaller = (ww + bb) / 2 - np.sqrt(((ww - bb) / 2) ** 2 + wb**2)
-    return to_host(_cost(loss, W, B)), smaller
+    return to_host(_cost(loss, to_device(W), to_device(B))), smaller
 
 
 def _descend(loss: Loss, w: float, b: float) -> tuple[float, float, float]:
