@@ -127,13 +127,13 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forc
 
 
 @functools.cache
-def steps() -> Functions:
-    """The functions that `train` calls, from the modules of `cpu/`."""
-    from .cpu import blas, elementary, fused
-    from .cpu import steps as of_steps
+def cpu_functions() -> Functions:
+    """The functions that the steps of the CPU consist of, those that call others last."""
+    from .cpu import blas, elementary, fused, steps
 
+    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (blas, FAST), (steps, FAST))
     functions: Functions = {}
-    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (of_steps, FAST)):
+    for module, options in modules:
         imported = {name: f for name, f in functions.items() if name in vars(module)}
         functions |= serial_functions(module, imported, _sources(), **options)
     return functions
@@ -141,10 +141,10 @@ def steps() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled for several threads, which share each product; one may be all."""
-    from .cpu import steps as of_steps
+    """`cpu.steps.train` compiled for one thread or several, which share each product."""
+    from .cpu import steps
 
-    return parallel_functions(of_steps, steps(), {}, _sources(), **FAST)["train"]
+    return parallel_functions(steps, cpu_functions(), {}, _sources(), **FAST)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:

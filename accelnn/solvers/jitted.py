@@ -174,7 +174,6 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
 
     from accelnn.kernels.cpu import blas, steps
 
-    codes = {"sgd": steps.SGD, "momentum": steps.MOMENTUM, "adam": steps.ADAM}
     dtype, layers = params.dtype, params.layers
     whole = job.batch_size is None
     sizes = np.array(batches.sizes(job.examples, job.batch_size or job.examples))
@@ -196,7 +195,7 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
         gemm=blas.address(dtype),
         settings=np.array(
             [
-                codes[job.optimizer.name],
+                loops.OPTIMIZERS[job.optimizer.name],
                 space is not None,
                 examples_first,
                 job.dropout,

@@ -104,13 +104,6 @@ def exp(x: float) -> float:
     return exp_below(EXP_HIGHEST if x > EXP_HIGHEST else x)
 
 
-def sigmoid(x: float) -> float:
-    """1 / (1 + e⁻ˣ), and for negative x eˣ / (1 + eˣ): the exponential never overflows."""
-    x = float(x)
-    e = exp_below(-abs(x))
-    return (e if x < 0.0 else 1.0) / (1.0 + e)
-
-
 def tanh(x: float) -> float:
     """(e²ˣ - 1) / (e²ˣ + 1) = t / (t + 2), with t = e²ˣ - 1 = 2ᵏ (eʳ - 1) + (2ᵏ - 1)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..loops import MOMENTUM, SGD
 from .blas import gemm
 from .fused import (
     activation_gradient,
@@ -36,7 +37,6 @@ UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND = range(6)
 RATE, SCALE, SHRINK, EPSILON, C = range(5)
 # `State.settings`
 OPTIMIZER, IN_SAMPLE_SPACE, EXAMPLES_FIRST, DROPOUT, THREADS, NO, YES = range(7)
-SGD, MOMENTUM, ADAM = range(3)
 # the columns of `State.phases`, a row for each phase of a step, and the phases
 PHASE, LAYER, PER_EXAMPLE, FIXED = range(4)
 GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
