@@ -261,9 +261,9 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
 
 def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
     """Whether one of a step's products may be so large that BLAS would share it."""
-    from accelnn.kernels.cpu.steps import WORTH_BLAS
+    from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
 
-    return any(before * n * m >= WORTH_BLAS for before, n in pairwise(layers))
+    return any(before * n * m > SERIAL_IN_BLAS for before, n in pairwise(layers))
 
 
 def _multiply_adds(layers: tuple[int, ...], m: int) -> int:

@@ -84,7 +84,7 @@ def kernels_compile(cupy: Any) -> bool:
     if not hasattr(cupy, "RawModule"):
         return False
     try:
-        kernel("dropout.cu", "draw_mask", np.float32)
+        kernel("step.cu", "draw_mask", np.float32)
     except Exception as error:  # CuPy's, the compiler's or the driver's
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warnings.warn(
@@ -116,7 +116,7 @@ class Philox(NamedTuple):
             raise ValueError(f"expected D as C-contiguous float32 or float64, got {D.dtype}")
         if D.size == 0:
             return
-        run, threads = kernel("dropout.cu", "draw_mask", D.dtype), 256
+        run, threads = kernel("step.cu", "draw_mask", D.dtype), 256
         blocks = min(-(-D.size // (4 * threads)), 1024)
         key = np.uint64(self.seed % 2**64)
         place = np.int64(D.size), D.dtype.type(keep), key, np.int64(step), np.int32(layer)

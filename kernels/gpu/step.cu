@@ -303,9 +303,21 @@ extern "C" __global__ void adam_update(
     update_all<ADAM>(all, plan, steps, partial);
 }
 
-// ----------------------------------------------------------------------------- a copy of operands
+// ---------------------------------------------------------------------------- outside of the steps
 
+// A copy in the type of a product's operands
 extern "C" __global__ void to_operands(const REAL* from, OPERAND* to, long long count)
 {
     EACH_UNIT(i, count) to[i] = to_operand(from[i]);
+}
+
+// The dropout mask D (n_l, m) of a layer at a step, `count` numbers, for vectorised solvers
+extern "C" __global__ void draw_mask(
+    REAL* D, long long count, REAL keep, unsigned long long seed, long long step, int layer)
+{
+    EACH_UNIT(group, (count + 3) / 4) {
+        const Words words = dropout_words(seed, step, layer, group);
+        for (int k = 0; k < 4 && 4 * group + k < count; ++k)
+            D[4 * group + k] = kept_or_not(words.at[k], keep);
+    }
 }
