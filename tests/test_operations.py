@@ -81,22 +81,23 @@ class Compiled:
         functions = jit.cpu_functions()
         self.functions = SimpleNamespace(**functions)
         self.momentum_update = functions["momentum_update"]
-        self.adam_update = functions["adam_update"]
+
+    def adam_update(self, theta, step, M, V, *numbers):
+        self.functions.adam_update(theta, step, M, V, numbers)
 
     def bias_activation(self, Z, b, activation, D):
         masks, kind = Z if D is None else D, loops.KINDS[activation]
         for part in self.parts:
             area = steps.block(*Z.shape, part, self.threads)
-            self.functions.bias_activation(Z, b[:, 0], kind, masks, D is not None, *area)
+            self.functions.bias_activation(Z, b[:, 0], kind, masks, D is not None, area)
 
     def activation_gradient(self, dA, A, activation, db, D, keep_prob):
         masks, kind = A if D is None else D, loops.KINDS[activation]
         keep, sums = dA.dtype.type(keep_prob), np.zeros((len(dA), self.threads), dA.dtype)
         for part in self.parts:
             area = steps.block(*dA.shape, part, self.threads)
-            self.functions.activation_gradient(
-                dA, A, kind, sums, part, masks, keep, D is not None, *area
-            )
+            columns = sums[:, part], masks, keep, D is not None, area
+            self.functions.activation_gradient(dA, A, kind, *columns)
         sums.sum(axis=1, keepdims=True, out=db)
 
     def output_gradient(self, Z, b, Y, output, scale, db, cost):
@@ -104,7 +105,7 @@ class Compiled:
         sums, work = np.zeros((n, self.threads), Z.dtype), np.empty((2, m), Z.dtype)
         for part in self.parts:
             columns = part * m // self.threads, (part + 1) * m // self.threads
-            how = loops.KINDS[output], Z.dtype.type(scale), sums, part, wanted, work, *columns
+            how = loops.KINDS[output], Z.dtype.type(scale), sums[:, part], wanted, work, *columns
             loss += self.functions.output_gradient(Z, b[:, 0], Y, *how)
         sums.sum(axis=1, keepdims=True, out=db)
         if wanted:

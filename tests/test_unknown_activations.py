@@ -122,13 +122,13 @@ def test_compiled_layers_raise():
     functions, work = jit.cpu_functions(), np.ones((2, 4))
     for kind in (6, -1):
         with pytest.raises(ValueError, match="unknown kind of activation"):
-            functions["bias_activation"](Z, db[:, 0], kind, Z, False, *area)
+            functions["bias_activation"](Z, db[:, 0], kind, Z, False, area)
     for kind in (loops.SOFTMAX, loops.LINEAR, 6, -1):
         with pytest.raises(ValueError, match="unknown kind of hidden activation"):
-            functions["activation_gradient"](dA, Z, kind, db, 0, Z, 1.0, False, *area)
+            functions["activation_gradient"](dA, Z, kind, db[:, 0], Z, 1.0, False, area)
     for kind in (loops.TANH, loops.RELU, 6, -1):
         with pytest.raises(ValueError, match="unknown kind of output"):
-            functions["output_gradient"](Z, db[:, 0], Z, kind, 0.5, db, 0, True, work, 0, 4)
+            functions["output_gradient"](Z, db[:, 0], Z, kind, 0.5, db[:, 0], True, work, 0, 4)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -200,6 +200,7 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
                 examples_first,
                 job.dropout,
                 threads,
+                not blas.has_small_kernels(),
                 0,
                 1,
             ]

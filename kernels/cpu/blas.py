@@ -21,6 +21,8 @@ Matrix = Any
 ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
 NORMAL, TRANSPOSED = ord("N"), ord("T")
 
+SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of processors
+
 # Names of a routine in builds of OpenBLAS: NumPy's with 64-bit or 32-bit integers, others'
 NAMES = ("scipy_{}_64_", "scipy_{}_", "{}_64_", "{}_")
 
@@ -42,55 +44,47 @@ def address(dtype: Any) -> int:
     return int(get_cython_function_address("scipy.linalg.cython_blas", routine))
 
 
+def has_small_kernels() -> bool:
+    """Whether BLAS has kernels for small products, which OpenBLAS has for AVX-512 alone."""
+    return any(pool["architecture"] in SMALL_KERNELS for pool in _openblas())
+
+
 def _openblas_files() -> list[str]:
+    return [pool["filepath"] for pool in _openblas()]
+
+
+@functools.cache
+def _openblas() -> list[dict[str, Any]]:
     pools = threadpoolctl.threadpool_info()
-    return [pool["filepath"] for pool in pools if pool["internal_api"] == "openblas"]
+    return [pool for pool in pools if pool["internal_api"] == "openblas"]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def call_gemm(
-    _context: Any,
-    routine: Any,
-    transa: Any,
-    transb: Any,
-    m: Any,
-    n: Any,
-    k: Any,
-    alpha: Any,
-    a: Any,
-    lda: Any,
-    b: Any,
-    ldb: Any,
-    beta: Any,
-    c: Any,
-    ldc: Any,
-) -> Any:
+def call_gemm(_context: Any, routine: Any, arguments: Any) -> Any:
     """?gemm(transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), all by reference.
 
-    Integers are written with 64 bits. A BLAS with 32-bit integers reads the lower half, which comes
-    first on all machines that Numba supports.
+    Integers have 64 bits. A BLAS with 32-bit integers reads the lower half, which comes first on
+    all machines that Numba supports.
     """
-    integers = (routine, transa, transb, m, n, k, a, lda, b, ldb, c, ldc)
-    kinds = [types.intp] * len(integers)
-    signature = types.void(*kinds[:6], alpha, *kinds[6:10], beta, *kinds[10:])
 
     def codegen(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         byte = ir.IntType(8)
         pointer = byte.as_pointer()
 
         def passed(position: int, value: Any) -> Any:
-            if position in (7, 9, 12):  # a, b and c are addresses already
+            if position in (6, 8, 11):  # a, b and c are addresses already
                 return builder.inttoptr(value, pointer)
-            if position in (1, 2):
+            if position < 2:
                 value = builder.trunc(value, byte)
             return builder.bitcast(cgutils.alloca_once_value(builder, value), pointer)
 
-        form = ir.FunctionType(ir.VoidType(), [pointer] * 13)
+        form = ir.FunctionType(ir.VoidType(), [pointer] * len(arguments))
         function = builder.inttoptr(values[0], form.as_pointer())
-        builder.call(function, [passed(*item) for item in enumerate(values) if item[0] > 0])
+        unpacked = cgutils.unpack_tuple(builder, values[1])
+        builder.call(function, [passed(*item) for item in enumerate(unpacked)])
         return context.get_dummy_value()
 
-    return signature, codegen
+    return types.void(routine, arguments), codegen
 
 
 def gemm(
@@ -111,19 +105,9 @@ def gemm(
     first, last, start, stop = area
     depth = A.shape[0] if A_transposed else A.shape[1]
     size, lda, ldb, ldc = C.itemsize, A.shape[1], B.shape[1], C.shape[1]
-    call_gemm(
-        routine,
-        TRANSPOSED if B_transposed else NORMAL,
-        TRANSPOSED if A_transposed else NORMAL,
-        stop - start,
-        last - first,
-        depth,
-        alpha,
-        B.ctypes.data + size * (start * ldb if B_transposed else start),
-        ldb,
-        A.ctypes.data + size * (first if A_transposed else first * lda),
-        lda,
-        beta,
-        C.ctypes.data + size * (first * ldc + start),
-        ldc,
-    )
+    a = A.ctypes.data + size * (first if A_transposed else first * lda)
+    b = B.ctypes.data + size * (start * ldb if B_transposed else start)
+    c = C.ctypes.data + size * (first * ldc + start)
+    transposed = TRANSPOSED if B_transposed else NORMAL, TRANSPOSED if A_transposed else NORMAL
+    sizes = stop - start, last - first, depth
+    call_gemm(routine, (*transposed, *sizes, alpha, b, ldb, a, lda, beta, c, ldc))

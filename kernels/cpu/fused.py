@@ -1,8 +1,8 @@
 """The operations of `operations.py` as loops: one pass over each array.
 
-Each works on rows first ... last-1 and columns start ... stop-1 of its matrices, so that threads
-can share a matrix. Matrices are C-contiguous, columns are examples. Kinds are those of `loops.py`;
-a function raises ValueError for a kind that it does not compute.
+Each works on an area of its matrices, or on columns start ... stop-1, so that threads can share a
+matrix. Columns are examples. Kinds are those of `loops.py`; a function raises ValueError for a kind
+that it does not compute.
 
 Numbers have the dtype of the arrays, and so do constants: a float64 among float32 would make a
 loop compute in float64, with half as many SIMD lanes.
@@ -15,20 +15,12 @@ from ..loops import LINEAR, SIGMOID, SOFTMAX, activate, logistic_loss, multiply_
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
+Area = tuple[int, int, int, int]  # first, last row; start, stop column
 
 
-def bias_activation(
-    Z: Matrix,
-    b: Vector,
-    kind: int,
-    D: Matrix,
-    dropout: bool,
-    first: int,
-    last: int,
-    start: int,
-    stop: int,
-) -> None:
+def bias_activation(Z: Matrix, b: Vector, kind: int, D: Matrix, dropout: bool, area: Area) -> None:
     """Z ← g(Z + b), and Z ← Z ∘ D with dropout."""
+    first, last, start, stop = area
     for i in range(first, last):
         z = Z[i, start:stop]
         activate(z, b[i], kind)
@@ -42,24 +34,21 @@ def activation_gradient(
     dA: Matrix,
     A: Matrix,
     kind: int,
-    db: Matrix,
-    column: int,
+    db: Vector,
     D: Matrix,
     keep_prob: float,
     dropout: bool,
-    first: int,
-    last: int,
-    start: int,
-    stop: int,
+    area: Area,
 ) -> None:
-    """dA ← dZ = dA ∘ D ∘ g'(Z), and its sum over these examples into a column of db."""
+    """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← its sums over these examples."""
+    first, last, start, stop = area
     for i in range(first, last):
         da, a = dA[i, start:stop], A[i, start:stop]
         if dropout:
             d = D[i, start:stop]
             for j in range(len(a)):
                 da[j] *= d[j]
-        db[i, column] = multiply_by_slope(da, a, keep_prob, kind)
+        db[i] = multiply_by_slope(da, a, keep_prob, kind)
 
 
 def output_loss(z: Vector, bias: float, y: Vector, kind: int) -> float:
@@ -96,8 +85,7 @@ def softmax_output(
     b: Vector,
     Y: Matrix,
     scale: float,
-    db: Matrix,
-    column: int,
+    db: Vector,
     wanted: bool,
     work: Matrix,
     start: int,
@@ -133,7 +121,7 @@ def softmax_output(
         for j in range(len(z)):
             z[j] = (z[j] * sums[j] - y[j]) * scale
             total += z[j]
-        db[i, column] = total
+        db[i] = total
     return loss
 
 
@@ -143,22 +131,21 @@ def output_gradient(
     Y: Matrix,
     kind: int,
     scale: float,
-    db: Matrix,
-    column: int,
+    db: Vector,
     wanted: bool,
     work: Matrix,
     start: int,
     stop: int,
 ) -> float:
-    """Z ← dZ = (g(Z + b) - Y) · scale, its sum into a column of db; returns the loss if wanted."""
+    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss if wanted."""
     if kind == SOFTMAX:
-        return softmax_output(Z, b, Y, scale, db, column, wanted, work, start, stop)
+        return softmax_output(Z, b, Y, scale, db, wanted, work, start, stop)
     loss = 0.0
     for i in range(len(Z)):
         z, y = Z[i, start:stop], Y[i, start:stop]
         if wanted:
             loss += output_loss(z, b[i], y, kind)
-        db[i, column] = output_error(z, b[i], y, kind, scale)
+        db[i] = output_error(z, b[i], y, kind, scale)
     return loss
 
 
@@ -171,16 +158,13 @@ def momentum_update(theta: Vector, step: Vector, V: Vector, beta: float, rate: f
 
 
 def adam_update(
-    theta: Vector,
-    step: Vector,
-    M: Vector,
-    V: Vector,
-    beta1: float,
-    beta2: float,
-    rate: float,
-    epsilon: float,
+    theta: Vector, step: Vector, M: Vector, V: Vector, numbers: tuple[float, float, float, float]
 ) -> None:
-    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε); step is (1 - β₁) dθ."""
+    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
+
+    step is (1 - β₁) dθ; the numbers are β₁, β₂, α and ε.
+    """
+    beta1, beta2, rate, epsilon = numbers
     one = theta.dtype.type(1)
     factor = (one - beta2) / ((one - beta1) * (one - beta1))
     for j in range(len(theta)):
