@@ -1,6 +1,7 @@
 """The compiled steps: whole trainings against the vectorised ones, products by BLAS on blocks of
 matrices, and how compiled code is looked up and prepared. test_operations.py has the operations."""
 
+import functools
 import importlib.util
 import itertools
 from types import SimpleNamespace
@@ -21,22 +22,22 @@ from accelnn.solvers import jitted
 pytestmark = pytest.mark.slow
 
 DTYPES = ("float64", "float32")
-GEMM = jit.cpu_functions()["gemm"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_a_compiled_training_is_the_vectorised_one(optimizer):
-    X = np.random.default_rng(0).normal(size=(5, 30))
-    for batch_size, output in itertools.product([None, 8], OUTPUTS):
+def test_a_compiled_training_is_the_vectorised_one(optimizer, monkeypatch):
+    X = np.random.default_rng(0).normal(size=(5, 90))
+    for batch_size, output, loops in itertools.product([None, 8], OUTPUTS, [True, False]):
+        monkeypatch.setattr(blas, "has_small_kernels", lambda loops=loops: not loops)
         net = Network(
             [5, 7, 6, 3], hidden=("tanh", "leaky_relu"), output=output, keep_prob=0.8, l2=0.1
         )
-        Y = accelnn.one_hot(np.arange(30) % 3, 3)
+        Y = accelnn.one_hot(np.arange(90) % 3, 3)
         options = {"epochs": 5, "learning_rate": 0.05, "record_every": 2, "validation": 0.2}
         options |= {"optimizer": optimizer, "batch_size": batch_size}
         expected, plain = accelnn.fit(net, net.init("he"), X, Y, solver="direct", **options)
         params, history = accelnn.fit(net, net.init("he"), X, Y, solver="jitted", **options)
-        case = f"{batch_size} {output}"
+        case = f"{batch_size} {output} {loops}"
         np.testing.assert_allclose(params.flat, expected.flat, 1e-11, 1e-12, err_msg=case)
         np.testing.assert_allclose(history.costs, plain.costs, 1e-12, err_msg=case)
         np.testing.assert_allclose(
@@ -50,6 +51,7 @@ def test_a_compiled_training_is_the_vectorised_one(optimizer):
 PRODUCTS = [  # rows, depth, columns
     *itertools.product((1, 2, 7), (1, 17), (1, 3)),
     *((1, 300, 1), (7, 209, 209), (1, 400, 300), (300, 400, 1), (4, 70, 2000), (50, 60, 55)),
+    *((3, 1, 64), (2, 6, 65), (5, 3, 100), (6, 130, 5), (12, 80, 70)),
 ]
 FACTORS = [(1, 0), (-1, 1), (1, 0.9), (0.5, -2)]  # α, β
 
@@ -61,8 +63,8 @@ def areas_of(rows, columns):
     yield [(rows // 3, rows - rows // 4, columns // 4, columns - columns // 3)]
 
 
-def check_products(routine, shape, dtype, A_transposed, B_transposed, alpha, beta):
-    """Each area of C becomes α A B + β C; the rest stays. C is not filled if β is 0."""
+def check_products(multiply, shape, dtype, A_transposed, B_transposed, alpha, beta):
+    """Each area of C becomes α A B + β C; the rest stays. If β is 0, C is NaN before."""
     rows, depth, columns = shape
     for areas in areas_of(rows, columns):
         random, kind = np.random.default_rng(0), np.dtype(dtype).type
@@ -77,19 +79,46 @@ def check_products(routine, shape, dtype, A_transposed, B_transposed, alpha, bet
         for area in areas:
             first, last, start, stop = area
             expected[first:last, start:stop] = full[first:last, start:stop]
-            GEMM(routine, A, A_transposed, B, B_transposed, C, kind(alpha), kind(beta), area)
+            multiply(A, A_transposed, B, B_transposed, C, kind(alpha), kind(beta), area)
         tolerance = 16 * np.finfo(dtype).eps * max(depth, 8) ** 0.5
         case = f"{shape} {A_transposed, B_transposed} {alpha, beta} {areas}"
         np.testing.assert_allclose(C, expected, tolerance, tolerance * 4, err_msg=case)
 
 
+def product_of(functions, dtype, loops):
+    """`steps.product`, with loops for thin products or without."""
+    state, settings = jitted._smallest_arguments(np.dtype(dtype))[0], np.array([*range(8)])
+    settings[steps.LOOPS] = loops
+    return functools.partial(functions["product"], state._replace(settings=settings))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_products_of_blocks_are_those_of_numpy(dtype):
-    routine = blas.address(dtype)
-    for shape, transposed, factors in itertools.product(
-        PRODUCTS, itertools.product((0, 1), repeat=2), FACTORS
+@pytest.mark.parametrize("loops", [0, 1])
+def test_products_of_blocks_are_those_of_numpy(dtype, loops):
+    product = product_of(jit.cpu_functions(), dtype, loops)
+    transposed = [(0, 0), (1, 0), (0, 1)]  # A, B
+    for shape, which, factors in itertools.product(PRODUCTS, transposed, FACTORS):
+        check_products(product, shape, dtype, *which, *factors)
+
+
+def test_loops_of_thin_products_as_plain_python(monkeypatch):
+    def gemm(*_arguments):
+        raise AssertionError("a product of BLAS")
+
+    monkeypatch.setattr(steps, "gemm", gemm)
+    product = product_of(vars(steps), "float64", loops=1)
+    for shape, which in (
+        *(((3, depth, 64), (0, 0)) for depth in range(1, 9)),
+        *(((rows, 3, 70), (1, 0)) for rows in range(3, 6)),
+        *(((rows, 64, columns), (0, 1)) for rows in range(3, 6) for columns in range(3, 6)),
     ):
-        check_products(routine, shape, dtype, *transposed, *factors)
+        rows, depth, columns = shape
+        A = np.random.default_rng(0).normal(size=(depth, rows) if which[0] else (rows, depth))
+        B = np.random.default_rng(1).normal(size=(columns, depth) if which[1] else (depth, columns))
+        C = np.full((rows, columns), np.nan)
+        product(A, which[0], B, which[1], C, 2.0, 0.0, (0, rows, 0, columns))
+        expected = 2 * (A.T if which[0] else A) @ (B.T if which[1] else B)
+        np.testing.assert_allclose(C, expected, 1e-13, 1e-13, err_msg=str((shape, which)))
 
 
 def test_scipy_serves_if_numpys_blas_is_not_found(monkeypatch):
@@ -99,7 +128,8 @@ def test_scipy_serves_if_numpys_blas_is_not_found(monkeypatch):
         routine = blas.address("float64")
     finally:
         blas.address.cache_clear()
-    check_products(routine, (5, 6, 7), "float64", 0, 0, 1, 0)
+    product = functools.partial(jit.cpu_functions()["gemm"], routine)
+    check_products(product, (5, 6, 7), "float64", 0, 0, 1, 0)
 
 
 sides = st.integers(1, 700)
