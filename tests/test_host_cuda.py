@@ -217,6 +217,7 @@ WRONG = {
         "x[threadIdx.x] = x[threadIdx.x + 1];",
         r"thread \(63, 0, 0\).*touched memory 256 bytes from the start of an array of 256 bytes",
     ),
+    "a write before an array": ("y[-1] = 1;", "outside an array of 12 bytes"),
     "a write after an array whose size is odd": (
         "y[threadIdx.x % 4] = 1;",
         "outside an array of 12 bytes",
