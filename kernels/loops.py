@@ -1,12 +1,12 @@
 """The notes' loops in plain Python, written once.
 
-The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`).
-Hence three habits: results go to arrays given by the caller; the rows of a matrix are looked up
-once, outside the inner loop; `prange` marks iterations that are independent of one another.
+The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`). So
+results go to arrays given by the caller; the rows of a matrix are looked up once, outside the
+inner loop; and `prange` marks iterations that are independent of one another.
 
-The activations of all compiled code are here: to add one, add a kind, its name in HIDDEN_KINDS,
-and a branch in `activate` and in `multiply_by_slope`. The compiled steps (`cpu/`) call these
-functions too, with exp, log, log1p and tanh replaced by those of `cpu/elementary.py`.
+The activations of all compiled code are here. A new one needs a kind, a name in HIDDEN_KINDS and a
+branch in `activate` and `multiply_by_slope`. In the compiled steps (`cpu/`), exp, log, log1p and
+tanh are those of `cpu/elementary.py`.
 
 Columns are examples: X is (n, m), Y is (n_outputs, m), W is (n_l, n_{l-1}), b is (n_l, 1).
 """

@@ -86,21 +86,17 @@ def expm1_reduced(r: float) -> float:
     return r + r2 * (low + r4 * (middle + r4 * high))
 
 
-def exp_below(x: float) -> float:
-    """eˣ = 2ᵏ eʳ for x <= EXP_HIGHEST
+def exp(x: float) -> float:
+    """eˣ = 2ᵏ eʳ
 
     2ᵏ is multiplied in two halves, because it may overflow or underflow although eˣ does not.
     """
+    x = float(x)
+    x = EXP_HIGHEST if x > EXP_HIGHEST else x
     n, r = reduced(EXP_LOWEST if x < EXP_LOWEST else x)
     half = n >> 1
     scale = power_of_two(half)
     return (scale + scale * expm1_reduced(r)) * power_of_two(n - half)
-
-
-def exp(x: float) -> float:
-    """eˣ"""
-    x = float(x)
-    return exp_below(EXP_HIGHEST if x > EXP_HIGHEST else x)
 
 
 def tanh(x: float) -> float:

@@ -1,11 +1,8 @@
 """The operations of `operations.py` as loops: one pass over each array.
 
 Each works on an area of its matrices, or on columns start ... stop-1, so that threads can share a
-matrix. Columns are examples. Kinds are those of `loops.py`; a function raises ValueError for a kind
-that it does not compute.
-
-Numbers have the dtype of the arrays, and so do constants: a float64 among float32 would make a
-loop compute in float64, with half as many SIMD lanes.
+matrix. Columns are examples. Kinds are those of `loops.py`; unknown ones raise ValueError. Numbers
+have the dtype of the arrays: a float64 among float32 would halve the SIMD lanes.
 """
 
 from math import exp, log, sqrt

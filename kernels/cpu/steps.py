@@ -42,8 +42,7 @@ PHASE, LAYER, PER_EXAMPLE, FIXED = range(4)
 GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
 
 # Multiply-adds from which a phase is shared. One thread does 10,000 to 20,000 in a microsecond.
-# Starting the threads and waiting for them takes 1.5 us once each has a core of its own; after a
-# pause it takes some 10 ms until they do, so phases of 20 us gained nothing.
+# Starting and joining threads takes 1.5 us once each has a core, some 10 ms after a pause.
 WORTH_SHARING = 1_000_000
 # Products with fewer than THIN rows, columns or terms, rows of at least LONG elements and fewer
 # than LARGE multiply-adds are loops, unless BLAS has kernels for them. With OpenBLAS for AVX2,
@@ -129,10 +128,9 @@ def matrix(flat: Vector, rows: int, columns: int) -> Matrix:
 
 
 def block(rows: int, columns: int, part: int, parts: int) -> Area:
-    """A part of a matrix: some of its rows, or some of its columns if there are many more.
+    """A part of a matrix: some of its rows, along which loops run, or of its columns if many more.
 
-    Loops run along rows; but each part reads all of the operand on the other side, and BLAS packs
-    it each time.
+    Each part reads all of the other operand, which BLAS packs each time.
     """
     if rows >= columns or (columns < MANY and rows >= 2 * parts):
         return part * rows // parts, (part + 1) * rows // parts, 0, columns
@@ -203,34 +201,44 @@ def sums_of_rows(
 ) -> None:
     """C ← α A B + β C within `area`, as sums of rows of B: two rows of C and four of B at a time.
 
-    One row of C at a time took 1.1 to 1.2 of the time. Beyond the last row of B, factors are 0.
+    One row of C at a time took 1.1 to 1.2 of the time.
     """
     first, last, start, stop = area
     depth = len(B)
+    fours = depth - depth % 4
     for i in range(first, last, 2):
         up = min(i + 1, last - 1)
+        for k in range(i, up + 1):
+            c = C[k, start:stop]
+            for j in range(len(c)):
+                c[j] = beta * c[j] if beta != 0 else beta
         c, d = C[i, start:stop], C[up, start:stop]
-        for j in range(len(c)):
-            c[j] = beta * c[j] if beta != 0 else beta
-        for j in range(len(d) if up > i else 0):
-            d[j] = beta * d[j] if beta != 0 else beta
-        for p in range(0, depth, 4):
-            b0, b1 = B[p, start:stop], B[min(p + 1, depth - 1), start:stop]
-            b2 = B[min(p + 2, depth - 1), start:stop]
-            b3 = B[min(p + 3, depth - 1), start:stop]
+        for p in range(0, fours, 4):
+            b0, b1 = B[p, start:stop], B[p + 1, start:stop]
+            b2, b3 = B[p + 2, start:stop], B[p + 3, start:stop]
             x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
             x2, x3 = factor(A, transposed, i, p + 2, alpha), factor(A, transposed, i, p + 3, alpha)
+            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
+            y2 = factor(A, transposed, up, p + 2, alpha)
+            y3 = factor(A, transposed, up, p + 3, alpha)
             if up > i:
-                y0 = factor(A, transposed, up, p, alpha)
-                y1 = factor(A, transposed, up, p + 1, alpha)
-                y2 = factor(A, transposed, up, p + 2, alpha)
-                y3 = factor(A, transposed, up, p + 3, alpha)
                 for j in range(len(c)):
                     c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
                     d[j] += y0 * b0[j] + y1 * b1[j] + y2 * b2[j] + y3 * b3[j]
             else:
                 for j in range(len(c)):
                     c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
+        for p in range(fours, depth, 2):  # beyond the last row of B the factor is 0
+            b0, b1 = B[p, start:stop], B[min(p + 1, depth - 1), start:stop]
+            x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
+            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
+            if up > i:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j]
+                    d[j] += y0 * b0[j] + y1 * b1[j]
+            else:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j]
 
 
 def factor(A: Matrix, transposed: int, i: int, p: int, alpha: float) -> float:

@@ -38,12 +38,7 @@ def with_common(code: str, name: str = "kernel.cu") -> str:
 
 
 def kernel(
-    name: str,
-    function: str,
-    dtype: Any,
-    *options: str,
-    cooperative: bool = False,
-    shared: int = 0,
+    name: str, function: str, dtype: Any, *options: str, cooperative: bool = False, shared: int = 0
 ) -> Kernel:
     """`function` of kernels/gpu/<name> for arrays of this dtype on the current device.
 
@@ -99,7 +94,7 @@ def kernels_compile(cupy: Any) -> bool:
 class Philox(NamedTuple):
     """The random numbers of dropout on a GPU: Philox4x32-10 (Salmon et al. 2011).
 
-    Each follows from its place alone, so that all solvers draw the same masks in any order.
+    Each follows from its place alone: all solvers draw the same masks, in any order.
     """
 
     seed: int

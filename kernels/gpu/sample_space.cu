@@ -5,18 +5,15 @@
 //
 // Each block owns `width` columns (examples): it forms their S G, goes forward and backward through
 // all layers, and updates its columns of S. Once a step the blocks exchange the new columns of S and
-// their sums over examples, of which the gradients of the upper parameters (b[1], W[2], b[2], ...)
-// consist. Each block adds up all blocks' sums in the same order and updates its own copy of the upper
-// parameters, so the copies stay identical and a training gives the same bits each time. If the sums
-// are many, each block adds up its share and the blocks exchange the results (`in_shares`).
+// their parts of the gradients of the upper parameters (b[1], W[2], b[2], ...). Each block adds up
+// all parts in the same order and updates its own copy of the upper parameters, so the copies stay
+// identical. If they are many, each block adds up its share, and the sums are exchanged (`in_shares`).
 //
-// A step is bound by its chain of dependent accesses, and a barrier of the grid would add four trips
-// to the L2 cache: store, count, read the count, read the data. So there is no barrier. A number
-// travels in a 64-bit word together with the number of its step; a reader repeats the read until the
-// step is the right one. A word is written and read as a whole, so no fences are needed. Odd and even
-// steps have a set of words each: a block writes those of step t + 2 after reading all others' of
-// t + 1, which they wrote after reading those of t. All blocks have to run at once, so the launch is
-// cooperative.
+// A barrier of the grid would add four dependent accesses to the L2 cache, so there is none. A number
+// travels in a 64-bit word together with the number of its step, and a reader repeats the read until
+// the step is the right one. A word is written and read as a whole, so no fences are needed. Odd and
+// even steps have a set of words each: a block writes those of step t + 2 after reading all others'
+// of t + 1, which they wrote after reading those of t. All blocks have to run at once.
 //
 // Expects a multiple of 64 threads in a block, at most 512.
 

@@ -42,9 +42,8 @@ DEVICE REAL from_operand(REAL x) { return x; }
     for (long long j = (long long)blockIdx.y * blockDim.y + threadIdx.y; j < (m);       \
          j += (long long)gridDim.y * blockDim.y)
 
-// The elements of `steps`: the plan's row for the next step, its row for the present one, and the
-// number of steps before the plan's first row. A step's first kernel copies NEXT to NOW, its last one
-// advances NEXT, and the kernels between read NOW.
+// Elements of `steps`: the plan's rows for the next and the present step, and the number of steps
+// before the plan. A step's first kernel copies NEXT to NOW, its last one advances NEXT.
 enum { NEXT, NOW, BEFORE };
 
 DEVICE bool first_thread()
@@ -71,7 +70,7 @@ DEVICE void gather_rows(
     }
 }
 
-// X and Y of a step's batch: the examples order[step * batch_size], ... of X_rows and Y_rows
+// X and Y of a batch: the examples order[step * batch_size], ... of X_rows and Y_rows
 extern "C" __global__ void gather(
     const OPERAND* X_rows, const REAL* Y_rows, const long long* order, long long* steps,
     long long batch_size, long long n, long long outputs, long long m, OPERAND* X,
