@@ -203,7 +203,7 @@ WRONG = {
     ),
     "a wait for a write that does not come": (
         "volatile float* seen = x; while (seen[0] == 0) PAUSE();",
-        "deadlock.*nobody writes.*spins",
+        "deadlock.*is not written.*spins",
     ),
     "a barrier of the grid with more blocks than fit at once": (
         "grid_barrier((unsigned int*)x);",

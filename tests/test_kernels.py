@@ -251,8 +251,8 @@ def test_an_epoch_is_forward_cost_backward_update(execution):
     epoch = (execution, "network_epoch", W, b, A, Y, kinds, dA, dW, db, learning_rate, lambd)
     costs = [execute(*epoch)]
     close(costs[0], cost)
-    for theta, wanted in zip(W + b, after, strict=True):
-        close(theta, wanted)
+    for theta, expected in zip(W + b, after, strict=True):
+        close(theta, expected)
     costs += [execute(*epoch) for _ in range(20)]
     assert costs == sorted(costs, reverse=True)
 

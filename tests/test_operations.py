@@ -101,14 +101,14 @@ class Compiled:
         sums.sum(axis=1, keepdims=True, out=db)
 
     def output_gradient(self, Z, b, Y, output, scale, db, cost):
-        (n, m), loss, wanted = Z.shape, 0.0, cost is not None
+        (n, m), loss, with_loss = Z.shape, 0.0, cost is not None
         sums, work = np.zeros((n, self.threads), Z.dtype), np.empty((2, m), Z.dtype)
         for part in self.parts:
             columns = part * m // self.threads, (part + 1) * m // self.threads
-            how = loops.KINDS[output], Z.dtype.type(scale), sums[:, part], wanted, work, *columns
+            how = loops.KINDS[output], Z.dtype.type(scale), sums[:, part], with_loss, work, *columns
             loss += self.functions.output_gradient(Z, b[:, 0], Y, *how)
         sums.sum(axis=1, keepdims=True, out=db)
-        if wanted:
+        if with_loss:
             cost[...] = loss / m
 
 

@@ -83,7 +83,7 @@ def softmax_output(
     Y: Matrix,
     scale: float,
     db: Vector,
-    wanted: bool,
+    with_loss: bool,
     work: Matrix,
     start: int,
     stop: int,
@@ -97,7 +97,7 @@ def softmax_output(
         for j in range(len(z)):
             z[j] += b[i]
             largest[j] = z[j] if i == 0 else max(largest[j], z[j])
-    if wanted:  # -Σ y (z - max - log Σ e^(z - max)), where Σ y = 1
+    if with_loss:  # -Σ y (z - max - log Σ e^(z - max)), where Σ y = 1
         for i in range(len(Z)):
             z, y = Z[i, start:stop], Y[i, start:stop]
             for j in range(len(z)):
@@ -107,7 +107,7 @@ def softmax_output(
         for j in range(len(z)):
             z[j] = exp(z[j] - largest[j])
             sums[j] = z[j] if i == 0 else sums[j] + z[j]
-    if wanted:
+    if with_loss:
         for j in range(len(sums)):
             loss += log(sums[j])
     for j in range(len(sums)):
@@ -129,18 +129,18 @@ def output_gradient(
     kind: int,
     scale: float,
     db: Vector,
-    wanted: bool,
+    with_loss: bool,
     work: Matrix,
     start: int,
     stop: int,
 ) -> float:
-    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss if wanted."""
+    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss, or 0."""
     if kind == SOFTMAX:
-        return softmax_output(Z, b, Y, scale, db, wanted, work, start, stop)
+        return softmax_output(Z, b, Y, scale, db, with_loss, work, start, stop)
     loss = 0.0
     for i in range(len(Z)):
         z, y = Z[i, start:stop], Y[i, start:stop]
-        if wanted:
+        if with_loss:
             loss += output_loss(z, b[i], y, kind)
         db[i] = output_error(z, b[i], y, kind, scale)
     return loss

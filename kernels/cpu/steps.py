@@ -42,7 +42,7 @@ PHASE, LAYER, PER_EXAMPLE, FIXED = range(4)
 GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
 
 # Multiply-adds from which a phase is shared. One thread does 10,000 to 20,000 in a microsecond.
-# Starting and joining threads takes 1.5 us once each has a core, some 10 ms after a pause.
+# Starting and joining threads takes 1.5 us once each has a core, which takes 10 ms after a pause.
 WORTH_SHARING = 1_000_000
 # Products with fewer than THIN rows, columns or terms, rows of at least LONG elements and fewer
 # than LARGE multiply-adds are loops, unless BLAS has kernels for them. With OpenBLAS for AVX2,
@@ -109,14 +109,14 @@ class Now(NamedTuple):
     masks : offset of its masks in D
     plan : (5,) float64: RATE α; SCALE, a factor of dZ; SHRINK, λ · SCALE; EPSILON of Adam; C of
         sample space
-    wanted : whether to compute the loss
+    recorded : whether to compute the loss
     """
 
     m: int
     order: Vector
     masks: int
     plan: Vector
-    wanted: bool
+    recorded: bool
 
 
 # ------------------------------------------------------------------------- matrices and blocks
@@ -336,7 +336,7 @@ def output(s: State, now: Now, part: int, parts: int) -> None:
         s.layers[l, KIND],
         s.theta.dtype.type(now.plan[SCALE]),
         s.db[row : row + n, part],
-        now.wanted,
+        now.recorded,
         s.work,
         part * m // parts,
         (part + 1) * m // parts,
@@ -468,8 +468,8 @@ def squares(s: State) -> float:
     return total
 
 
-def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, wanted: int) -> float:
-    """A step for each row of `plan`; returns the mean cost of the first `wanted`, by examples.
+def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, recorded: int) -> float:
+    """A step for each row of `plan`; returns the mean cost per example of the first `recorded`.
 
     Parameters
     ----------
@@ -483,12 +483,12 @@ def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, wante
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
-        now = Now(m, chosen, drawn, plan[i], i < wanted)
+        now = Now(m, chosen, drawn, plan[i], i < recorded)
         for k in range(len(s.losses)):
             s.losses[k] = 0
             for unit in range(units):
                 s.db[unit, k] = 0
-        if now.wanted and l2 > 0:
+        if now.recorded and l2 > 0:
             cost += l2 / 2 * squares(s)
         for k in range(len(s.phases)):
             phase, l = s.phases[k, PHASE], s.phases[k, LAYER]
@@ -499,7 +499,7 @@ def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, wante
             else:
                 for part in prange(parts):  # prange counts in unsigned integers
                     share(phase, s, now, l, np.int64(part), parts)
-        if now.wanted:
+        if now.recorded:
             counted += m
             for k in range(len(s.losses)):
                 cost += s.losses[k]

@@ -174,7 +174,7 @@ struct Block {
     const REAL* keep_prob;
     Word* exchange;
     REAL* cost;
-    int depth, m, width, rows, held, in_shares, sharing, momentum;
+    int depth, m, width, rows, cached, in_shares, sharing, momentum;
     REAL beta, l2;
     Word seed;
     long long first_step;
@@ -245,7 +245,7 @@ struct Block {
         dZ = room(units * stride);
         scratch = room(threads / WARP);
         S_rows = room(rows * m);
-        G_columns = room(held ? width * m : 0);
+        G_columns = room(cached ? width * m : 0);
     }
 
     DEVICE int padded() const { return (blocks + 3) / 4 * 4; }
@@ -277,7 +277,7 @@ struct Block {
         for (int o = thread; o < outputs << shift; o += threads)
             if ((o & mask) < columns)
                 labels[(o >> shift) * width + (o & mask)] = Y[(o >> shift) * m + J + (o & mask)];
-        for (int i = thread; held && i < columns * m; i += threads)
+        for (int i = thread; cached && i < columns * m; i += threads)
             G_columns[i] = G[(long long)J * m + i];  // G is symmetric: its rows are its columns
         for (int i = thread; i < rows * m; i += threads)
             S_rows[i] = theta[i];
@@ -376,7 +376,7 @@ struct Block {
                     part_of_cost += l2 / (2 * m) * (SG + 2 * c * base[i]) * S[i];
                 activated(0, layer, row + u, j, SG + c * base[i] + upper[row + u]);
             };
-            if (held)
+            if (cached)
                 multiply(S_rows, some, G_columns, columns, m, use);
             else
                 multiply(S_rows, some, G + (long long)J * m, columns, m, use);
@@ -566,21 +566,21 @@ struct Block {
 // depth, m        : numbers of layers and examples
 // width           : columns of a block; the grid has a block for each `width` columns
 // rows            : rows of S that shared memory has room for
-// held            : whether the block's columns of G are in shared memory
+// cached          : whether the block's columns of G are in shared memory
 // in_shares       : whether each block adds up a share of the sums, or all of them
 // sharing         : the base-2 logarithm of the threads that add up a sum
 // first_step      : number of steps before this launch
 extern "C" __global__ void __launch_bounds__(512) train(
     REAL* theta, REAL* velocity, const REAL* P0, const REAL* G, const REAL* Y,
     const REAL* first_squares, const REAL* plan, const int* table, const REAL* keep_prob,
-    unsigned long long* exchange, REAL* cost, int depth, int m, int width, int rows, int held,
+    unsigned long long* exchange, REAL* cost, int depth, int m, int width, int rows, int cached,
     int in_shares, int sharing, int momentum, REAL beta, REAL l2, unsigned long long seed,
     long long first_step, int steps, int recorded)
 {
     SHARED(REAL, shared);
     Block block{
         theta, velocity, P0, G, Y, first_squares, plan, (const Layer*)table, keep_prob, exchange,
-        cost, depth, m, width, rows, held, in_shares, sharing, momentum, beta, l2, seed,
+        cost, depth, m, width, rows, cached, in_shares, sharing, momentum, beta, l2, seed,
         first_step, steps, recorded};
     block.begin(shared);
     block.train();

@@ -555,7 +555,7 @@ static void run_grid() {
         }
         if (!ran) fail_stuck("nothing can run");
         fruitless = grid.moved ? 0 : fruitless + 1;
-        if (fruitless > HOPELESS) fail_stuck("those that run wait for memory that nobody writes");
+        if (fruitless > HOPELESS) fail_stuck("threads wait for memory that is not written");
     }
 }
 
