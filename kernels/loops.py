@@ -141,7 +141,7 @@ def logistic_loss(z: float, y: float) -> float:
 
 
 def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> tuple[float, float]:
-    """Cost and db of logistic regression, its gradient in dw: every loop explicit."""
+    """Cost and db of logistic regression, its gradient in dw, with all loops explicit."""
     n, m = len(w), len(Y)
     cost, db = 0.0, 0.0
     for j in range(n):
@@ -163,12 +163,12 @@ def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> 
 def logistic_vectorised_features(
     w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector
 ) -> tuple[float, float]:
-    """The same with the loops over features as array expressions: arrays only, no lists."""
+    """The same with the loops over features as array expressions, for arrays only."""
     m = len(Y)
     cost, db = 0.0, 0.0
     dw[:] = 0.0
     for i in range(m):
-        x = X[:, i].copy()  # contiguous: a column is read across memory, so read it once
+        x = X[:, i].copy()  # contiguous: a column lies across memory, so it is read once
         z = np.dot(w, x) + b
         cost += logistic_loss(z, Y[i])
         dz = sigmoid(z) - Y[i]
@@ -275,7 +275,7 @@ def layer_forward(W: Matrix, b: Matrix, A_prev: Matrix, kind: int, A: Matrix) ->
 
 
 def output_error(A: Matrix, Y: Matrix, dZ: Matrix) -> None:
-    """dZ = (A - Y) / m, for sigmoid, softmax and linear outputs alike, each with its cost"""
+    """dZ = (A - Y) / m, for sigmoid, softmax and linear outputs, each with its cost"""
     for i in prange(len(A)):
         a, y, dz = A[i], Y[i], dZ[i]
         for j in range(len(a)):
@@ -373,7 +373,7 @@ def network_penalty(W: Layers, lambd: float, m: int) -> float:
 def network_backward(
     W: Layers, A: Layers, Y: Matrix, kinds: Layers, dA: Layers, dW: Layers, db: Layers, lambd: float
 ) -> None:
-    """dW and db of every layer, from the A that `network_forward` left; dA is work space."""
+    """dW and db of every layer, from the A of `network_forward`; dA is workspace."""
     output_error(A[len(W)], Y, dA[len(W)])
     for layer in range(len(W) - 1, -1, -1):
         layer_gradients(dA[layer + 1], A[layer], dW[layer], db[layer])
@@ -402,7 +402,7 @@ def network_epoch(
     learning_rate: float,
     lambd: float,
 ) -> float:
-    """One epoch: forward, cost, backward, update. Returns the cost before the update."""
+    """One epoch: forward, cost, backward, update; returns the cost before the update."""
     network_forward(W, b, A, kinds)
     cost = network_cost(A[len(W)], Y, kinds[len(W) - 1])
     if lambd > 0.0:

@@ -165,10 +165,7 @@ def product(
 
 
 def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area) -> None:
-    """C ← α A Bᵀ + β C within `area`, two rows of either at a time; one took up to 1.4 of the time.
-
-    If a number of rows is odd, its last row is paired with itself.
-    """
+    """C ← α A Bᵀ + β C within `area`, two rows of both at a time: one took 1.4 of the time."""
     first, last, start, stop = area
     for i in range(first, last, 2):
         up = min(i + 1, last - 1)
@@ -177,11 +174,16 @@ def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, a
             right = min(p + 1, stop - 1)
             x, y = B[p], B[right]
             ax = ay = bx = by = a.dtype.type(0)
-            for j in range(len(a)):
-                ax += a[j] * x[j]
-                ay += a[j] * y[j]
-                bx += b[j] * x[j]
-                by += b[j] * y[j]
+            if up > i:
+                for j in range(len(a)):
+                    ax += a[j] * x[j]
+                    ay += a[j] * y[j]
+                    bx += b[j] * x[j]
+                    by += b[j] * y[j]
+            else:
+                for j in range(len(a)):
+                    ax += a[j] * x[j]
+                    ay += a[j] * y[j]
             set_entry(C, i, p, alpha, ax, beta)
             if right > p:
                 set_entry(C, i, right, alpha, ay, beta)

@@ -25,10 +25,8 @@ def source(name: str) -> str:
 
 
 def with_common(code: str, name: str = "kernel.cu") -> str:
-    """`code` with common.cuh in place of its `#include`, or in front of it if it has none.
-
-    CuPy caches what it compiled by the text of the source, so the text has to be complete.
-    """
+    """`code` with common.cuh in place of its `#include`, or in front of it: CuPy's cache compares
+    only the text of the source."""
     common = Path(__file__).with_name("common.cuh").read_text(encoding="utf-8")
     before, include, after = code.partition('#include "common.cuh"\n')
     if not include:
