@@ -13,9 +13,8 @@
 // travels in a 64-bit word together with the number of its step, and a reader repeats the read until
 // the step is the right one. A word is written and read as a whole, so no fences are needed. Odd and
 // even steps have a set of words each: a block writes those of step t + 2 after reading all others'
-// of t + 1, which they wrote after reading those of t. All blocks have to run at once.
-//
-// Expects a multiple of 64 threads in a block, at most 512.
+// of t + 1, which they wrote after reading those of t. All blocks have to run at once, each with a
+// multiple of 64 threads, at most 512.
 
 #include "common.cuh"
 
