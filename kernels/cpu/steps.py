@@ -392,7 +392,7 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
     optimizer, kind = s.settings[OPTIMIZER], s.theta.dtype.type
     n, inputs = s.layers[l, UNITS], s.layers[l, INPUTS]
     one, shrink = kind(1), kind(now.plan[SHRINK])
-    beta, rate = kind(s.betas[0]), kind(now.plan[RATE])
+    beta, rate, numbers = kind(s.betas[0]), kind(now.plan[RATE]), adam_numbers(s, now)
     area = block(n, inputs, part, parts)
     first, last, start, stop = area
     W = weights(s, s.theta, l)
@@ -414,7 +414,7 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
             if shrink != 0:
                 for j in range(len(w)):
                     dw[j] += shrink * w[j]
-            adam_update(w, dw, M[i, start:stop], V[i, start:stop], adam_numbers(s, now))
+            adam_update(w, dw, M[i, start:stop], V[i, start:stop], numbers)
     update_biases(s, now, l, part * n // parts, (part + 1) * n // parts)
 
 
