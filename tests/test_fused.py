@@ -121,7 +121,7 @@ def test_loops_of_thin_products_as_plain_python(monkeypatch):
         np.testing.assert_allclose(C, expected, 1e-13, 1e-13, err_msg=str((shape, which)))
 
 
-def test_scipy_serves_if_numpys_blas_is_not_found(monkeypatch):
+def test_scipys_blas_replaces_a_missing_one_of_numpy(monkeypatch):
     blas.address.cache_clear()
     monkeypatch.setattr(blas, "_openblas_files", list)
     try:
@@ -167,7 +167,7 @@ def in_memory(function, arguments):
     return tuple(map(numba.typeof, arguments)) in function.signatures
 
 
-def test_what_is_kept_is_known_before_it_is_called(twice):
+def test_compiled_code_on_disk_is_found_without_a_call(twice):
     first, number = twice(), (1.0,)
     assert not in_memory(first, number)
     assert not jit.kept(first, number)
@@ -192,7 +192,7 @@ def test_a_training_runs_loaded_code_even_if_this_process_had_it_compiled():
     assert not stats.cache_misses
 
 
-def test_other_types_are_not_kept(twice):
+def test_code_for_other_types_is_not_found(twice):
     function = twice()
     jit.prepare(function, (1.0,))
     for other in ((1,), (np.ones(2),), (np.float32(1),)):
@@ -200,7 +200,7 @@ def test_other_types_are_not_kept(twice):
         assert not jit.kept(function, other)
 
 
-def test_what_is_prepared_is_not_compiled_again(twice):
+def test_prepared_code_is_not_compiled_again(twice):
     function = twice()
     jit.prepare(function, (1.0,))
     assert jit.prepare(function, (2.0,)) < 0.05
@@ -209,11 +209,11 @@ def test_what_is_prepared_is_not_compiled_again(twice):
     assert sum(function.stats.cache_misses.values()) == 1
 
 
-def test_if_numba_cannot_say_what_is_on_disk_nothing_is():
+def test_nothing_is_found_if_numba_changes_its_cache():
     assert not jit.kept(SimpleNamespace(), (1.0,))
 
 
-def test_without_a_place_on_disk_nothing_is_kept_and_all_works(monkeypatch, twice):
+def test_functions_compile_without_a_cache_on_disk(monkeypatch, twice):
     plain = numba.njit
 
     def nowhere(function, cache=False, **options):

@@ -73,7 +73,7 @@ def array(double_with_kernels):
 
 
 # --------------------------------------------------------------------------------------------
-# what works
+# correct kernels
 
 
 def test_threads_exchange_numbers_through_shared_memory(launch, array):
@@ -181,7 +181,7 @@ def test_an_array_is_passed_as_it_lies_in_memory(launch, array):
 
 
 # --------------------------------------------------------------------------------------------
-# what is found
+# mistakes
 
 
 WRONG = {
@@ -249,7 +249,7 @@ def test_a_mistake_is_an_error_and_leaves_the_arrays_alone(launch, array, mistak
     assert x.get().all()
 
 
-def test_a_loop_that_waits_without_saying_so_is_an_error(launch, array, monkeypatch):
+def test_a_waiting_loop_without_pause_is_an_error(launch, array, monkeypatch):
     monkeypatch.setattr(host_cuda, "seconds", 0.1)
     x = array(np.zeros(64))
     body = "volatile float* seen = x; while (seen[0] == 0) { }"
@@ -274,7 +274,7 @@ def test_a_missing_barrier_shows_for_some_order_of_the_threads(launch, array):
     assert len(results) > 1
 
 
-def test_what_nobody_wrote_is_nan(launch, array, double_with_kernels):
+def test_unwritten_memory_is_nan(launch, array, double_with_kernels):
     x = array(np.zeros(64))
     launch("SHARED(float, s); x[threadIdx.x] = s[threadIdx.x];", shared=256, x=x)
     assert np.isnan(x.get()).all()
@@ -334,7 +334,7 @@ def test_a_cooperative_launch_has_no_more_blocks_than_fit(launch, array):
         launch("x[0] = 1;", grid=65, cooperative=True, x=array([0]))
 
 
-def test_a_source_that_does_not_compile_shows_what_the_compiler_said(double_with_kernels):
+def test_a_source_that_does_not_compile_shows_the_compilers_message(double_with_kernels):
     code = 'extern "C" __global__ void tried(float* x) {\n    x[0] = nonsense;\n}'
     with pytest.raises(device_double.CompileException, match="source.cu:2:.*nonsense"):
         double_with_kernels.RawModule(code=code).get_function("tried")

@@ -358,7 +358,7 @@ def test_compiled_code_is_kept_in_the_users_cache_folder(tmp_path):
     assert set(Path(loops.__file__).parent.rglob("*.nbi")) == beside
 
 
-def test_without_a_place_for_the_cache_they_compile_all_the_same(tmp_path):
+def test_loops_compile_without_a_cache_on_disk(tmp_path):
     # A copy, with a file where Numba would make its folder: not even root can write there.
     for source in Path(loops.__file__).parent.glob("*.py"):
         copy = tmp_path / "copied" / source.name

@@ -100,7 +100,7 @@ def test_the_refusal_names_what_the_kernels_have():
 
 
 # --------------------------------------------------------------------------------------------
-# the kernels themselves, given a number that is no kind of theirs
+# kernels that get the number of an unknown kind
 
 
 @pytest.mark.parametrize("run", [loops, jit.serial, jit.parallel])
