@@ -1,16 +1,12 @@
-"""The four operations that are, beside matrix products, all a dense net does.
+"""The four operations of a dense net besides matrix products: bias and activation; derivative and
+bias gradient; output, loss and gradient; update. Each works in place.
 
-Here stands the vectorised form of each, the readable truth on either backend. A faster form for
-one backend takes its place through `register`; every registered form is tested against these.
-All four work in place. Shapes: Z, A, dA (n_l, m); b, db (n_l, 1); Y (n_outputs, m).
+These are the vectorised forms, for NumPy and CuPy; the kernels' forms are tested against the same
+reference. Shapes: Z, A, dA, D (n_l, m); b, db (n_l, 1); Y (n_outputs, m).
 """
 
-import functools
-import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from accelnn.backend import Array, array_module
 from accelnn.functions import ACTIVATIONS, OUTPUTS
@@ -18,7 +14,7 @@ from accelnn.optimizers import adam_update, momentum_update, update
 
 
 def bias_activation(Z: Array, b: Array, activation: str, D: Array | None) -> None:
-    """Z ← g(Z + b), then inverted dropout: Z ← Z ∘ D, where D holds 0 and 1 / keep_prob."""
+    """Z ← g(Z + b), then inverted dropout: Z ← Z ∘ D, with 0 or 1 / keep_prob in D."""
     Z += b
     ACTIVATIONS[activation].function(Z, out=Z)
     if D is not None:
@@ -30,8 +26,8 @@ def activation_gradient(
 ) -> None:
     """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← Σ dZ over the examples.
 
-    A is spent: nothing needs it any more, and its memory serves for g'. Where a unit was kept,
-    A is g(Z) / keep_prob; where it was dropped, D makes its gradient 0 whatever g' is.
+    A is overwritten. It is g(Z) / keep_prob if a unit was kept; if it was dropped, D makes its
+    gradient 0 whatever g' is.
     """
     if D is not None:
         dA *= D
@@ -43,11 +39,10 @@ def activation_gradient(
 def output_gradient(
     Z: Array, b: Array, Y: Array, output: str, scale: float, db: Array, cost: Array | None
 ) -> None:
-    """Z ← dZ = (A - Y) · scale with A = g(Z + b), and db ← Σ dZ; cost ← the loss, if asked for.
+    """Z ← dZ = (A - Y) · scale with A = g(Z + b), and db ← Σ dZ; cost ← the loss, if given.
 
-    With scale 1/m every dW and db that follows from this dZ is a gradient of the cost; with
-    α/m it is a step of gradient descent. Either factor enters here, in the smallest array there
-    is, and no larger one ever has to be scaled.
+    With scale 1/m, each dW and db computed from dZ is a gradient of the cost; with α/m, it is a
+    step of gradient descent. dZ is the smallest array that the factor can be applied to.
     """
     Z += b
     if cost is not None:
@@ -59,7 +54,7 @@ def output_gradient(
 
 
 class Operations(NamedTuple):
-    """One form of each operation, as one backend runs them; of the update one an optimizer."""
+    """The form of each operation that one backend runs."""
 
     bias_activation: Callable[..., None] = bias_activation
     activation_gradient: Callable[..., None] = activation_gradient
@@ -74,46 +69,10 @@ _chosen = {"numpy": VECTORISED, "cupy": VECTORISED}
 
 
 def register(backend: str, **forms: Callable[..., None]) -> None:
-    """Let `forms`, by name of operation, take the place of the present ones on `backend`."""
+    """Replace operations, by name, on "numpy" or "cupy"."""
     _chosen[backend] = _chosen[backend]._replace(**forms)
 
 
 def operations_for(*arrays: Array) -> Operations:
-    """The form of each operation to use on these arrays."""
-    xp = array_module(*arrays)
-    if xp is not np:
-        fused_on_gpu(xp)
-    return _chosen[xp.__name__]
-
-
-# --------------------------------------------------------------------------------------------
-# on a GPU: one launch each
-
-
-@functools.cache
-def fused_on_gpu(cupy: Any) -> bool:
-    """Whether `kernels/gpu/cuda.py` serves CuPy's arrays; the first call registers its forms.
-
-    If they do not compile, because NVRTC is missing for instance, a warning says why and the
-    vectorised forms stay. So do forms that were registered before.
-    """
-    if not hasattr(cupy, "RawModule"):
-        return False
-    from accelnn.kernels.gpu import cuda
-
-    try:
-        cuda.compile_operations()
-    except Exception as error:  # CuPy's, the compiler's, the driver's
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(
-            f"the GPU's fused operations do not compile, and the vectorised ones run ({reason})",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return False
-    present = _chosen["cupy"]._asdict()
-    forms = cuda.operations()._asdict().items()
-    register(
-        "cupy", **{name: form for name, form in forms if present[name] is getattr(VECTORISED, name)}
-    )
-    return True
+    """The operations to use on these arrays."""
+    return _chosen[array_module(*arrays).__name__]

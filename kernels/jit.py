@@ -1,8 +1,8 @@
-"""The functions of `loops.py` and `cpu/`, the very same, compiled by Numba.
+"""The functions of `loops.py` and `cpu/`, compiled by Numba.
 
 `serial.dot` is `loops.dot` compiled; `parallel.dot` is its parallel twin, in which `prange` is
-Numba's. A function without independent iterations has no twin: `parallel` then holds the serial
-one. Each function is compiled at its first call for each combination of types, and kept on disk.
+Numba's. A function without independent iterations has no twin, and `parallel` has the serial one.
+Each function is compiled at its first call with a combination of types, and kept on disk.
 """
 
 import dis
@@ -26,7 +26,7 @@ Functions = dict[str, Any]
 
 
 def functions_of(module: ModuleType) -> dict[str, FunctionType]:
-    """The functions that a module defines, in its order."""
+    """The functions that a module defines, in order."""
     return {
         name: value
         for name, value in vars(module).items()
@@ -35,10 +35,10 @@ def functions_of(module: ModuleType) -> dict[str, FunctionType]:
 
 
 def njit(function: Callable[..., Any], **options: Any) -> Any:
-    """`function` through Numba, kept on disk if there is a place for it.
+    """`function` through Numba, kept on disk if possible: in NUMBA_CACHE_DIR or the user's cache.
 
-    That is NUMBA_CACHE_DIR or the user's cache folder. In the package's own folder, Numba's choice,
-    the files would outlive an uninstall, and their folder would hide what is installed next.
+    In the package's own folder, Numba's default, the files would outlive an uninstall, and the
+    folder would hide the next installation.
     """
     given = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = given or platformdirs.user_cache_dir("accelnn")
@@ -50,13 +50,11 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
         numba.config.CACHE_DIR = given
 
 
-def compiled(
-    function: FunctionType, scope: dict[str, Any], suffix: str = "", **options: Any
-) -> Any:
+def compiled(function: FunctionType, scope: Functions, suffix: str = "", **options: Any) -> Any:
     """`function` through Numba, with `scope` as its globals.
 
-    The suffix tells the variants of one function apart on disk: Numba names a cache file after
-    the function and not after its options, so the twins would load each other's code.
+    The suffix distinguishes the variants of a function on disk: Numba names a cache file after the
+    function, not its options, so the twins would load each other's code.
     """
     variant = FunctionType(function.__code__, scope, function.__name__ + suffix)
     variant.__qualname__ = variant.__name__
@@ -65,39 +63,33 @@ def compiled(
 
 
 def global_names(function: FunctionType) -> set[str]:
-    """The globals among the names that a function looks up: `dot`, but not the one in `np.dot`."""
+    """The global names that a function looks up; `np.dot` looks up `np`, not `dot`."""
     return {op.argval for op in dis.get_instructions(function) if op.opname == "LOAD_GLOBAL"}
-
-
-def options_of(function: FunctionType, options: dict[str, Any]) -> dict[str, Any]:
-    """Functions that return a view become part of their caller: it owns what they point into."""
-    returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
-    return options | {"inline": "always"} if returns_view else options
 
 
 def serial_functions(
     module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
 ) -> Functions:
-    """All functions of a module, compiled; `imported`: compiled ones that it takes from others."""
+    """All functions of a module, compiled; `imported` replaces functions of other modules.
+
+    Functions that return a view are inlined, because their caller owns the viewed array.
+    """
     scope = vars(module) | (imported or {})
     for name, function in functions_of(module).items():
-        scope[name] = compiled(function, scope, suffix, **options_of(function, options))
+        returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
+        inline = {"inline": "always"} if returns_view else {}
+        scope[name] = compiled(function, scope, suffix, **options, **inline)
     return {name: scope[name] for name in functions_of(module)}
 
 
 def parallel_functions(
-    module: ModuleType,
-    serial: Functions,
-    imported: Functions | None = None,
-    suffix: str = "",
-    **options: Any,
+    module: ModuleType, serial: Functions, suffix: str = "", **options: Any
 ) -> Functions:
-    """Twins of the functions that use prange, and of those that call one of these.
+    """Twins of the functions that use prange or call a function that does.
 
-    The latter have nothing to parallelise themselves. One pass is enough, for a module defines
-    each function before its callers.
+    One pass is enough, because a module defines each function before its callers.
     """
-    scope = vars(module) | (imported or {}) | serial | {"prange": numba.prange}
+    scope = vars(module) | serial | {"prange": numba.prange}
     twins = {"prange"}
     for name, function in functions_of(module).items():
         uses = twins.intersection(global_names(function))
@@ -109,15 +101,15 @@ def parallel_functions(
     return {name: scope[name] for name in functions_of(module)}
 
 
-# The notes' loops. fastmath stays off: a compiled loop adds up in the order in which it is
-# written, so that dot does not use SIMD lanes. That is what NumPy gains over the same loop.
+# The notes' loops, without fastmath: a sum is added up in the order in which it is written, so dot
+# uses no SIMD lanes. This is what NumPy gains over the same loop.
 _serial = serial_functions(loops)
 serial = SimpleNamespace(**_serial)
 parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 
-# What trains may add up in any order and divide as NumPy does: without it no loop with a sum or a
-# quotient would use SIMD lanes. NaN and infinity keep their meaning. Nor does it count references
-# to the views that it makes (_nrt): that took 4 of 10 us in a step of the smallest network.
+# The compiled steps may reorder sums and divide as NumPy does; otherwise loops with a sum or a
+# quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
+# references to views took 4 of the 10 us of a step of the smallest network.
 FAST: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz"},
     "error_model": "numpy",
@@ -127,13 +119,13 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forc
 
 
 @functools.cache
-def steps() -> Functions:
-    """The functions that `train` calls, from the modules of `cpu/`."""
-    from .cpu import blas, elementary, fused
-    from .cpu import steps as of_steps
+def cpu_functions() -> Functions:
+    """The compiled functions of the CPU's steps, in an order in which callers come last."""
+    from .cpu import blas, elementary, fused, steps
 
+    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (blas, FAST), (steps, FAST))
     functions: Functions = {}
-    for module, options in ((elementary, EXACT), (fused, FAST), (blas, FAST), (of_steps, FAST)):
+    for module, options in modules:
         imported = {name: f for name, f in functions.items() if name in vars(module)}
         functions |= serial_functions(module, imported, _sources(), **options)
     return functions
@@ -141,16 +133,16 @@ def steps() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled for several threads, which share each product; one may be all."""
-    from .cpu import steps as of_steps
+    """`cpu.steps.train` compiled for one thread or several, which share each product."""
+    from .cpu import steps
 
-    return parallel_functions(of_steps, steps(), {}, _sources(), **FAST)["train"]
+    return parallel_functions(steps, cpu_functions(), _sources(), **FAST)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
-    """Whether a compiled function for arguments of these types is on disk.
+    """Whether a function compiled for arguments of these types is on disk.
 
-    Numba has no public way to ask; where its private one changes, the answer is no.
+    Numba has no public way to ask; if its private one changes, the answer is no.
     """
     signature = tuple(map(numba.typeof, arguments))
     try:
@@ -161,12 +153,12 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
-    """Load a function compiled for arguments of these types, or compile it; the seconds taken.
+    """Load a function compiled for arguments of these types, or compile it; returns the seconds.
 
     Another process compiles `train`, and this one loads the result; if that fails, this one
-    compiles. In a process that compiles, Numba links a function to those it calls as they were
-    compiled by themselves; a loaded function has its own copies of them, optimised once more.
-    So the last bits of a float32 training changed from the process that compiled to the next.
+    compiles. Otherwise the last bits of a float32 training would differ between the process that
+    compiles and later ones: a loaded function has its own, once more optimised, copies of the
+    functions that it calls.
     """
     start = time.perf_counter()
     signature = tuple(map(numba.typeof, arguments))
@@ -189,9 +181,9 @@ jit.train().compile(pickle.loads(signature))
 
 @functools.cache
 def _sources() -> str:
-    """A name for this version of all the sources.
+    """A name for this version of all sources.
 
-    Numba compiles the functions of a changed file again, but not those of others that call them.
+    Numba compiles the functions of a changed file again, but not their callers in other files.
     """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):

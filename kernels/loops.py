@@ -1,13 +1,18 @@
 """The notes' loops in plain Python, written once.
 
-The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`).
-Hence three habits: results go to arrays given by the caller; the rows of a matrix are looked up
-once, outside the inner loop; `prange` marks iterations that are independent of one another.
+The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`). So
+results go to arrays given by the caller; the rows of a matrix are looked up once, outside the
+inner loop; and `prange` marks iterations that are independent of one another.
+
+The activations of all compiled code are here. A new one needs a kind, a name in HIDDEN_KINDS and a
+branch in `activate` and `multiply_by_slope`. In the compiled steps (`cpu/`), exp, log, log1p and
+tanh are those of `cpu/elementary.py`.
 
 Columns are examples: X is (n, m), Y is (n_outputs, m), W is (n_l, n_{l-1}), b is (n_l, 1).
 """
 
 import math
+from math import exp, log, log1p, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -18,15 +23,19 @@ Layers = Any  # a list or a tuple with one entry per layer
 
 prange = range  # iterations that are independent; numba.prange in the parallel twins
 
-# What a layer applies to W·A + b.
+# The activation of a layer
 SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR = range(6)
 
 HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU}
 OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
 KINDS = HIDDEN_KINDS | OUTPUT_KINDS
 
+# The optimizers that the compiled steps and the GPU's kernels know
+SGD, MOMENTUM, ADAM = range(3)
+OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
+
 LEAK = 0.01  # slope of the leaky ReLU below zero
-SMALLEST = 1e-16  # for logarithms: below it, float64 cannot tell 1 - p from 1
+SMALLEST = 1e-16  # in logarithms: for a smaller p, 1 - p is 1 in float64
 
 
 # ------------------------------------------------------------------- vectors and matrices
@@ -81,7 +90,7 @@ def normalize_rows(x: Matrix, out: Matrix) -> None:
         row, unit, squares = x[i], out[i], 0.0
         for j in range(len(row)):
             squares += row[j] * row[j]
-        length = math.sqrt(squares)
+        length = sqrt(squares)
         for j in range(len(row)):
             unit[j] = row[j] / length if length > 0.0 else 0.0
 
@@ -94,7 +103,7 @@ def softmax(x: Matrix, out: Matrix) -> None:
         for j in range(len(row)):
             largest = max(largest, row[j])
         for j in range(len(row)):
-            p[j] = math.exp(row[j] - largest)
+            p[j] = exp(row[j] - largest)
             total += p[j]
         for j in range(len(row)):
             p[j] /= total
@@ -121,20 +130,18 @@ def l2(yhat: Vector, y: Vector) -> float:
 
 
 def sigmoid(z: float) -> float:
-    """1 / (1 + e⁻ᶻ) of one number, written so that the exponential never overflows."""
-    if z >= 0.0:
-        return 1.0 / (1.0 + math.exp(-z))
-    e = math.exp(z)
-    return e / (1.0 + e)
+    """1 / (1 + e⁻ᶻ), for negative z as eᶻ / (1 + eᶻ): the exponential never overflows."""
+    e = exp(-abs(z))
+    return (e if z < 0.0 else 1.0) / (1.0 + e)
 
 
 def logistic_loss(z: float, y: float) -> float:
     """-y log σ(z) - (1 - y) log(1 - σ(z)), from the logit z: finite for every finite z."""
-    return max(z, 0.0) - y * z + math.log1p(math.exp(-abs(z)))
+    return max(z, 0.0) - y * z + log1p(exp(-abs(z)))
 
 
 def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> tuple[float, float]:
-    """Cost and db of logistic regression, its gradient in dw: every loop explicit."""
+    """Cost and db of logistic regression, its gradient in dw, with all loops explicit."""
     n, m = len(w), len(Y)
     cost, db = 0.0, 0.0
     for j in range(n):
@@ -156,12 +163,12 @@ def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> 
 def logistic_vectorised_features(
     w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector
 ) -> tuple[float, float]:
-    """The same with the loops over features as array expressions: arrays only, no lists."""
+    """The same with the loops over features as array expressions, for arrays only."""
     m = len(Y)
     cost, db = 0.0, 0.0
     dw[:] = 0.0
     for i in range(m):
-        x = X[:, i].copy()  # contiguous: a column is read across memory, so read it once
+        x = X[:, i].copy()  # contiguous: a column lies across memory, so it is read once
         z = np.dot(w, x) + b
         cost += logistic_loss(z, Y[i])
         dz = sigmoid(z) - Y[i]
@@ -174,42 +181,66 @@ def logistic_vectorised_features(
 # --------------------------------------------------------------------------- dense layers
 
 
-def activate(z: float, kind: int) -> float:
-    """g(z) of one number; SOFTMAX needs its whole column and is left to `softmax_columns`."""
+def activate(z: Vector, bias: float, kind: int) -> None:
+    """z ← g(z + bias) of one unit; for SOFTMAX, which needs whole columns, z ← z + bias.
+
+    Constants have the type of `bias`: float64 among float32 would halve the SIMD lanes.
+    """
+    zero, leak = type(bias)(0), type(bias)(LEAK)
     if kind == SIGMOID:
-        return sigmoid(z)
-    if kind == TANH:
-        return math.tanh(z)
-    if kind == RELU:
-        return 0.0 if z < 0.0 else z
-    if kind == LEAKY_RELU:
-        return LEAK * z if z < 0.0 else z
-    if kind in (LINEAR, SOFTMAX):
-        return z
-    raise ValueError("unknown kind of activation")
+        for j in range(len(z)):
+            z[j] = sigmoid(z[j] + bias)
+    elif kind == TANH:
+        for j in range(len(z)):
+            z[j] = tanh(z[j] + bias)
+    elif kind == RELU:
+        for j in range(len(z)):
+            x = z[j] + bias
+            z[j] = zero if x < zero else x  # NaN stays
+    elif kind == LEAKY_RELU:
+        for j in range(len(z)):
+            x = z[j] + bias
+            z[j] = leak * x if x < zero else x
+    elif kind in (SOFTMAX, LINEAR):
+        for j in range(len(z)):
+            z[j] += bias
+    else:
+        raise ValueError("unknown kind of activation")
 
 
-def activation_derivative(a: float, kind: int) -> float:
-    """g'(z) of one number, from a = g(z)."""
+def multiply_by_slope(da: Vector, a: Vector, keep_prob: float, kind: int) -> float:
+    """da ← dz = da * g'(z) of one hidden unit, with a = g(z) / keep_prob; returns Σ dz."""
+    zero, one, leak = type(keep_prob)(0), type(keep_prob)(1), type(keep_prob)(LEAK)
+    total = zero
     if kind == SIGMOID:
-        return a * (1.0 - a)
-    if kind == TANH:
-        return 1.0 - a * a
-    if kind == RELU:
-        return 1.0 if a > 0.0 else 0.0
-    if kind == LEAKY_RELU:
-        return 1.0 if a > 0.0 else LEAK
-    if kind == LINEAR:
-        return 1.0
-    raise ValueError("unknown kind of activation")
+        for j in range(len(a)):
+            x = keep_prob * a[j]
+            da[j] *= x * (one - x)
+            total += da[j]
+    elif kind == TANH:
+        for j in range(len(a)):
+            x = keep_prob * a[j]
+            da[j] *= one - x * x
+            total += da[j]
+    elif kind == RELU:
+        for j in range(len(a)):
+            da[j] = da[j] if a[j] > zero else zero * da[j]
+            total += da[j]
+    elif kind == LEAKY_RELU:
+        for j in range(len(a)):
+            da[j] = da[j] if a[j] > zero else leak * da[j]
+            total += da[j]
+    else:
+        raise ValueError("unknown kind of hidden activation")
+    return total
 
 
 def output_loss(a: float, y: float, kind: int) -> float:
-    """What one output a, where y was wanted, adds to the loss of its example."""
+    """The part of one output a with label y in the loss, from a as in the notes."""
     if kind == SIGMOID:
-        return -y * math.log(max(a, SMALLEST)) - (1.0 - y) * math.log(max(1.0 - a, SMALLEST))
+        return -y * log(max(a, SMALLEST)) - (1.0 - y) * log(max(1.0 - a, SMALLEST))
     if kind == SOFTMAX:
-        return -y * math.log(max(a, SMALLEST))
+        return -y * log(max(a, SMALLEST))
     if kind == LINEAR:
         return 0.5 * (a - y) * (a - y)
     raise ValueError("unknown kind of output")
@@ -222,7 +253,7 @@ def softmax_columns(Z: Matrix) -> None:
         for i in range(len(Z)):
             largest = max(largest, Z[i][j])
         for i in range(len(Z)):
-            Z[i][j] = math.exp(Z[i][j] - largest)
+            Z[i][j] = exp(Z[i][j] - largest)
             total += Z[i][j]
         for i in range(len(Z)):
             Z[i][j] /= total
@@ -233,19 +264,18 @@ def layer_forward(W: Matrix, b: Matrix, A_prev: Matrix, kind: int, A: Matrix) ->
     for i in prange(len(W)):
         weights, bias, a = W[i], b[i], A[i]
         for j in range(len(a)):
-            a[j] = bias[0]
+            a[j] = 0.0
         for k in range(len(weights)):
             weight, x = weights[k], A_prev[k]
             for j in range(len(a)):
                 a[j] += weight * x[j]
-        for j in range(len(a)):
-            a[j] = activate(a[j], kind)
+        activate(a, float(bias[0]), kind)
     if kind == SOFTMAX:
         softmax_columns(A)
 
 
 def output_error(A: Matrix, Y: Matrix, dZ: Matrix) -> None:
-    """dZ = (A - Y) / m, for sigmoid, softmax and linear outputs alike, each with its cost"""
+    """dZ = (A - Y) / m, for sigmoid, softmax and linear outputs, each with its cost"""
     for i in prange(len(A)):
         a, y, dz = A[i], Y[i], dZ[i]
         for j in range(len(a)):
@@ -262,8 +292,7 @@ def hidden_error(W: Matrix, dZ: Matrix, A_prev: Matrix, kind: int, dZ_prev: Matr
             weight, dz = W[i][k], dZ[i]
             for j in range(len(a)):
                 dz_prev[j] += weight * dz[j]
-        for j in range(len(a)):
-            dz_prev[j] *= activation_derivative(a[j], kind)
+        multiply_by_slope(dz_prev, a, 1.0, kind)
 
 
 def layer_gradients(dZ: Matrix, A_prev: Matrix, dW: Matrix, db: Matrix) -> None:
@@ -310,10 +339,10 @@ def descend(theta: Matrix, gradient: Matrix, learning_rate: float) -> None:
 
 # ------------------------------------------------------------- a dense network, any depth
 #
-# W, b, dW, db and kinds have an entry for each layer; A and dA one more, in front: A[0] is X
-# and layer l reads A[l] and writes A[l + 1]. dA[l] receives dZ of the layer that wrote A[l];
-# dA[0] is never touched. For Numba they are tuples whose matrices are of one type: one dtype,
-# C-contiguous, all writable. `lambd` is the notes' name for λ of L2.
+# W, b, dW, db and kinds have an entry for each layer; A and dA have one more, in front: A[0] is X,
+# layer l reads A[l] and writes A[l + 1], and dA[l] receives dZ of the layer that wrote A[l]; dA[0]
+# is not used. For Numba they are tuples of matrices of one type: one dtype, C-contiguous, writable.
+# `lambd` is the notes' name for λ of L2.
 
 
 def network_forward(W: Layers, b: Layers, A: Layers, kinds: Layers) -> None:
@@ -344,7 +373,7 @@ def network_penalty(W: Layers, lambd: float, m: int) -> float:
 def network_backward(
     W: Layers, A: Layers, Y: Matrix, kinds: Layers, dA: Layers, dW: Layers, db: Layers, lambd: float
 ) -> None:
-    """dW and db of every layer, from the A that `network_forward` left; dA is work space."""
+    """dW and db of every layer, from the A of `network_forward`; dA is workspace."""
     output_error(A[len(W)], Y, dA[len(W)])
     for layer in range(len(W) - 1, -1, -1):
         layer_gradients(dA[layer + 1], A[layer], dW[layer], db[layer])
@@ -373,7 +402,7 @@ def network_epoch(
     learning_rate: float,
     lambd: float,
 ) -> float:
-    """One epoch: forward, cost, backward, update. Returns the cost before the update."""
+    """One epoch: forward, cost, backward, update; returns the cost before the update."""
     network_forward(W, b, A, kinds)
     cost = network_cost(A[len(W)], Y, kinds[len(W) - 1])
     if lambd > 0.0:

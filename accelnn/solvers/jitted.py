@@ -174,7 +174,6 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
 
     from accelnn.kernels.cpu import blas, steps
 
-    codes = {"sgd": steps.SGD, "momentum": steps.MOMENTUM, "adam": steps.ADAM}
     dtype, layers = params.dtype, params.layers
     whole = job.batch_size is None
     sizes = np.array(batches.sizes(job.examples, job.batch_size or job.examples))
@@ -196,11 +195,12 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
         gemm=blas.address(dtype),
         settings=np.array(
             [
-                codes[job.optimizer.name],
+                loops.OPTIMIZERS[job.optimizer.name],
                 space is not None,
                 examples_first,
                 job.dropout,
                 threads,
+                not blas.has_small_kernels(),
                 0,
                 1,
             ]
@@ -262,9 +262,9 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
 
 def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
     """Whether one of a step's products may be so large that BLAS would share it."""
-    from accelnn.kernels.cpu.steps import WORTH_BLAS
+    from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
 
-    return any(before * n * m >= WORTH_BLAS for before, n in pairwise(layers))
+    return any(before * n * m > SERIAL_IN_BLAS for before, n in pairwise(layers))
 
 
 def _multiply_adds(layers: tuple[int, ...], m: int) -> int:

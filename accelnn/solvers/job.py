@@ -10,9 +10,8 @@ import numpy as np
 
 from accelnn.backend import Array, array_module
 from accelnn.columns import HostColumns
-from accelnn.kernels.gpu.cuda import Philox
+from accelnn.kernels.gpu.cuda import Philox, kernels_compile
 from accelnn.network import Network, Parameters, Workspace
-from accelnn.operations import fused_on_gpu
 from accelnn.optimizers import Optimizer
 
 
@@ -123,7 +122,7 @@ def dropout_generator(job: Job, xp: Any) -> Any:
     a GPU whose kernels run, numbers each of which follows from the place it is for."""
     if not job.dropout:
         return None
-    if xp is not np and fused_on_gpu(xp):
+    if xp is not np and kernels_compile(xp):
         return Philox(job.seed)
     return xp.random.default_rng(job.seed)
 

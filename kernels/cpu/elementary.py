@@ -1,18 +1,17 @@
-"""exp, log, log1p, tanh and the sigmoid of one float64, written so that a loop over them runs in
-SIMD lanes: no branches, no tables, no calls into the C library, one division at most.
+"""exp, log, log1p and tanh of one float64, written so that loops over them use SIMD lanes: no
+branches, tables or calls into the C library, one division at most.
 
-They are plain Python, and run as such too. To be compiled by
+They also run as plain Python. Compile them with
 `numba.njit(fastmath={"contract"}, error_model="numpy", forceinline=True)`: without "contract"
-there are no FMAs, with "reassoc" the rounding by `ROUNDING` and the two-part constants would be
-simplified away, and Python's check for a division by zero would keep loops from vectorising.
+there are no FMAs; "reassoc" would simplify away the rounding by `ROUNDING` and the two-part
+constants; Python's check for a division by zero would prevent vectorisation.
 
 The largest errors found in searches of the whole range, subnormal numbers included, are 1.1 ulp
-(exp), 0.9 (log), 1.5 (log1p), 2.6 (tanh, near 0.22) and 2.4 (sigmoid).
+(exp), 0.9 (log), 1.5 (log1p) and 2.6 (tanh, near 0.22).
 
 The method is the classical one (Muller, "Elementary Functions", chapters 3 and 11): reduce the
 argument (Cody & Waite 1980), evaluate a minimax polynomial (computed by Remez' algorithm for these
-intervals), put the exponent back. A conditional expression here is a select: both sides are
-computed.
+intervals), restore the exponent. Conditional expressions are selects: both sides are computed.
 """
 
 import math
@@ -23,8 +22,8 @@ LOG2_E = 1.4426950408889634
 LN2_HIGH = 6.93147180369123816490e-01  # its last 21 bits are zero: k * LN2_HIGH is exact
 LN2_LOW = 1.90821492927058770002e-10  # ln 2 - LN2_HIGH
 
-# A double in [2⁵², 2⁵³) holds an integer in its low bits: adding a number to it rounds the number,
-# and the bits are the integer. AVX2 has no other way from float64 to int64 and back.
+# The low bits of a double in [2⁵², 2⁵³) are an integer: adding a number rounds the number, and the
+# bits are the integer. AVX2 has no other conversion between float64 and int64.
 TWO52 = 2.0**52
 BIAS = 1023  # of a double's exponent field
 ROUNDING = 1.5 * TWO52 + 2 * BIAS
@@ -55,7 +54,7 @@ def from_bits(n: int) -> float:
 
 
 def power_of_two(n: int) -> float:
-    """2ⁿ⁻¹⁰²³, for n from 1 to 2046; 0 for n = 0. Bits of n above the twelfth do not count."""
+    """2ⁿ⁻¹⁰²³, for n from 1 to 2046; 0 for n = 0. Bits of n above the twelfth are ignored."""
     return from_bits(int(np.int64(n) << 52))
 
 
@@ -65,7 +64,7 @@ def power_of_two(n: int) -> float:
 def reduced(x: float) -> tuple[int, float]:
     """n and r with x = (n - 2·1023) ln 2 + r and |r| <= ln(2)/2: Cody & Waite's reduction.
 
-    n is off by two biases, so that its half is the biased exponent of half the power.
+    n includes two biases, so that its half is the biased exponent of half the power.
     """
     rounded = x * LOG2_E + ROUNDING
     k = rounded - ROUNDING
@@ -75,7 +74,7 @@ def reduced(x: float) -> tuple[int, float]:
 def expm1_reduced(r: float) -> float:
     """eʳ - 1 = r + r² q(r) for |r| <= ln(2)/2; the error of q is 2⁻⁵⁵ of the result.
 
-    q is summed by Estrin's scheme: Horner's, a chain of ten FMAs, made exp 10 % slower.
+    q is summed by Estrin's scheme; Horner's, a chain of ten FMAs, made exp 10 % slower.
     """
     r2 = r * r
     r4 = r2 * r2
@@ -87,34 +86,23 @@ def expm1_reduced(r: float) -> float:
     return r + r2 * (low + r4 * (middle + r4 * high))
 
 
-def exp_below(x: float) -> float:
-    """eˣ = 2ᵏ eʳ for x <= EXP_HIGHEST
+def exp(x: float) -> float:
+    """eˣ = 2ᵏ eʳ
 
-    2ᵏ is multiplied in by halves: it may itself overflow, or underflow, where eˣ does not.
+    2ᵏ is multiplied in two halves, because it may overflow or underflow although eˣ does not.
     """
+    x = float(x)
+    x = EXP_HIGHEST if x > EXP_HIGHEST else x
     n, r = reduced(EXP_LOWEST if x < EXP_LOWEST else x)
     half = n >> 1
     scale = power_of_two(half)
     return (scale + scale * expm1_reduced(r)) * power_of_two(n - half)
 
 
-def exp(x: float) -> float:
-    """eˣ"""
-    x = float(x)
-    return exp_below(EXP_HIGHEST if x > EXP_HIGHEST else x)
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + e⁻ˣ), and for negative x eˣ / (1 + eˣ): the exponential never overflows."""
-    x = float(x)
-    e = exp_below(-abs(x))
-    return (e if x < 0.0 else 1.0) / (1.0 + e)
-
-
 def tanh(x: float) -> float:
     """(e²ˣ - 1) / (e²ˣ + 1) = t / (t + 2), with t = e²ˣ - 1 = 2ᵏ (eʳ - 1) + (2ᵏ - 1)
 
-    of |x|, for t would lose digits near -1. For small x, k is 0 and t is as good as eʳ - 1.
+    of |x|, because t would lose digits near -1. For small x, k is 0 and t is as exact as eʳ - 1.
     """
     magnitude = abs(float(x))
     magnitude = TANH_HIGHEST if magnitude > TANH_HIGHEST else magnitude
@@ -138,7 +126,7 @@ def log_reduced(k: float, f: float) -> float:
     """k ln 2 + log(1 + f) for sqrt(1/2) <= 1 + f < sqrt(2)
 
     With s = f / (2 + f), log(1 + f) = log((1 + s) / (1 - s)) = 2s + s R(s²). Written as
-    f - (f²/2 - s (f²/2 + R)) the rounding error of s counts little, as in Sun's fdlibm.
+    f - (f²/2 - s (f²/2 + R)), as in Sun's fdlibm, the rounding error of s matters little.
     """
     s = f / (2.0 + f)
     z = s * s
@@ -150,7 +138,7 @@ def log_reduced(k: float, f: float) -> float:
 
 
 def log_or_limit(x: float, value: float) -> float:
-    """`value`, the logarithm of x, or what it is at the ends of its domain and beyond."""
+    """`value`, the logarithm of x, or its limit at the ends of the domain and NaN beyond."""
     value = value if x < math.inf else x  # ∞ and NaN
     value = value if x != 0.0 else -math.inf
     return math.nan if x < 0.0 else value
@@ -166,9 +154,9 @@ def log(x: float) -> float:
 
 
 def log1p(x: float) -> float:
-    """log(1 + x) = k ln 2 + log(1 + f + 2⁻ᵏ c), with c what the rounding of 1 + x lost
+    """log(1 + x) = k ln 2 + log(1 + f + 2⁻ᵏ c), with the rounding error c of 1 + x
 
-    c is computed by Knuth's two-sum; it no longer matters, and 2⁻ᵏ ends, for large x.
+    Knuth's two-sum gives c. For large x it does not matter, and 2⁻ᵏ cannot be represented.
     """
     x = float(x)
     u = 1.0 + x
@@ -178,4 +166,4 @@ def log1p(x: float) -> float:
     f = f + c * power_of_two(2 * BIAS - n) if x < TWO52 * TWO52 else f
     k = from_bits(n + TWO52_BITS) - (TWO52 + BIAS)
     value = log_or_limit(u, log_reduced(k, f))
-    return value if x != 0.0 else x  # -0 as well
+    return value if x != 0.0 else x  # also -0

@@ -1,18 +1,20 @@
 """Steps of gradient descent as one compiled call: any depth, any optimizer, whole batches,
 mini-batches and sample space, on one thread or several.
 
-The threads share every product and what follows it by blocks of its result. A step is a row of
-phases, in which each thread does its share: forward and backward layer by layer, then the update
-of all layers. Products large enough come from BLAS, on one thread each: two pools of threads, or
-one that splits what is already split, would only take the cores from each other.
+A step is a sequence of phases: forward and backward layer by layer, then the update of all layers.
+The threads share each phase by blocks of its result and wait for one another after it. Products
+come from BLAS, on one thread each, because BLAS's own threads would compete with these for the
+cores; some thin products are loops.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..loops import MOMENTUM, SGD
 from .blas import gemm
 from .fused import (
+    Area,
     activation_gradient,
     adam_update,
     bias_activation,
@@ -22,62 +24,55 @@ from .fused import (
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-Area = tuple[int, int, int, int]  # first, last row; start, stop column
 
 prange = range
 
-# Numba compiles a function again for each literal that it is called with, so the values that select
-# a case come from arrays. Each level of calls costs a second or two, because everything below it is
-# optimised again; an assignment to a slice costs as much, for the error that it might raise.
+# Numba compiles a function again for each literal argument, so values that select a case come from
+# arrays. Each level of calls costs a second or two, because everything below it is optimised again;
+# an assignment to a slice costs as much, for the error that it might raise.
 
 # the columns of `State.layers`, a row for each layer
 UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND = range(6)
 # the columns of `State.plan`, a row for each step
 RATE, SCALE, SHRINK, EPSILON, C = range(5)
 # `State.settings`
-OPTIMIZER, IN_SAMPLE_SPACE, EXAMPLES_FIRST, DROPOUT, THREADS, NO, YES = range(7)
-SGD, MOMENTUM, ADAM = range(3)
+OPTIMIZER, IN_SAMPLE_SPACE, EXAMPLES_FIRST, DROPOUT, THREADS, LOOPS, NO, YES = range(8)
 # the columns of `State.phases`, a row for each phase of a step, and the phases
 PHASE, LAYER, PER_EXAMPLE, FIXED = range(4)
 GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
 
-# Multiply-adds from which a phase is shared. One thread does 10,000 to 20,000 in a microsecond. To
-# start the threads and to wait for them takes 1.5 us once each has a core of its own, which after
-# a rest they get only in some 10 ms: phases of 20 us gained nothing.
+# Multiply-adds from which a phase is shared. One thread does 10,000 to 20,000 in a microsecond.
+# Starting and joining threads takes 1.5 us once each has a core, which takes 10 ms after a pause.
 WORTH_SHARING = 1_000_000
-# BLAS packs its matrices first: what is smaller than this, or as thin, loops do sooner. Long inner
-# products of few rows too, however large; adding up rows not, from a size on.
-# In float64, loops and BLAS: 7 x 209 x 209 28 and 43 us, 20 x 209 x 209 66 and 55;
-# 7 x 12288 x 209 by inner products 2.9 and 3.5 ms, 7 x 2000 x 2000 by rows 7.8 and 5.5.
-WORTH_BLAS, THIN = 100_000, 9
-WORTH_BLAS_BY_ROWS, THIN_BY_ROWS = 1_500_000, 5
-# A batch of few examples makes the innermost loop short, and loops slow: 20 x 100 x 4 5.0 and
-# 2.1 us, 128 x 256 x 8 91 and 26.
-WORTH_BLAS_SHORT, SHORT = 1_000, 9
-# Columns from which a matrix with fewer rows is cut across its columns
-MANY = 512
-# Bytes of a core's second-level cache, of which there is this much at least.
-SECOND_CACHE = 2**19
+# Products with fewer than THIN rows, columns or terms, rows of at least LONG elements and fewer
+# than LARGE multiply-adds are loops, unless BLAS has kernels for them. With OpenBLAS for AVX2,
+# loops took 0.7 to 0.75 of the time of planar, cat-2layer and football, but 1.2 of the time of
+# [13, 100, 3] on batches of 32. With OpenBLAS for AVX-512, they took 1.05 to 1.4 of the time.
+THIN, LONG, LARGE = 9, 64, 1_000_000
+# Multiply-adds up to which BLAS uses one thread whatever its settings
+SERIAL_IN_BLAS = 100_000
+MANY = 512  # columns from which a matrix with fewer rows is cut across its columns
 
 
 class State(NamedTuple):
-    """A training under way. Flat arrays, so that one compiled form serves any depth.
+    """A training under way, in flat arrays, so that one compiled form serves any depth.
 
     gemm : address of BLAS's product for the dtype
-    settings : (7,) int64: OPTIMIZER ... THREADS, and NO = 0, YES = 1
+    settings : (8,) int64: OPTIMIZER ... THREADS; LOOPS, whether thin products are loops; NO = 0 and
+        YES = 1
     phases : (phases, 4) int64: PHASE, its LAYER, and its multiply-adds PER_EXAMPLE and FIXED
     layers : (L, 6) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS
         and BIASES (where W and b begin in theta), ROW (its first unit among all units), KIND
     keep_prob : (L,) of dropout, 1 where a layer has none
     betas : (2,) of the optimizer
     theta : the flat parameters; in sample space S is in the place of W[1]
-    step : what Adam updates them by, else empty
-    moments : as many rows like theta as the optimizer keeps
+    step : the gradient, for Adam, else empty
+    moments : those of the optimizer, rows like theta
     X, Y : examples to gather batches from, (m, n_0) and (m, n_L) flat; empty for whole batches
-    X_batch, Y_batch : those of a step: (n_0, m) or, with EXAMPLES_FIRST, (m, n_0); and (n_L, m).
+    X_batch, Y_batch : examples of a step: (n_0, m) or, with EXAMPLES_FIRST, (m, n_0); and (n_L, m).
         In sample space X_batch is G
     P0 : W⁰ X of sample space, else empty
-    A, dA : all layers' units by examples: activations (of the last layer dZ in the end); dZ
+    A, dA : activations and dZ, all units by examples; dZ of the last layer replaces its logits in A
     D : for each step of a call, the masks of all units by examples
     db : (all units, threads) sums of dZ over each thread's examples
     work : (2, examples) for the softmax
@@ -107,41 +102,46 @@ class State(NamedTuple):
 
 
 class Now(NamedTuple):
-    """What a step has of its own.
+    """One step.
 
     m : examples of its batch
-    order : (m,) which ones
-    masks : where its masks begin in D
-    plan : (5,) float64: RATE α; SCALE, which enters with dZ; SHRINK, λ · SCALE; EPSILON of Adam;
-        C of sample space
-    wanted : whether the loss is
+    order : (m,) their indices
+    masks : offset of its masks in D
+    plan : (5,) float64: RATE α; SCALE, a factor of dZ; SHRINK, λ · SCALE; EPSILON of Adam; C of
+        sample space
+    recorded : whether to compute the loss
     """
 
     m: int
     order: Vector
     masks: int
     plan: Vector
-    wanted: bool
+    recorded: bool
 
 
-# ---------------------------------------------------------------------------------- products
+# ------------------------------------------------------------------------- matrices and blocks
 
 
 def matrix(flat: Vector, rows: int, columns: int) -> Matrix:
-    """What `flat` begins with, as a (rows, columns) matrix."""
+    """The beginning of `flat` as a (rows, columns) matrix."""
     return flat[: rows * columns].reshape(rows, columns)
 
 
 def block(rows: int, columns: int, part: int, parts: int) -> Area:
-    """A part of a matrix, by rows, since loops run along whole ones; by columns where these are
-    many, for what belongs to the other side is read by all, and packed by BLAS for each."""
+    """A part of a matrix: some of its rows, along which loops run, or of its columns if many more.
+
+    Each part reads all of the other operand, which BLAS packs each time.
+    """
     if rows >= columns or (columns < MANY and rows >= 2 * parts):
         return part * rows // parts, (part + 1) * rows // parts, 0, columns
     return 0, rows, part * columns // parts, (part + 1) * columns // parts
 
 
+# ---------------------------------------------------------------------------------- products
+
+
 def product(
-    routine: int,
+    s: State,
     A: Matrix,
     A_transposed: int,
     B: Matrix,
@@ -155,45 +155,17 @@ def product(
     first, last, start, stop = area
     rows, columns = last - first, stop - start
     depth = A.shape[0] if A_transposed else A.shape[1]
-    least, volume = min(rows, columns, depth), rows * columns * depth
-    along = depth if B_transposed else columns  # what the innermost loop runs along
-    if (
-        (least >= THIN and volume >= WORTH_BLAS)
-        or (least >= THIN_BY_ROWS and volume >= WORTH_BLAS_BY_ROWS and not B_transposed)
-        or (along < SHORT and volume >= WORTH_BLAS_SHORT)
-    ):
-        gemm(routine, A, A_transposed, B, B_transposed, C, alpha, beta, first, last, start, stop)
-    elif B_transposed:
+    thin = s.settings[LOOPS] != 0 and min(rows, columns, depth) < THIN
+    if B_transposed != 0 and thin and depth >= LONG:
         inner_products(A, B, C, alpha, beta, area)
+    elif B_transposed == 0 and thin and columns >= LONG and rows * columns * depth < LARGE:
+        sums_of_rows(A, A_transposed, B, C, alpha, beta, area)
     else:
-        scale_block(C, beta, area)
-        width = columns
-        if depth * columns * B.itemsize > SECOND_CACHE:  # stay in it from row to row
-            width = max(64, SECOND_CACHE // 2 // (depth * B.itemsize))
-        for left in range(start, stop, width):
-            right = min(left + width, stop)
-            i = first
-            while i + 2 <= last:
-                add_two_rows(A, A_transposed, B, C, alpha, i, left, right, depth)
-                i += 2
-            if i < last:
-                add_row(A, A_transposed, B, C, alpha, i, left, right, depth)
-
-
-def scale_block(C: Matrix, beta: float, area: Area) -> None:
-    """C ← β C within `area`; whatever C held, 0 where β is 0."""
-    first, last, start, stop = area
-    for i in range(first, last):
-        c = C[i, start:stop]
-        for j in range(len(c)):
-            c[j] = beta * c[j] if beta != 0 else beta
+        gemm(s.gemm, A, A_transposed, B, B_transposed, C, alpha, beta, area)
 
 
 def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area) -> None:
-    """C ← α A Bᵀ + β C within `area`, by the inner products of rows.
-
-    Two by two: one sum alone would wait for each of its additions to end.
-    """
+    """C ← α A Bᵀ + β C within `area`, two rows of both at a time: one took 1.4 of the time."""
     first, last, start, stop = area
     for i in range(first, last, 2):
         up = min(i + 1, last - 1)
@@ -222,101 +194,60 @@ def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, a
 
 
 def set_entry(C: Matrix, i: int, p: int, alpha: float, value: float, beta: float) -> None:
-    """C[i, p] ← α value + β C[i, p]; where β is 0 C may hold anything."""
+    """C[i, p] ← α value + β C[i, p]; if β is 0, C may hold anything."""
     C[i, p] = alpha * value + (beta * C[i, p] if beta != 0 else beta)
 
 
-def entry(A: Matrix, transposed: int, i: int, p: int) -> float:
-    """A[i, p] of A or of its transpose"""
-    value: float = A[p, i] if transposed else A[i, p]
-    return value
-
-
-def add_row(
-    A: Matrix,
-    transposed: int,
-    B: Matrix,
-    C: Matrix,
-    alpha: float,
-    i: int,
-    start: int,
-    stop: int,
-    depth: int,
+def sums_of_rows(
+    A: Matrix, transposed: int, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area
 ) -> None:
-    """Row i of C gets that of α A B, eight rows of B at a time: C is read an eighth as often."""
-    c, p = C[i, start:stop], 0
-    while p + 8 <= depth:
-        x0 = alpha * entry(A, transposed, i, p)
-        x1 = alpha * entry(A, transposed, i, p + 1)
-        x2 = alpha * entry(A, transposed, i, p + 2)
-        x3 = alpha * entry(A, transposed, i, p + 3)
-        x4 = alpha * entry(A, transposed, i, p + 4)
-        x5 = alpha * entry(A, transposed, i, p + 5)
-        x6 = alpha * entry(A, transposed, i, p + 6)
-        x7 = alpha * entry(A, transposed, i, p + 7)
-        b0, b1 = B[p, start:stop], B[p + 1, start:stop]
-        b2, b3 = B[p + 2, start:stop], B[p + 3, start:stop]
-        b4, b5 = B[p + 4, start:stop], B[p + 5, start:stop]
-        b6, b7 = B[p + 6, start:stop], B[p + 7, start:stop]
-        for j in range(len(c)):
-            left = x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
-            c[j] += left + (x4 * b4[j] + x5 * b5[j] + x6 * b6[j] + x7 * b7[j])
-        p += 8
-    while p + 2 <= depth:
-        x0 = alpha * entry(A, transposed, i, p)
-        x1 = alpha * entry(A, transposed, i, p + 1)
-        b0, b1 = B[p, start:stop], B[p + 1, start:stop]
-        for j in range(len(c)):
-            c[j] += x0 * b0[j] + x1 * b1[j]
-        p += 2
-    if p < depth:
-        x0, b0 = alpha * entry(A, transposed, i, p), B[p, start:stop]
-        for j in range(len(c)):
-            c[j] += x0 * b0[j]
+    """C ← α A B + β C within `area`, as sums of rows of B: two rows of C and four of B at a time.
 
-
-def add_two_rows(
-    A: Matrix,
-    transposed: int,
-    B: Matrix,
-    C: Matrix,
-    alpha: float,
-    i: int,
-    start: int,
-    stop: int,
-    depth: int,
-) -> None:
-    """Rows i and i + 1 of C, four rows of B at a time, each read for both.
-
-    Eight factors, four rows and two sums are what the registers hold: with four rows of C the
-    same product took 33 us instead of 28.
+    One row of C at a time took 1.1 to 1.2 of the time.
     """
-    c, d, p = C[i, start:stop], C[i + 1, start:stop], 0
-    while p + 4 <= depth:
-        x0, y0 = alpha * entry(A, transposed, i, p), alpha * entry(A, transposed, i + 1, p)
-        x1, y1 = alpha * entry(A, transposed, i, p + 1), alpha * entry(A, transposed, i + 1, p + 1)
-        x2, y2 = alpha * entry(A, transposed, i, p + 2), alpha * entry(A, transposed, i + 1, p + 2)
-        x3, y3 = alpha * entry(A, transposed, i, p + 3), alpha * entry(A, transposed, i + 1, p + 3)
-        b0, b1 = B[p, start:stop], B[p + 1, start:stop]
-        b2, b3 = B[p + 2, start:stop], B[p + 3, start:stop]
-        for j in range(len(c)):
-            c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
-            d[j] += y0 * b0[j] + y1 * b1[j] + y2 * b2[j] + y3 * b3[j]
-        p += 4
-    while p + 2 <= depth:
-        x0, y0 = alpha * entry(A, transposed, i, p), alpha * entry(A, transposed, i + 1, p)
-        x1, y1 = alpha * entry(A, transposed, i, p + 1), alpha * entry(A, transposed, i + 1, p + 1)
-        b0, b1 = B[p, start:stop], B[p + 1, start:stop]
-        for j in range(len(c)):
-            c[j] += x0 * b0[j] + x1 * b1[j]
-            d[j] += y0 * b0[j] + y1 * b1[j]
-        p += 2
-    if p < depth:
-        x0, y0 = alpha * entry(A, transposed, i, p), alpha * entry(A, transposed, i + 1, p)
-        b0 = B[p, start:stop]
-        for j in range(len(c)):
-            c[j] += x0 * b0[j]
-            d[j] += y0 * b0[j]
+    first, last, start, stop = area
+    depth = len(B)
+    fours = depth - depth % 4
+    for i in range(first, last, 2):
+        up = min(i + 1, last - 1)
+        for k in range(i, up + 1):
+            c = C[k, start:stop]
+            for j in range(len(c)):
+                c[j] = beta * c[j] if beta != 0 else beta
+        c, d = C[i, start:stop], C[up, start:stop]
+        for p in range(0, fours, 4):
+            b0, b1 = B[p, start:stop], B[p + 1, start:stop]
+            b2, b3 = B[p + 2, start:stop], B[p + 3, start:stop]
+            x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
+            x2, x3 = factor(A, transposed, i, p + 2, alpha), factor(A, transposed, i, p + 3, alpha)
+            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
+            y2 = factor(A, transposed, up, p + 2, alpha)
+            y3 = factor(A, transposed, up, p + 3, alpha)
+            if up > i:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
+                    d[j] += y0 * b0[j] + y1 * b1[j] + y2 * b2[j] + y3 * b3[j]
+            else:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
+        for p in range(fours, depth, 2):  # beyond the last row of B the factor is 0
+            b0, b1 = B[p, start:stop], B[min(p + 1, depth - 1), start:stop]
+            x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
+            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
+            if up > i:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j]
+                    d[j] += y0 * b0[j] + y1 * b1[j]
+            else:
+                for j in range(len(c)):
+                    c[j] += x0 * b0[j] + x1 * b1[j]
+
+
+def factor(A: Matrix, transposed: int, i: int, p: int, alpha: float) -> float:
+    """α A[i, p] of A or of its transpose; 0 beyond the last p"""
+    if transposed:
+        return alpha * A[p, i] if p < A.shape[0] else type(alpha)(0)
+    return alpha * A[i, p] if p < A.shape[1] else type(alpha)(0)
 
 
 # --------------------------------------------------------------- the phases, a thread's share
@@ -328,20 +259,20 @@ def activations(s: State, l: int, m: int) -> Matrix:
 
 
 def gradient(s: State, l: int, m: int) -> Matrix:
-    """dZ[l] (n_l, m): the last layer's is in the place of its logits."""
+    """dZ[l] (n_l, m); that of the last layer replaces its logits."""
     flat = s.A if l == len(s.layers) - 1 else s.dA
     return matrix(flat[s.layers[l, ROW] * m :], s.layers[l, UNITS], m)
 
 
 def masks(s: State, l: int, now: Now) -> Matrix:
-    """D[l] (n_l, m); without dropout any matrix, for Numba wants one."""
+    """D[l] (n_l, m); without dropout any matrix, because Numba needs one."""
     if s.settings[DROPOUT] == 0:
         return activations(s, l, now.m)
     return matrix(s.D[now.masks + s.layers[l, ROW] * now.m :], s.layers[l, UNITS], now.m)
 
 
 def weights(s: State, flat: Vector, l: int) -> Matrix:
-    """The part of theta, or of an array like it, that is W[l] (n_l, n_{l-1})."""
+    """W[l] (n_l, n_{l-1}) in theta, or in an array like it."""
     return matrix(flat[s.layers[l, WEIGHTS] :], s.layers[l, UNITS], s.layers[l, INPUTS])
 
 
@@ -354,7 +285,7 @@ def examples(s: State, m: int) -> Matrix:
 
 
 def gather(s: State, now: Now, part: int, parts: int) -> None:
-    """Collect this thread's examples of the batch."""
+    """Copy this thread's examples of the batch."""
     m, n, outputs = now.m, s.layers[0, INPUTS], s.layers[-1, UNITS]
     for i in range(part * m // parts, (part + 1) * m // parts):
         example = now.order[i]
@@ -371,19 +302,19 @@ def gather(s: State, now: Now, part: int, parts: int) -> None:
 
 
 def forward(s: State, now: Now, l: int, part: int, parts: int) -> None:
-    """A[l] = g(W[l] A[l-1] + b[l]); of the last layer the logits without their bias."""
+    """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
     kind, m, no = s.theta.dtype.type, now.m, s.settings[NO]
     n, bias = s.layers[l, UNITS], s.layers[l, BIASES]
     W, A = weights(s, s.theta, l), activations(s, l, m)
     area = block(n, m, part, parts)
-    first, last, start, stop = area
     if l > 0:
-        product(s.gemm, W, no, activations(s, l - 1, m), no, A, kind(1), kind(0), area)
+        product(s, W, no, activations(s, l - 1, m), no, A, kind(1), kind(0), area)
     else:
         transposed = s.settings[EXAMPLES_FIRST]
-        product(s.gemm, W, no, examples(s, m), transposed, A, kind(1), kind(0), area)
+        product(s, W, no, examples(s, m), transposed, A, kind(1), kind(0), area)
         if s.settings[IN_SAMPLE_SPACE]:
             P0, c = matrix(s.P0, n, m), kind(now.plan[C])
+            first, last, start, stop = area
             for i in range(first, last):
                 a, p = A[i, start:stop], P0[i, start:stop]
                 for j in range(len(a)):
@@ -392,7 +323,7 @@ def forward(s: State, now: Now, l: int, part: int, parts: int) -> None:
         dropout = s.settings[DROPOUT] != 0 and s.keep_prob[l] < 1
         b = s.theta[bias : bias + n]
         g = s.layers[l, KIND]
-        bias_activation(A, b, g, masks(s, l, now), dropout, first, last, start, stop)
+        bias_activation(A, b, g, masks(s, l, now), dropout, area)
 
 
 def output(s: State, now: Now, part: int, parts: int) -> None:
@@ -406,9 +337,8 @@ def output(s: State, now: Now, part: int, parts: int) -> None:
         matrix(s.Y_batch, n, m),
         s.layers[l, KIND],
         s.theta.dtype.type(now.plan[SCALE]),
-        s.db[row : row + n],
-        part,
-        now.wanted,
+        s.db[row : row + n, part],
+        now.recorded,
         s.work,
         part * m // parts,
         (part + 1) * m // parts,
@@ -422,52 +352,47 @@ def backward(s: State, now: Now, l: int, part: int, parts: int) -> None:
     W, dA = weights(s, s.theta, l), gradient(s, before, m)
     area = block(n, m, part, parts)
     no, yes = s.settings[NO], s.settings[YES]
-    product(s.gemm, W, yes, gradient(s, l, m), no, dA, kind(1), kind(0), area)
-    first, last, start, stop = area
+    product(s, W, yes, gradient(s, l, m), no, dA, kind(1), kind(0), area)
+    dropout = s.settings[DROPOUT] != 0 and s.keep_prob[before] < 1
     activation_gradient(
         dA,
         activations(s, before, m),
         s.layers[before, KIND],
-        s.db[row : row + n],
-        part,
+        s.db[row : row + n, part],
         masks(s, before, now),
         kind(s.keep_prob[before]),
-        s.settings[DROPOUT] != 0 and s.keep_prob[before] < 1,
-        first,
-        last,
-        start,
-        stop,
+        dropout,
+        area,
     )
 
 
 def add_gradient(
     s: State, now: Now, l: int, into: Matrix, alpha: float, beta: float, area: Area
 ) -> None:
-    """into ← α dZ[l] A[l-1]ᵀ + β into; in sample space the first layer's is dZ[1] itself."""
+    """into ← α dZ[l] A[l-1]ᵀ + β into; in sample space the first layer's gradient is dZ[1]."""
     m, dZ, no, yes = now.m, gradient(s, l, now.m), s.settings[NO], s.settings[YES]
     if l > 0:
-        product(s.gemm, dZ, no, activations(s, l - 1, m), yes, into, alpha, beta, area)
+        product(s, dZ, no, activations(s, l - 1, m), yes, into, alpha, beta, area)
     elif s.settings[IN_SAMPLE_SPACE]:
         first, last, start, stop = area
-        scale_block(into, beta, area)
         for i in range(first, last):
             x, dz = into[i, start:stop], dZ[i, start:stop]
             for j in range(len(x)):
-                x[j] += alpha * dz[j]
+                x[j] = beta * x[j] + alpha * dz[j]
     else:
         transposed = yes - s.settings[EXAMPLES_FIRST]
-        product(s.gemm, dZ, no, examples(s, m), transposed, into, alpha, beta, area)
+        product(s, dZ, no, examples(s, m), transposed, into, alpha, beta, area)
 
 
 def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
     """W[l] and b[l] of this thread's block.
 
-    Gradient descent adds the product to W at once, and momentum to V: no gradient is stored.
+    Gradient descent adds the product directly to W, and momentum to V: no gradient is stored.
     """
     optimizer, kind = s.settings[OPTIMIZER], s.theta.dtype.type
     n, inputs = s.layers[l, UNITS], s.layers[l, INPUTS]
-    rate, shrink, epsilon = kind(now.plan[RATE]), kind(now.plan[SHRINK]), kind(now.plan[EPSILON])
-    one, beta1, beta2 = kind(1), kind(s.betas[0]), kind(s.betas[1])
+    one, shrink = kind(1), kind(now.plan[SHRINK])
+    beta, rate, numbers = kind(s.betas[0]), kind(now.plan[RATE]), adam_numbers(s, now)
     area = block(n, inputs, part, parts)
     first, last, start, stop = area
     W = weights(s, s.theta, l)
@@ -475,7 +400,7 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
         add_gradient(s, now, l, W, -one, one - shrink, area)
     elif optimizer == MOMENTUM:
         V = weights(s, s.moments[0], l)
-        add_gradient(s, now, l, V, one, beta1, area)
+        add_gradient(s, now, l, V, one, beta, area)
         for i in range(first, last):
             w, v = W[i, start:stop], V[i, start:stop]
             for j in range(len(w)):
@@ -489,15 +414,14 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
             if shrink != 0:
                 for j in range(len(w)):
                     dw[j] += shrink * w[j]
-            adam_update(w, dw, M[i, start:stop], V[i, start:stop], beta1, beta2, rate, epsilon)
+            adam_update(w, dw, M[i, start:stop], V[i, start:stop], numbers)
     update_biases(s, now, l, part * n // parts, (part + 1) * n // parts)
 
 
 def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:
     """b[l] of these units, from each thread's sum of their dZ."""
     optimizer, kind, row = s.settings[OPTIMIZER], s.theta.dtype.type, s.layers[l, ROW]
-    rate, epsilon = kind(now.plan[RATE]), kind(now.plan[EPSILON])
-    beta1, beta2 = kind(s.betas[0]), kind(s.betas[1])
+    beta, rate, numbers = kind(s.betas[0]), kind(now.plan[RATE]), adam_numbers(s, now)
     place = s.layers[l, BIASES]
     db = s.db[row : row + s.layers[l, UNITS]]
     for i in range(first, last):
@@ -507,18 +431,15 @@ def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:
         if optimizer == SGD:
             s.theta[place + i] -= db[i, 0]
         elif optimizer == MOMENTUM:
-            momentum_update(s.theta[at], db[i, :1], s.moments[0, at], beta1, rate)
+            momentum_update(s.theta[at], db[i, :1], s.moments[0, at], beta, rate)
         else:
-            adam_update(
-                s.theta[at],
-                db[i, :1],
-                s.moments[0, at],
-                s.moments[1, at],
-                beta1,
-                beta2,
-                rate,
-                epsilon,
-            )
+            adam_update(s.theta[at], db[i, :1], s.moments[0, at], s.moments[1, at], numbers)
+
+
+def adam_numbers(s: State, now: Now) -> tuple[float, float, float, float]:
+    """β₁, β₂, α and ε of a step, of the parameters' dtype"""
+    kind = s.theta.dtype.type
+    return kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
 
 
 # -------------------------------------------------------------------------------------- steps
@@ -549,28 +470,27 @@ def squares(s: State) -> float:
     return total
 
 
-def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, wanted: int) -> float:
-    """A step for each row of `plan`; the mean cost of the first `wanted` of them.
+def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, recorded: int) -> float:
+    """A step for each row of `plan`; returns the mean cost per example of the first `recorded`.
 
     Parameters
     ----------
-    plan : (steps, 5), a row for each `Now.plan`
+    plan : (steps, 5), a `Now.plan` for each step
     sizes : (steps,) examples of each step's batch
-    order : the examples, batch after batch; empty where every batch is whole and in its place
-    l2 : λ, to add to the cost; 0 in sample space, whose caller knows ‖W[1]‖²
-    wanted : each of these steps counts by its examples
+    order : indices of the examples, batch after batch; empty if all batches are whole
+    l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
     """
     cost, counted, start, drawn = 0.0, 0, 0, 0
     units = s.layers[-1, ROW] + s.layers[-1, UNITS]
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
-        now = Now(m, chosen, drawn, plan[i], i < wanted)
+        now = Now(m, chosen, drawn, plan[i], i < recorded)
         for k in range(len(s.losses)):
             s.losses[k] = 0
             for unit in range(units):
                 s.db[unit, k] = 0
-        if now.wanted and l2 > 0:
+        if now.recorded and l2 > 0:
             cost += l2 / 2 * squares(s)
         for k in range(len(s.phases)):
             phase, l = s.phases[k, PHASE], s.phases[k, LAYER]
@@ -579,9 +499,9 @@ def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, wante
             if parts == 1:
                 share(phase, s, now, l, parts - 1, parts)
             else:
-                for part in prange(parts):  # whose numbers are unsigned
+                for part in prange(parts):  # prange counts in unsigned integers
                     share(phase, s, now, l, np.int64(part), parts)
-        if now.wanted:
+        if now.recorded:
             counted += m
             for k in range(len(s.losses)):
                 cost += s.losses[k]

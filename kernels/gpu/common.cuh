@@ -1,14 +1,13 @@
-// What the kernels share: the number type, shared memory, sums, who of all blocks comes last, the
-// activations, and random numbers.
+// Shared by all kernels: the number type, shared memory, sums, activations, losses, updates and random
+// numbers. This is the only place of the mathematics in CUDA; a new activation or optimizer goes here.
 //
-// Sources are compiled at run time by NVRTC, which has no headers of the host: nothing is included
-// but this. They are also built for the host, by the tests, where SHARED and PAUSE are defined
-// beforehand (tests/host.cuh). So that the same text serves there:
+// NVRTC compiles the sources at run time, without any headers. The tests also build them for the host
+// and define SHARED and PAUSE themselves (tests/doubles/host.cuh). For that to work:
 //   - a kernel is `extern "C" __global__ void name(type a, ...)`;
-//   - shared memory is dynamic, by SHARED, as many bytes as the launch says;
-//   - a loop that waits for another thread's write says PAUSE();
+//   - shared memory is dynamic, declared by SHARED; the launch gives its size;
+//   - a loop that waits for another thread's write calls PAUSE();
 //   - arrays hold no addresses.
-// Kernels loop by strides of the grid: any grid is right, and blocks have a multiple of 32 threads.
+// Kernels loop by strides of the grid, so any grid is right; blocks have a multiple of 32 threads.
 
 #ifndef REAL
 #define REAL float
@@ -27,70 +26,51 @@
 constexpr unsigned int ALL_LANES = 0xffffffffu;
 constexpr int WARP = 32;
 
-// As many numbers as one access to memory moves.
+// 16 bytes of numbers, the most that one access to memory moves.
+constexpr int PACK = 16 / sizeof(REAL);
 template <int COUNT>
 struct __align__(COUNT * sizeof(REAL)) Pack {
-    static constexpr int SIZE = COUNT;
     REAL at[COUNT];
 };
-constexpr int PACK = 16 / sizeof(REAL);
 
-// Whether an array begins where a Pack<PACK> may.
+// Whether an address is a multiple of 16 bytes.
 DEVICE bool aligned(const void* address)
 {
     return reinterpret_cast<unsigned long long>(address) % 16 == 0;
 }
 
-// ------------------------------------------------------------------------- where a thread stands
-
-DEVICE unsigned int thread_number()
-{
-    return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-}
-
-DEVICE unsigned int threads_of_block() { return blockDim.x * blockDim.y * blockDim.z; }
+DEVICE unsigned int thread_number() { return threadIdx.y * blockDim.x + threadIdx.x; }
 
 // ------------------------------------------------------------------------------------------ sums
-// Always in the same order: the same numbers give the same bits.
+// In a fixed order: the same numbers give the same bits.
 
-// The sum over a warp, in each of its lanes.
-DEVICE REAL warp_sum(REAL value)
+// The sum over `lanes` neighbouring lanes of a warp, a power of two, in each of them.
+DEVICE REAL sum_over_lanes(REAL value, int lanes)
 {
-#pragma unroll
-    for (int other = WARP / 2; other > 0; other /= 2)
-        value += __shfl_xor_sync(ALL_LANES, value, other);
+    for (int offset = lanes / 2; offset > 0; offset /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, offset);
     return value;
 }
 
-// The sum over `warps` warps of the block that follow each other, in each of their threads; by all
-// threads of the block. `partial`: a number for each warp of the block, in shared memory.
-DEVICE REAL sum_over_warps(REAL value, int warps, REAL* partial)
-{
-    value = warp_sum(value);
-    if (warps == 1)
-        return value;
-    const int thread = thread_number(), warp = thread / WARP;
-    if (thread % WARP == 0)
-        partial[warp] = value;
-    __syncthreads();
-    value = 0;
-    for (int i = warp / warps * warps, last = i + warps; i < last; ++i)
-        value += partial[i];
-    __syncthreads(); // before anybody writes to `partial` again
-    return value;
-}
-
-// The sum over the block, in each of its threads; `partial` as above.
+// The sum over a block, in each of its threads. `partial`: shared memory for a number per warp.
 DEVICE REAL block_sum(REAL value, REAL* partial)
 {
-    return sum_over_warps(value, threads_of_block() / WARP, partial);
+    value = sum_over_lanes(value, WARP);
+    const int warps = blockDim.x * blockDim.y / WARP, thread = thread_number();
+    if (warps == 1)
+        return value;
+    if (thread % WARP == 0)
+        partial[thread / WARP] = value;
+    __syncthreads();
+    value = 0;
+    for (int warp = 0; warp < warps; ++warp)
+        value += partial[warp];
+    __syncthreads(); // `partial` may be written again
+    return value;
 }
 
-// -------------------------------------------------------------------------------- among all blocks
-
-// True in each thread of the one block of `blocks` that comes here last, and what the others wrote
-// before they came is there for it (to be read by __ldcg). `counter`: 0 before the first one comes,
-// and 0 again after the last.
+// True in all threads of the last of `blocks` blocks to call this, which then sees, by __ldcg, what
+// the others wrote before their calls. `counter` is 0 before the first call and after the last.
 DEVICE bool comes_last(unsigned int* counter, unsigned int blocks)
 {
     __threadfence();
@@ -101,14 +81,15 @@ DEVICE bool comes_last(unsigned int* counter, unsigned int blocks)
     return last;
 }
 
-// ------------------------------------------------------------------------- activations and losses
-// As in accelnn/functions.py. Kinds are those of loops.py; an unknown one ends the launch.
+// ---------------------------------------------------------------------------- activations, outputs
+// As in accelnn/functions.py, with the kinds of kernels/loops.py; an unknown kind ends the launch.
+// NaN stays NaN: fmin and fmax would lose it.
 
 enum Kind { SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR };
 
 constexpr REAL LEAK = REAL(0.01);
 
-// 1 / (1 + e^-z); e^x stays finite. NaN stays NaN, here and below: hence no fmin and fmax.
+// 1 / (1 + e^-z) with an exponential that stays finite
 DEVICE REAL sigmoid(REAL z)
 {
     constexpr REAL LARGEST_EXPONENT = sizeof(REAL) == 4 ? 88 : 709;
@@ -116,7 +97,7 @@ DEVICE REAL sigmoid(REAL z)
     return 1 / (1 + exp(x > LARGEST_EXPONENT ? LARGEST_EXPONENT : x));
 }
 
-// g(z); softmax needs its whole column.
+// g(z)
 DEVICE REAL activate(REAL z, int kind)
 {
     switch (kind) {
@@ -130,7 +111,7 @@ DEVICE REAL activate(REAL z, int kind)
     return z;
 }
 
-// g'(z) of a hidden layer, where g(z) is a
+// g'(z) of a hidden layer, from a = g(z)
 DEVICE REAL slope(REAL a, int kind)
 {
     switch (kind) {
@@ -143,21 +124,68 @@ DEVICE REAL slope(REAL a, int kind)
     return a;
 }
 
-// -y log g(z) - (1 - y) log(1 - g(z)) with the sigmoid g
-DEVICE REAL sigmoid_loss(REAL z, REAL y)
+// The largest logit of an example and the sum of e^(z - largest), for the softmax
+struct Softmax {
+    REAL largest, total;
+};
+
+// The same from logit(i), i < units, by `lanes` neighbouring lanes of a warp, all of which call this.
+template <typename Logit>
+DEVICE Softmax softmax_of(int units, int lanes, Logit logit)
 {
-    return (z < 0 ? REAL(0) : z) - z * y + log1p(exp(-fabs(z)));
+    const int lane = threadIdx.x % lanes;
+    Softmax all = {units > 0 ? logit(0) : REAL(0), 0};
+    for (int i = lane; i < units; i += lanes) {
+        const REAL z = logit(i);
+        all.largest = z > all.largest ? z : all.largest;
+    }
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        const REAL other = __shfl_xor_sync(ALL_LANES, all.largest, offset);
+        all.largest = other > all.largest ? other : all.largest;
+    }
+    for (int i = lane; i < units; i += lanes)
+        all.total += exp(logit(i) - all.largest);
+    all.total = sum_over_lanes(all.total, lanes);
+    return all;
 }
 
-// What one output adds to the loss, from its logit z; softmax needs its whole column.
-DEVICE REAL output_loss(REAL z, REAL y, int kind)
+// The derivative of the loss by the logit z of an output with label y; `all` is for the softmax.
+DEVICE REAL output_error(REAL z, REAL y, int kind, const Softmax& all)
+{
+    return (kind == SOFTMAX ? exp(z - all.largest) / all.total : activate(z, kind)) - y;
+}
+
+// The part of one output in the loss
+DEVICE REAL output_loss(REAL z, REAL y, int kind, const Softmax& all)
 {
     switch (kind) {
-    case SIGMOID: return sigmoid_loss(z, y);
+    case SIGMOID: return (z < 0 ? REAL(0) : z) - z * y + log1p(exp(-fabs(z)));
+    case SOFTMAX: return y * (log(all.total) - (z - all.largest));
     case LINEAR: return (z - y) * (z - y) / 2;
     }
     __trap();
     return z;
+}
+
+// ---------------------------------------------------------------------------------------- updates
+// What an update subtracts from a parameter. `step` is the gradient times 1 - beta (of the first
+// moment, 0 if there is none); the rate and epsilon of Adam are corrected for bias.
+
+enum Optimizer { SGD, MOMENTUM, ADAM };
+
+DEVICE REAL momentum_step(REAL step, REAL& V, REAL beta, REAL rate)
+{
+    V = beta * V + step;
+    return rate * V;
+}
+
+// `second`: (1 - beta2) / (1 - beta1)^2
+DEVICE REAL adam_step(
+    REAL step, REAL& M, REAL& V, REAL beta1, REAL beta2, REAL second, REAL rate, REAL epsilon)
+{
+    M = beta1 * M + step;
+    V = beta2 * V + second * (step * step);
+    return rate * M / (sqrt(V) + epsilon);
 }
 
 // ---------------------------------------------------------------------------------- random numbers
@@ -166,8 +194,7 @@ struct Words {
     unsigned int at[4];
 };
 
-// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 128 random
-// bits for each counter and key.
+// Philox4x32-10 (Salmon et al. 2011): 128 random bits for each counter and key
 DEVICE Words philox(Words counter, unsigned int key0, unsigned int key1)
 {
     unsigned int *c = counter.at;
@@ -185,9 +212,8 @@ DEVICE Words philox(Words counter, unsigned int key0, unsigned int key1)
     return counter;
 }
 
-// The random words of the four elements 4 group, ..., 4 group + 3 of a layer's D at a step.
-DEVICE Words dropout_words(
-    unsigned long long seed, long long step, int layer, long long group)
+// The random words of elements 4 group, ..., 4 group + 3 of a layer's D at a step
+DEVICE Words dropout_words(unsigned long long seed, long long step, int layer, long long group)
 {
     const Words counter = {{(unsigned int)group,
                             (unsigned int)(group >> 32) | (unsigned int)layer << 16,
@@ -195,21 +221,20 @@ DEVICE Words dropout_words(
     return philox(counter, (unsigned int)seed, (unsigned int)(seed >> 32));
 }
 
-// 1 / keep with probability keep, else 0, from a random word.
+// 1 / keep with probability keep, else 0
 DEVICE REAL kept_or_not(unsigned int word, REAL keep)
 {
     return (word >> 8) * REAL(5.9604644775390625e-8) < keep ? 1 / keep : REAL(0); // 2^-24
 }
 
-// Element `index` of a layer's D, which is (n_l, m) in C order: index = unit * m + example. Layer 0
-// is the first hidden one; step 0, 1, 2, ... counts the updates before this one.
-DEVICE REAL dropout(
-    unsigned long long seed, long long step, int layer, long long index, REAL keep)
+// Element index = unit * m + example of a layer's D (n_l, m). Layer 0 is the first hidden one; `step`
+// counts the updates before this one.
+DEVICE REAL dropout(unsigned long long seed, long long step, int layer, long long index, REAL keep)
 {
     const Words words = dropout_words(seed, step, layer, index >> 2);
     unsigned int word = words.at[0];
 #pragma unroll
-    for (int k = 1; k < 4; ++k) // and not words.at[index & 3], which would put them into memory
+    for (int k = 1; k < 4; ++k) // words.at[index & 3] would move the words from registers to memory
         word = (index & 3) == k ? words.at[k] : word;
     return kept_or_not(word, keep);
 }

@@ -1,11 +1,11 @@
-"""Matrix products that a CUDA graph can hold: cuBLASLt, by the bindings of nvmath-python.
+"""Matrix products for CUDA graphs, by cuBLASLt through the bindings of nvmath-python.
 
-CuPy's own products call cuBLAS, which it refuses to do while a stream is being captured. cuBLASLt
-keeps no state between calls: all that it needs is settled when a `Product` is made, and a call
-does nothing but enqueue. What it can do beside (its epilogues) saves the kernels around a product.
+CuPy's own products call cuBLAS, which CuPy refuses while a stream is being captured. A call of
+cuBLASLt only enqueues: a `Product` prepares everything else once. Its epilogues save the kernels
+around a product.
 
-cuBLASLt's matrices are column-major. An array whose columns are contiguous is one; an array whose
-rows are contiguous is the transpose of one.
+cuBLASLt's matrices are column-major: an array with contiguous columns, or the transpose of an array
+with contiguous rows.
 """
 
 import functools
@@ -16,15 +16,13 @@ import numpy as np
 
 Array = Any  # a cupy.ndarray
 
-# Bytes for a product to work in, which is how it splits long sums: what NVIDIA advises for Hopper
+# Bytes of a product's workspace, for splitting long sums: NVIDIA's advice for Hopper
 WORKSPACE = 32 * 2**20
 
-# cudaDataType_t (library_types.h) of an array's elements; bfloat16, which NumPy does not know, lies
-# in uint16.
+# cudaDataType_t (library_types.h) of an array's elements; bfloat16 is stored as uint16
 CUDA_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float64): 1, np.dtype(np.uint16): 14}
 
-# cublasComputeType_t of a product's precision. Sums are float32 in all but the first; bfloat16's
-# operands come as such.
+# cublasComputeType_t of a product's precision; sums are float32 for all but float64
 COMPUTE_TYPES = {
     "float64": "COMPUTE_64F",
     "float32": "COMPUTE_32F",
@@ -45,7 +43,7 @@ HEURISTIC_RESULT = np.dtype(
 
 
 class Unsupported(RuntimeError):
-    """cuBLASLt has no algorithm for such a product."""
+    """cuBLASLt has no algorithm for this product."""
 
 
 def why_not() -> str | None:
@@ -56,32 +54,31 @@ def why_not() -> str | None:
         if (error.name or "").partition(".")[0] != "nvmath":
             return f"nvmath-python is installed but lacks a module it needs ({error})"
         return "nvmath-python is not installed"
-    except Exception as error:  # libraries that are missing or do not fit raise many things
+    except Exception as error:  # missing or incompatible libraries raise many types
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return f"cuBLASLt does not answer through nvmath-python ({reason})"
     return None
 
 
 def relu_mask(xp: Any, n: int, m: int) -> Array:
-    """Room for a bit for each of (n, m) activations, columns of whole 16 bytes."""
+    """An array with a bit for each of (n, m) activations, columns of whole 16 bytes."""
     return xp.empty((m, -(-n // 128) * 16), np.uint8)
 
 
 class Product:
-    """out = a b, on arrays that stay where they are: each call enqueues it on the current stream.
+    """out = a b; each call enqueues the product on the current stream.
 
     Parameters
     ----------
     a, b, out : (n, k), (k, m) and (n, m), of a dtype in CUDA_TYPES and with contiguous rows or
-        columns; `a` and `b` of one dtype, `out` of that or, for bfloat16 operands, float32 too
+        columns; `a` and `b` of one dtype, `out` of the same or, for bfloat16, float32
     precision : of the multiplications, a name of COMPUTE_TYPES
     workspace : 1-D uint8 of WORKSPACE elements; products that may run at once need one each
-    bias : (n, 1), of out's dtype: out = relu(a b + bias), where `mask` is given too; cuBLASLt's
-        relu takes NaN to 0
-    mask : from `relu_mask`, with bias written: where out is not 0; alone it is read, and out is
-        set to 0 where the mask is. Either needs an `out` with contiguous columns
+    bias : (n, 1), of out's dtype, needs `mask`: out = relu(a b + bias), in which NaN becomes 0
+    mask : from `relu_mask`. With `bias` it receives where out is not 0; without, out is set to 0
+        where the mask is 0. `out` needs contiguous columns
 
-    Raises Unsupported where cuBLASLt cannot do it, ValueError for arrays of another layout.
+    Raises Unsupported if cuBLASLt cannot do it, ValueError for arrays of another layout.
     """
 
     def __init__(
@@ -96,16 +93,15 @@ class Product:
     ) -> None:
         from nvmath.bindings import cublas, cublasLt
 
-        self._arrays = (a, b, out, workspace, bias, mask)  # cuBLASLt only knows where they are
+        self._arrays = (a, b, out, workspace, bias, mask)  # cuBLASLt only has their addresses
         if not _by_columns(out):
             if mask is not None:
                 raise ValueError("an epilogue needs an output with contiguous columns")
             a, b, out = b.T, a.T, out.T
         scale = np.dtype(np.float64 if precision == "float64" else np.float32)
-        self._one, self._zero = np.ones(1, scale), np.zeros(1, scale)
+        self._factors = np.array([1, 0], scale)
         self._lt, self._handle = cublasLt, _handle(_device())
-        self._pointers = tuple(array.data.ptr for array in (a, b, out, workspace))
-        self._workspace_bytes = workspace.nbytes
+        self._pointers = tuple(array.data.ptr for array in (a, b, out))
 
         compute = cublas.ComputeType[COMPUTE_TYPES[precision]]
         self._description = cublasLt.matmul_desc_create(compute, CUDA_TYPES[scale])
@@ -134,12 +130,20 @@ class Product:
             describe(self._description, attributes.EPILOGUE_AUX_LD, 8 * mask.shape[1])
             if bias is not None:
                 describe(self._description, attributes.BIAS_POINTER, bias.data.ptr)
-        self._algorithm = self._choose(0 if bias is None else bias.data.ptr)
+        self._algorithm = self._choose(0 if bias is None else bias.data.ptr, workspace.nbytes)
+        (a_at, b_at, out_at), (a_layout, b_layout, layout) = self._pointers, self._layouts
+        one = self._factors.ctypes.data
+        self._arguments = (
+            *(self._handle, self._description),
+            *(one, a_at, a_layout, b_at, b_layout),
+            *(one + scale.itemsize, out_at, layout, out_at, layout),
+            *(self._algorithm.ctypes.data, workspace.data.ptr, workspace.nbytes),
+        )
 
-    def _choose(self, bias: int) -> Array:
+    def _choose(self, bias: int, workspace_bytes: int) -> Array:
         """The algorithm that cuBLASLt expects to be the fastest for arrays of this alignment."""
         lt = self._lt
-        a, b, out, _ = self._pointers
+        a, b, out = self._pointers
         preference = lt.matmul_preference_create()
         try:
             prefer = functools.partial(
@@ -149,8 +153,8 @@ class Product:
                 preference,
             )
             attributes = lt.MatmulPreferenceAttribute
-            prefer(attributes.MAX_WORKSPACE_BYTES, self._workspace_bytes)
-            # It would else take them to lie at multiples of 256 bytes.
+            prefer(attributes.MAX_WORKSPACE_BYTES, workspace_bytes)
+            # The default assumes multiples of 256 bytes.
             prefer(attributes.MIN_ALIGNMENT_A_BYTES, _alignment(a))
             prefer(attributes.MIN_ALIGNMENT_B_BYTES, _alignment(b))
             prefer(attributes.MIN_ALIGNMENT_C_BYTES, _alignment(out))
@@ -178,30 +182,11 @@ class Product:
     def __call__(self) -> None:
         import cupy
 
-        a, b, out, workspace = self._pointers
-        a_layout, b_layout, out_layout = self._layouts
-        self._lt.matmul(
-            self._handle,
-            self._description,
-            self._one.ctypes.data,
-            a,
-            a_layout,
-            b,
-            b_layout,
-            self._zero.ctypes.data,
-            out,
-            out_layout,
-            out,
-            out_layout,
-            self._algorithm.ctypes.data,
-            workspace,
-            self._workspace_bytes,
-            cupy.cuda.get_current_stream().ptr,
-        )
+        self._lt.matmul(*self._arguments, cupy.cuda.get_current_stream().ptr)
 
 
 def _by_columns(array: Array) -> bool:
-    """Whether an array's columns are contiguous, or else its rows; ValueError where neither are."""
+    """Whether an array's columns are contiguous rather than its rows; ValueError if neither are."""
     n, m = array.shape
     down, across = (stride // array.itemsize for stride in array.strides)
     if (down == 1 or n == 1) and (across >= n or m == 1):
@@ -215,12 +200,12 @@ def _by_columns(array: Array) -> bool:
 
 
 def _alignment(pointer: int) -> int:
-    """The largest power of two, up to 256, of which an address is a multiple."""
+    """The largest power of two, up to 256, that divides an address."""
     return min(pointer & -pointer, 256)
 
 
 def _set(setter: Any, dtype_of: Any, target: int, attribute: Any, value: int) -> None:
-    """Set an attribute of a cuBLASLt descriptor, in the type that it has."""
+    """Set an attribute of a cuBLASLt descriptor, in the attribute's type."""
     buffer = np.array([value], dtype_of(attribute))
     setter(target, attribute, buffer.ctypes.data, buffer.nbytes)
 
@@ -239,7 +224,7 @@ def _device() -> int:
 
 @functools.cache
 def _handle(device: int) -> int:  # noqa: ARG001
-    """cuBLASLt's handle for the current device, one for the process."""
+    """The handle of cuBLASLt for the current device, one for each process."""
     from nvmath.bindings import cublasLt
 
     return int(cublasLt.create())

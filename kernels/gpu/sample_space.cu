@@ -1,31 +1,20 @@
-// Full-batch gradient descent in sample space, many steps in one launch: what
-// accelnn/solvers/gram.py does with vectorised arrays, in its notation.
+// Full-batch gradient descent in sample space, many steps in one launch, in the notation of
+// accelnn/solvers/gram.py:
 //
 //     W[1] X = c P0 + S G        S <- (1 - decay) S - dZ[1]        (dZ scaled by alpha / m)
 //
-// Every block owns `width` columns, that is examples: for them it forms S G, goes forward and
-// backward through all layers, and updates its columns of S. Once a step the blocks exchange what
-// the others need, the new columns of S and the sums over their own examples that the gradients
-// of the upper parameters (b[1], W[2], b[2], ...) consist of. Each block then adds up all blocks'
-// sums in the same order and so updates its own copy of the upper parameters: the copies stay
-// identical, and a training gives the same bits each time. Where these sums are many, each block
-// adds up its share of them and the blocks exchange the results (`in_shares`).
+// Each block owns `width` columns (examples): it forms their S G, goes forward and backward through
+// all layers, and updates its columns of S. Once a step the blocks exchange the new columns of S and
+// their parts of the gradients of the upper parameters (b[1], W[2], b[2], ...). Each block adds up
+// all parts in the same order and updates its own copy of the upper parameters, so the copies stay
+// identical. If they are many, each block adds up its share, and the sums are exchanged (`in_shares`).
 //
-// A step of [12288, 7, 1] on 209 examples is no more than 500,000 multiply-adds: it takes as long
-// as its chain of dependent accesses. A barrier of the grid costs four trips to the L2 cache, one
-// after the other: the data's stores completed, the arrival counted, the count read, the data read.
-// So there is none. A number travels in a 64-bit word together with the number of its step, and who
-// needs it reads the word until the step is the right one: one trip to write, one to read. (A word
-// is written and read as a whole and tells by itself whether it is valid: nothing has to be ordered
-// by fences.) There are two sets of words, for odd and for even steps: a block writes those of step
-// t + 2 after it has read all others' of t + 1, which they wrote after they had read those of t.
-// All blocks have to run at once: the launch is cooperative, which refuses a grid that cannot.
-//
-// Expected of an H200 in float32, from counted accesses (30 cycles to shared memory, 300 to L2), and
-// not measured: S and the sums written, read and added up 1000 cycles, S G with its reduction 320,
-// the rest of the way forward and back 600. That is 1.1 us.
-//
-// Expects a multiple of 64 threads in a block, at most 512.
+// A barrier of the grid would add four dependent accesses to the L2 cache, so there is none. A number
+// travels in a 64-bit word together with the number of its step, and a reader repeats the read until
+// the step is the right one. A word is written and read as a whole, so no fences are needed. Odd and
+// even steps have a set of words each: a block writes those of step t + 2 after reading all others'
+// of t + 1, which they wrote after reading those of t. All blocks have to run at once, each with a
+// multiple of 64 threads, at most 512.
 
 #include "common.cuh"
 
@@ -35,16 +24,16 @@ constexpr int WORDS = sizeof(REAL) / 4;  // that a number travels in
 constexpr int BATCH = 8 / WORDS;         // numbers that a thread waits for at once
 constexpr int TILE = 4;                  // S G is formed in tiles of TILE x TILE, a warp each
 
-// A row of `table`: n_l and n_(l-1), where W and b begin among the upper parameters, how many units
-// the layers before have, the activation, whether units are dropped, and how many threads (2 to
-// that power) share an inner product on the way forward and on the way back.
+// A row of `table`: n_l and n_(l-1), the offsets of W and b in the upper parameters, the number of
+// units in earlier layers, the activation, whether units are dropped, and the base-2 logarithm of the
+// threads that share an inner product forward and backward.
 struct Layer {
     int n, inputs, W, b, unit, kind, drops, forward, backward;
 };
 
 // ---------------------------------------------------------------------------- from block to block
 
-// The words of one step: word w of number i is at w * count + i.
+// The words of one step; word w of number i is at w * count + i.
 struct Exchange {
     volatile Word* words;
     long long count;
@@ -59,7 +48,7 @@ DEVICE void put(const Exchange& to, long long number, REAL value)
         to.words[w * to.count + number] = (Word)to.step << 32 | parts[w];
 }
 
-// use(q, number), for q in 0 .. count - 1: the number at place(q), once it has arrived.
+// Calls use(q, number) with the number at place(q), once it has arrived, for q in 0 .. count - 1.
 template <typename Place, typename Use>
 DEVICE void take(const Exchange& from, int count, Place place, Use use)
 {
@@ -69,7 +58,7 @@ DEVICE void take(const Exchange& from, int count, Place place, Use use)
         do {
             arrived = true;
 #pragma unroll
-            for (int q = 0; q < BATCH; ++q)  // all of them under way before the first is looked at
+            for (int q = 0; q < BATCH; ++q)  // issue all loads before looking at the first
                 if (first + q < count)
                     for (int w = 0; w < WORDS; ++w)
                         words[q][w] = from.words[w * from.count + place(first + q)];
@@ -96,9 +85,9 @@ DEVICE void take(const Exchange& from, int count, Place place, Use use)
 
 // ------------------------------------------------------------------- products of a block's threads
 
-// Adds up over a warp 2 HALF sums of each lane: lanes 2q and 2q + 1 then lack only one another's
-// part of sum q. Two lanes share their sums out: each hands half of them to the other and adds what
-// it gets to those it keeps. That is 15 exchanges for 16 sums, instead of 4 for each of them.
+// Adds up 2 HALF sums of each lane over a warp, up to one last exchange: lanes 2q and 2q + 1 each have
+// a part of sum q. In each round two lanes give each other half of their sums and add what they get to
+// those they keep: 15 exchanges for 16 sums.
 template <int HALF>
 DEVICE void halve(REAL* sums, int lane)
 {
@@ -113,8 +102,8 @@ DEVICE void halve(REAL* sums, int lane)
         halve<HALF / 2>(sums, lane);
 }
 
-// use(u, j, sum_k S[u, k] G[j, k]): rows of m numbers. Lanes go along k, so that accesses to either
-// are to neighbouring numbers, and each lane keeps a whole tile of partial sums.
+// Calls use(u, j, sum_k S[u, k] G[j, k]) for rows of m numbers. Lanes go along k, so neighbouring
+// lanes read neighbouring numbers; each lane has a whole tile of partial sums.
 template <typename Use>
 DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m, Use use)
 {
@@ -126,7 +115,7 @@ DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m,
         const REAL *s[TILE], *g[TILE];
         REAL sums[TILE * TILE];
 #pragma unroll
-        for (int i = 0; i < TILE; ++i) {  // beyond the last row: that row again, and not used
+        for (int i = 0; i < TILE; ++i) {  // beyond the last row, the last row, unused
             s[i] = S + (u0 + i < rows ? u0 + i : rows - 1) * m;
             g[i] = G + (long long)(j0 + i < columns ? j0 + i : columns - 1) * m;
         }
@@ -155,7 +144,8 @@ DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m,
     }
 }
 
-// use(o, sum_k term(o, k)) for `count` sums of `inner` terms, each by 2^shift neighbouring threads.
+// Calls use(o, sum_k term(o, k)) for `count` sums of `inner` terms, by 2^shift neighbouring threads
+// each.
 template <typename Term, typename Use>
 DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
 {
@@ -167,8 +157,7 @@ DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
 #pragma unroll 4
             for (int k = lane; k < inner; k += lanes)
                 sum += term(o, k);
-        for (int offset = lanes / 2; offset > 0; offset /= 2)
-            sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+        sum = sum_over_lanes(sum, lanes);
         if (o < count && lane == 0)
             use(o, sum);
     }
@@ -176,7 +165,7 @@ DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
 
 // --------------------------------------------------------------------------------------- training
 
-// A block at work; its first fields are what `train` is given.
+// The work of a block; the first fields are the arguments of `train`.
 struct Block {
     REAL *theta, *velocity;
     const REAL *P0, *G, *Y, *first_squares, *plan;
@@ -184,7 +173,7 @@ struct Block {
     const REAL* keep_prob;
     Word* exchange;
     REAL* cost;
-    int depth, m, width, rows, held, in_shares, sharing, momentum;
+    int depth, m, width, rows, cached, in_shares, sharing, momentum;
     REAL beta, l2;
     Word seed;
     long long first_step;
@@ -194,20 +183,20 @@ struct Block {
     int last, n1, outputs, units, uppers;  // the last layer; n_1, n_L, all units, upper parameters
     int J, columns;                        // the block's first column, and how many it has
     int shift, stride, mask;               // of columns, see `begin`
-    int share, low, own;  // of the upper parameters: the most that a block updates, this one's
-    long long sums, results, count;  // where they begin among the words, and how many there are
+    int share, low, own;  // upper parameters that a block updates: the most; this block's first, count
+    long long sums, results, count;  // the offsets of both among the words, and all words
 
     // in shared memory
     Layer* layers;  // `table`
     REAL *keep, *upper, *upper_V;
     REAL *S, *V, *base, *labels;  // the block's columns of S, V, P0 and Y, `width` to a row
-    REAL *A, *dZ;  // (units, stride): logits where a softmax needs them; on the way forward dZ is D
+    REAL *A, *dZ;  // (units, stride); A has logits for a softmax, dZ has D on the way forward
     REAL *scratch;
     REAL *S_rows, *G_columns;  // all columns of some rows; the block's columns of G, m to each
 
     // the present step
     int step;
-    bool more, costed;  // whether another follows, and whether its cost is wanted
+    bool more, costed;  // whether another step follows, and whether this one computes the cost
     REAL rate, scale, decay, c;
     Exchange now;
     REAL part_of_cost;  // this thread's
@@ -219,8 +208,8 @@ struct Block {
         units = table[last].unit + outputs, uppers = table[last].b + outputs;
         J = blockIdx.x * width, columns = width < m - J ? width : m - J;
 
-        // Columns are counted in a power of two, so that an element's place takes no division; rows
-        // are longer by one, so that neighbouring rows lie in different banks.
+        // Columns are padded to a power of two, to avoid divisions, and rows by one more, so that
+        // neighbouring rows lie in different banks.
         shift = 0;
         while (1 << shift < width)
             ++shift;
@@ -230,13 +219,13 @@ struct Block {
         low = !in_shares ? 0 : blockIdx.x * share < uppers ? blockIdx.x * share : uppers;
         own = share < uppers - low ? share : uppers - low;
 
-        // S, then for each upper parameter and the cost a sum of each block, in whole sectors of
-        // the cache, then the upper parameters. `Schedule.numbers` counts the same.
+        // S; a sum of each block, in whole cache sectors, for each upper parameter and the cost; the
+        // upper parameters. `Partition.numbers` counts the same.
         sums = (long long)n1 * m;
         results = sums + (long long)(uppers + 1) * padded();
         count = results + uppers;
 
-        // `Schedule.elements` counts the same.
+        // `Partition.elements` counts the same.
         REAL* next = shared;
         auto room = [&](int elements) {
             REAL* const begin = next;
@@ -255,7 +244,7 @@ struct Block {
         dZ = room(units * stride);
         scratch = room(threads / WARP);
         S_rows = room(rows * m);
-        G_columns = room(held ? width * m : 0);
+        G_columns = room(cached ? width * m : 0);
     }
 
     DEVICE int padded() const { return (blocks + 3) / 4 * 4; }
@@ -287,7 +276,7 @@ struct Block {
         for (int o = thread; o < outputs << shift; o += threads)
             if ((o & mask) < columns)
                 labels[(o >> shift) * width + (o & mask)] = Y[(o >> shift) * m + J + (o & mask)];
-        for (int i = thread; held && i < columns * m; i += threads)
+        for (int i = thread; cached && i < columns * m; i += threads)
             G_columns[i] = G[(long long)J * m + i];  // G is symmetric: its rows are its columns
         for (int i = thread; i < rows * m; i += threads)
             S_rows[i] = theta[i];
@@ -304,7 +293,7 @@ struct Block {
                 velocity[u * m + J + j] = V[i];
         }
         if (!in_shares && blockIdx.x > 0)
-            return;  // all have the same
+            return;  // all blocks have the same
         for (int p = thread; p < own; p += threads) {
             theta[sums + low + p] = upper[low + p];
             if (momentum)
@@ -320,7 +309,7 @@ struct Block {
             const REAL* planned = plan + 4 * step;
             rate = planned[0], scale = planned[1], decay = planned[2], c = planned[3];
             more = step + 1 < steps, costed = recorded && step == 0;
-            now = words_of((unsigned)(first_step + step + 1));  // at first all words are of step 0
+            now = words_of((unsigned)(first_step + step + 1));  // all words start as step 0
             part_of_cost = costed && l2 > 0 && blockIdx.x == 0 ? penalty() : 0;
             first_layer();
             for (int l = 1; l < depth; ++l)
@@ -335,7 +324,7 @@ struct Block {
                 if (thread == 0)
                     put(now, sums + uppers * padded() + blockIdx.x, sum);
             }
-            // Half of the threads wait for the sums and the others for S: two trips at once.
+            // Half of the threads wait for the sums, the others for S, at the same time.
             const int half = threads / 2;
             if (thread < half)
                 update(thread, half);
@@ -346,7 +335,7 @@ struct Block {
         store();
     }
 
-    // This thread's part of what L2 adds to the cost, but for <S, P0> and <S G, S>
+    // This thread's part of the L2 cost, without <S, P0> and <S G, S>
     DEVICE REAL penalty() const
     {
         REAL squares = thread == 0 ? c * c * first_squares[0] : 0;
@@ -356,7 +345,7 @@ struct Block {
         return l2 / (2 * m) * squares;
     }
 
-    // All columns of the rows of S from `row` on, as many as find place: the share of thread t of n
+    // Reads rows of S from `row` on, as many as shared memory has room for: thread t's share of n
     DEVICE void fetch(int row, int t, int n, const Exchange& from)
     {
         const int most = n1 - row < rows ? n1 - row : rows;
@@ -386,7 +375,7 @@ struct Block {
                     part_of_cost += l2 / (2 * m) * (SG + 2 * c * base[i]) * S[i];
                 activated(0, layer, row + u, j, SG + c * base[i] + upper[row + u]);
             };
-            if (held)
+            if (cached)
                 multiply(S_rows, some, G_columns, columns, m, use);
             else
                 multiply(S_rows, some, G + (long long)J * m, columns, m, use);
@@ -411,16 +400,15 @@ struct Block {
         __syncthreads();
     }
 
-    // What follows from the logit z of unit u in layer l: its activation, or at the output dZ
+    // From the logit z of unit u in layer l to its activation or, in the last layer, to dZ; a softmax
+    // first needs all logits
     DEVICE void activated(int l, const Layer& layer, int u, int j, REAL z)
     {
         const int i = (layer.unit + u) * stride + j;
         if (l == last && layer.kind == SOFTMAX) {
             A[i] = z;
         } else if (l == last) {
-            at_output(u, j, activate(z, layer.kind));
-            if (costed)
-                part_of_cost += output_loss(z, labels[u * width + j], layer.kind) / m;
+            at_output(u, j, z, layer.kind, Softmax());
         } else {
             REAL a = activate(z, layer.kind);
             if (layer.drops) {
@@ -431,11 +419,14 @@ struct Block {
         }
     }
 
-    // dZ of output u, whose value is a
-    DEVICE void at_output(int u, int j, REAL a)
+    // dZ and the loss of output u with the logit z
+    DEVICE void at_output(int u, int j, REAL z, int kind, const Softmax& all)
     {
-        const REAL gradient = (a - labels[u * width + j]) * scale;
+        const REAL y = labels[u * width + j];
+        const REAL gradient = output_error(z, y, kind, all) * scale;
         dZ[(units - outputs + u) * stride + j] = gradient;
+        if (costed)
+            part_of_cost += output_loss(z, y, kind, all) / m;
         if (last == 0)
             descend(u, j, gradient);
     }
@@ -444,29 +435,16 @@ struct Block {
     DEVICE void softmax()
     {
         const REAL* Z = A + (units - outputs) * stride;
-        const int lane = thread % WARP;
         for (int j = thread / WARP; j < columns; j += threads / WARP) {
-            REAL largest = Z[j], total = 0;
-            for (int u = lane; u < outputs; u += WARP)
-                largest = Z[u * stride + j] > largest ? Z[u * stride + j] : largest;
-            for (int offset = WARP / 2; offset > 0; offset /= 2) {
-                const REAL other = __shfl_xor_sync(ALL_LANES, largest, offset);
-                largest = other > largest ? other : largest;
-            }
-            for (int u = lane; u < outputs; u += WARP)
-                total += exp(Z[u * stride + j] - largest);
-            total = warp_sum(total);
-            for (int u = lane; u < outputs; u += WARP) {
-                const REAL z = Z[u * stride + j] - largest;
-                at_output(u, j, exp(z) / total);
-                if (costed)
-                    part_of_cost -= labels[u * width + j] * (z - log(total)) / m;
-            }
+            auto logit = [&](int u) { return Z[u * stride + j]; };
+            const Softmax all = softmax_of(outputs, WARP, logit);
+            for (int u = thread % WARP; u < outputs; u += WARP)
+                at_output(u, j, logit(u), SOFTMAX, all);
         }
         __syncthreads();
     }
 
-    // This block's part of dW and db of layer l, and dZ of the layer below
+    // dW and db of layer l over this block's examples, and dZ of the layer below
     DEVICE void backward(int l)
     {
         const Layer layer = layers[l], lower = layers[l - 1];
@@ -493,7 +471,8 @@ struct Block {
                 if (l == 1)
                     descend(u, j, gradient);
             });
-        // The last threads first: the first have most of the above. A bias is a weight of 1.
+        // The last threads first, because the first ones had most of the work above. A bias is the
+        // weight of a constant 1.
         for (int o = threads - 1 - thread; o < layer.n * (inputs + 1); o += threads) {
             const int i = o / (inputs + 1), k = o % (inputs + 1);
             const REAL *row = above + i * stride, *activations = A_below + k * stride;
@@ -524,13 +503,13 @@ struct Block {
         }
     }
 
-    // A gradient of this block's examples alone, by upper parameter p
+    // Publishes the gradient of upper parameter p over this block's examples
     DEVICE void contribute(int p, REAL sum) const
     {
         put(now, sums + (long long)p * padded() + blockIdx.x, sum);
     }
 
-    // S <- S - ... of one of the block's columns, and to the other blocks
+    // Updates an element of the block's columns of S and publishes it
     DEVICE void descend(int u, int j, REAL gradient)
     {
         const int i = u * width + j;
@@ -539,17 +518,13 @@ struct Block {
             put(now, u * m + J + j, S[i]);
     }
 
-    // What an update subtracts
+    // The change that an update subtracts
     DEVICE REAL change(REAL gradient, REAL* average) const
     {
-        if (!momentum)
-            return gradient;
-        *average = beta * *average + gradient;
-        return rate * *average;
+        return momentum ? momentum_step(gradient, *average, beta, rate) : gradient;
     }
 
-    // The upper parameters that follow from all blocks' sums, and the cost: by `team` of the
-    // threads, of which this is number t
+    // The upper parameters and the cost from all blocks' sums, by thread t of `team` threads
     DEVICE void update(int t, int team)
     {
         const int lanes = 1 << sharing, lane = t & (lanes - 1), groups = team >> sharing;
@@ -562,8 +537,7 @@ struct Block {
                     now, (blocks - lane + lanes - 1) / lanes,
                     [&](int q) { return sums + (long long)p * padded() + lane + q * lanes; },
                     [&](int, REAL value) { sum += value; });
-            for (int offset = lanes / 2; offset > 0; offset /= 2)
-                sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+            sum = sum_over_lanes(sum, lanes);
             if (r >= due || lane > 0)
                 continue;
             if (p == uppers) {
@@ -581,32 +555,31 @@ struct Block {
     }
 };
 
-// theta, velocity : flat S (n_1, m), then the upper parameters; V of the same, where there is one
+// theta, velocity : flat S (n_1, m), then the upper parameters; velocity likewise, with momentum
 // P0, G, Y        : (n_1, m), (m, m), (n_L, m)
-// first_squares   : the squares of the first W[1], summed; read where l2 > 0
-// plan            : (steps, 4) of alpha, the factor of dZ, that times l2, and c
+// first_squares   : the sum of squares of the first W[1], read if l2 > 0
+// plan            : (steps, 4) of alpha, the factor of dZ, that factor times l2, and c
 // table, keep_prob: a Layer and a number for each layer
-// exchange        : 2 sets of words, of a count that Schedule.numbers gives; at first all 0
-// cost            : receives the cost before the first step, where `recorded`
-// depth, m        : layers, and examples
+// exchange        : two sets of `Partition.numbers` words, 0 before the first launch
+// cost            : receives the cost before the first step if `recorded`
+// depth, m        : numbers of layers and examples
 // width           : columns of a block; the grid has a block for each `width` columns
-// rows            : of S, how many find place in shared memory at once
-// held            : whether the block's columns of G do
+// rows            : rows of S that shared memory has room for
+// cached          : whether the block's columns of G are in shared memory
 // in_shares       : whether each block adds up a share of the sums, or all of them
-// sharing         : how many threads (2 to that power) add up a sum
-// momentum        : whether V is there, and not only theta
-// first_step      : how many steps there were before this launch
+// sharing         : the base-2 logarithm of the threads that add up a sum
+// first_step      : number of steps before this launch
 extern "C" __global__ void __launch_bounds__(512) train(
     REAL* theta, REAL* velocity, const REAL* P0, const REAL* G, const REAL* Y,
     const REAL* first_squares, const REAL* plan, const int* table, const REAL* keep_prob,
-    unsigned long long* exchange, REAL* cost, int depth, int m, int width, int rows, int held,
+    unsigned long long* exchange, REAL* cost, int depth, int m, int width, int rows, int cached,
     int in_shares, int sharing, int momentum, REAL beta, REAL l2, unsigned long long seed,
     long long first_step, int steps, int recorded)
 {
     SHARED(REAL, shared);
     Block block{
         theta, velocity, P0, G, Y, first_squares, plan, (const Layer*)table, keep_prob, exchange,
-        cost, depth, m, width, rows, held, in_shares, sharing, momentum, beta, l2, seed,
+        cost, depth, m, width, rows, cached, in_shares, sharing, momentum, beta, l2, seed,
         first_step, steps, recorded};
     block.begin(shared);
     block.train();

@@ -1,13 +1,13 @@
-// A training step beside its matrix products, for accelnn/solvers/captured.py: kernels that a CUDA
-// graph can hold. What changes from step to step is read from device memory, never an argument.
+// A training step without its matrix products, for accelnn/solvers/captured.py: kernels for a CUDA
+// graph. Values that change from step to step are read from device memory, not passed as arguments.
 //
 // Arrays of a batch hold an example's units side by side: element (unit i, example j) of an (n, m)
-// array is at [j * stride + i]. So lie the examples that are gathered, and only along contiguous
-// columns does cuBLASLt add biases and apply relu. Parameters are as in accelnn.Parameters.
+// array is at [j * stride + i]. Gathered examples lie like this, and the epilogues of cuBLASLt need
+// it. Parameters are laid out as in accelnn.Parameters.
 
 #include "common.cuh"
 
-// What products read: with BFLOAT16 the upper half of a float, rounded to nearest, ties to even.
+// The type of a product's operands; bfloat16 is the upper half of a float, rounded to even.
 #ifdef BFLOAT16
 typedef unsigned short OPERAND;
 
@@ -34,7 +34,7 @@ DEVICE REAL to_operand(REAL x) { return x; }
 DEVICE REAL from_operand(REAL x) { return x; }
 #endif
 
-// The units and the examples of a matrix that are this thread's: neighbours have neighbouring units.
+// Loops over the units and the examples of this thread; neighbouring threads have neighbouring units.
 #define EACH_UNIT(i, n)                                                                 \
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (n);       \
          i += (long long)gridDim.x * blockDim.x)
@@ -42,9 +42,8 @@ DEVICE REAL from_operand(REAL x) { return x; }
     for (long long j = (long long)blockIdx.y * blockDim.y + threadIdx.y; j < (m);       \
          j += (long long)gridDim.y * blockDim.y)
 
-// What `steps` holds: the row of the plan for the next step, that of the present one, and how many
-// steps were made before the plan's first row. Only a step's first kernel reads NEXT and writes NOW;
-// only its last one writes NEXT. So every kernel of a step finds the same number.
+// Elements of `steps`: the plan's rows for the next and the present step, and the number of steps
+// before the plan. A step's first kernel copies NEXT to NOW, its last one advances NEXT.
 enum { NEXT, NOW, BEFORE };
 
 DEVICE bool first_thread()
@@ -52,7 +51,7 @@ DEVICE bool first_thread()
     return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0;
 }
 
-// ---------------------------------------------------------------------------- what begins a step
+// ------------------------------------------------------------------------------- start of a step
 
 extern "C" __global__ void begin_step(long long* steps)
 {
@@ -60,12 +59,7 @@ extern "C" __global__ void begin_step(long long* steps)
         steps[NOW] = steps[NEXT];
 }
 
-// As much as a thread moves at a time.
-struct __align__(16) Wide {
-    unsigned int at[4];
-};
-
-// Rows `chosen` of `from`, n apart, to the rows of `to`, which are `stride` apart.
+// Copies rows `chosen` of `from`, n apart, to the rows of `to`, `stride` apart.
 template <typename T>
 DEVICE void gather_rows(
     const T* from, const long long* chosen, T* to, long long n, long long stride, long long m)
@@ -76,13 +70,13 @@ DEVICE void gather_rows(
     }
 }
 
-// The examples order[step * batch_size], ... of X_rows (., n) and Y_rows (., outputs): a step's
-// batch, X and Y.
+// X and Y of a batch: the examples order[step * batch_size], ... of X_rows and Y_rows
 extern "C" __global__ void gather(
     const OPERAND* X_rows, const REAL* Y_rows, const long long* order, long long* steps,
     long long batch_size, long long n, long long outputs, long long m, OPERAND* X,
     long long stride, REAL* Y)
 {
+    typedef Pack<PACK> Wide;
     constexpr int WIDE = sizeof(Wide) / sizeof(OPERAND);
     const long long* const chosen = order + steps[NEXT] * batch_size;
     if (n % WIDE == 0 && stride % WIDE == 0 && aligned(X_rows) && aligned(X))
@@ -103,7 +97,7 @@ DEVICE REAL kept(
     return keep < 1 ? dropout(seed, steps[BEFORE] + steps[NOW], layer, index, keep) : REAL(1);
 }
 
-// A = g(Z + b) D, with dropout's D in `layer`, the first hidden one being 0. Z may be A.
+// A = g(Z + b) D, with the dropout mask D of `layer`, 0 for the first hidden one. Z may be A.
 extern "C" __global__ void activation(
     const REAL* Z, const REAL* b, OPERAND* A, long long n, long long m, long long stride, int kind,
     int layer, REAL keep, unsigned long long seed, const long long* steps)
@@ -114,8 +108,8 @@ extern "C" __global__ void activation(
     }
 }
 
-// dZ = dA D g'(Z), from A = g(Z) D. Where a unit was kept, A is g(Z) / keep; where it was dropped,
-// D makes its gradient 0 whatever g' is. dA may be dZ.
+// dZ = dA D g'(Z), from A = g(Z) D, which is g(Z) / keep if a unit was kept; if it was dropped, D
+// makes dZ 0. dA may be dZ.
 extern "C" __global__ void activation_gradient(
     const REAL* dA, const OPERAND* A, OPERAND* dZ, long long n, long long m, long long stride,
     int kind, int layer, REAL keep, unsigned long long seed, const long long* steps)
@@ -127,9 +121,9 @@ extern "C" __global__ void activation_gradient(
     }
 }
 
-// dZ = (g(Z + b) - Y) scale, and the batch's loss, summed, added to `losses`, of which each block
-// has its own. `lanes` neighbouring threads, a power of two up to 32, share an example. Element
-// (i, j) of Y is at [i * Y_unit + j * Y_example]. dZ may be Z. Shared memory: a REAL for each warp.
+// dZ = (g(Z + b) - Y) scale; the loss is added to `losses`, which has a number per block. `lanes`
+// neighbouring threads, a power of two up to 32, share an example. Element (i, j) of Y is at
+// [i * Y_unit + j * Y_example]. dZ may be Z. Shared memory: a REAL per warp.
 extern "C" __global__ void output_gradient(
     const REAL* Z, const REAL* b, const REAL* Y, long long Y_unit, long long Y_example,
     OPERAND* dZ, long long n, long long m, long long stride, int kind, REAL scale, int lanes,
@@ -140,40 +134,18 @@ extern "C" __global__ void output_gradient(
     const long long at_once = (long long)gridDim.x * blockDim.x / lanes;
     long long j = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / lanes;
     REAL loss = 0;
-    // All lanes of a warp take part in its shuffles: they go round equally often.
+    // All lanes of a warp take part in its shuffles, so all loop equally often.
     for (long long done = 0; done < m; done += at_once, j += at_once) {
-        const REAL* const z = Z + j * stride;
-        const REAL* const y = Y + j * Y_example;
-        const long long units = j < m ? n : 0;
-        REAL largest = 0, sum = 1;
-        if (kind == SOFTMAX) {
-            largest = units > 0 ? z[0] + b[0] : REAL(0);
-            for (long long i = lane; i < units; i += lanes) {
-                const REAL x = z[i] + b[i];
-                largest = x > largest ? x : largest;
-            }
-            for (int other = lanes / 2; other > 0; other /= 2) {
-                const REAL x = __shfl_xor_sync(ALL_LANES, largest, other);
-                largest = x > largest ? x : largest;
-            }
-            sum = 0;
-            for (long long i = lane; i < units; i += lanes)
-                sum += exp(z[i] + b[i] - largest);
-            for (int other = lanes / 2; other > 0; other /= 2)
-                sum += __shfl_xor_sync(ALL_LANES, sum, other);
-        }
-        __syncwarp(); // dZ may be Z, of which each lane has read the first
-        for (long long i = lane; i < units; i += lanes) {
-            const REAL x = z[i] + b[i], label = y[i * Y_unit];
-            REAL a;
-            if (kind == SOFTMAX) {
-                a = exp(x - largest) / sum;
-                loss += label * (log(sum) - (x - largest));
-            } else {
-                a = activate(x, kind);
-                loss += output_loss(x, label, kind);
-            }
-            dZ[j * stride + i] = to_operand((a - label) * scale);
+        const int units = j < m ? n : 0;
+        auto logit = [&](int i) { return Z[j * stride + i] + b[i]; };
+        Softmax all = {0, 1};
+        if (kind == SOFTMAX)
+            all = softmax_of(units, lanes, logit);
+        __syncwarp(); // all lanes have read Z, which may be dZ
+        for (int i = lane; i < units; i += lanes) {
+            const REAL z = logit(i), y = Y[i * Y_unit + j * Y_example];
+            loss += output_loss(z, y, kind, all);
+            dZ[j * stride + i] = to_operand(output_error(z, y, kind, all) * scale);
         }
     }
     loss = block_sum(loss, partial);
@@ -181,9 +153,9 @@ extern "C" __global__ void output_gradient(
         losses[blockIdx.x] += loss;
 }
 
-// db = dZ summed over the examples. gridDim.y blocks share the examples of blockDim.x units; the
-// last of them to be done adds up what all have found, in order. `parts`: gridDim.y rows of n;
-// `counters`: gridDim.x zeros. Shared memory: a REAL for each thread; blockDim.y is a power of two.
+// db = dZ summed over the examples. gridDim.y blocks share the examples of blockDim.x units; the last
+// one to finish adds up all partial sums, in order. `parts`: gridDim.y rows of n; `counters`:
+// gridDim.x zeros. Shared memory: a REAL per thread; blockDim.y is a power of two.
 extern "C" __global__ void bias_gradient(
     const OPERAND* dZ, REAL* db, long long n, long long m, long long stride, REAL* parts,
     unsigned int* counters)
@@ -215,12 +187,10 @@ extern "C" __global__ void bias_gradient(
 
 // ---------------------------------------------------------------------------------------- update
 
-enum Optimizer { SGD, MOMENTUM, ADAM };
-
-// All parameters at once. `gradient` is that of the mean loss, times 1 - beta1 where there is one.
-// With L2, where `is_weight`, `decay` W is added to it, and `penalty` Σ W² to `losses`, of which
-// each block has its own. `operands` receives what products read of the new parameters, where that
-// is another array. All begin at a multiple of 16 bytes.
+// The update of all parameters at once. `gradient` is that of the mean loss, times 1 - beta1. With L2,
+// `decay` W is added to it and `penalty` Σ W² to `losses`, which has a number per block; `is_weight`
+// distinguishes W from b. `operands` receives the new parameters as products read them, if that is
+// another array. All arrays begin at a multiple of 16 bytes.
 struct Update {
     REAL* theta;
     const REAL* gradient;
@@ -237,7 +207,7 @@ struct __align__(COUNT * sizeof(OPERAND)) Operands {
     OPERAND at[COUNT];
 };
 
-// Of the parameters COUNT at a time, those at place `i`; Σ W² of those that are weights, with L2.
+// Updates COUNT parameters from i * COUNT on; returns Σ W² of the weights among them, with L2.
 template <int OPTIMIZER, int COUNT>
 DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
 {
@@ -258,16 +228,12 @@ DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
             squares += p * p;
             s += u.decay * p;
         }
-        if (OPTIMIZER == SGD) {
+        if (OPTIMIZER == SGD)
             p -= rate * s;
-        } else if (OPTIMIZER == MOMENTUM) {
-            v.at[k] = u.beta1 * v.at[k] + s;
-            p -= rate * v.at[k];
-        } else {
-            m.at[k] = u.beta1 * m.at[k] + s;
-            v.at[k] = u.beta2 * v.at[k] + second * (s * s);
-            p -= rate * m.at[k] / (sqrt(v.at[k]) + epsilon);
-        }
+        else if (OPTIMIZER == MOMENTUM)
+            p -= momentum_step(s, v.at[k], u.beta1, rate);
+        else
+            p -= adam_step(s, m.at[k], v.at[k], u.beta1, u.beta2, second, rate, epsilon);
     }
     reinterpret_cast<Some*>(u.theta)[i] = x;
     if (OPTIMIZER == ADAM)
@@ -284,7 +250,7 @@ DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
     return squares;
 }
 
-// The rows of `plan` are α and ε. Shared memory: a REAL for each warp.
+// The rows of `plan` are α and ε. Shared memory: a REAL per warp.
 template <int OPTIMIZER>
 DEVICE void update_all(const Update& u, const REAL* plan, long long* steps, REAL* partial)
 {
@@ -336,9 +302,21 @@ extern "C" __global__ void adam_update(
     update_all<ADAM>(all, plan, steps, partial);
 }
 
-// ----------------------------------------------------------------------------- a copy of operands
+// ---------------------------------------------------------------------------- outside of the steps
 
+// A copy in the type of a product's operands
 extern "C" __global__ void to_operands(const REAL* from, OPERAND* to, long long count)
 {
     EACH_UNIT(i, count) to[i] = to_operand(from[i]);
+}
+
+// The dropout mask D (n_l, m) of a layer at a step, `count` numbers, for vectorised solvers
+extern "C" __global__ void draw_mask(
+    REAL* D, long long count, REAL keep, unsigned long long seed, long long step, int layer)
+{
+    EACH_UNIT(group, (count + 3) / 4) {
+        const Words words = dropout_words(seed, step, layer, group);
+        for (int k = 0; k < 4 && 4 * group + k < count; ++k)
+            D[4 * group + k] = kept_or_not(words.at[k], keep);
+    }
 }

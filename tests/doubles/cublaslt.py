@@ -1,5 +1,5 @@
-"""A stand-in for nvmath-python's bindings of cuBLASLt that computes on the host: from addresses,
-layouts and descriptors, as cuBLASLt's documentation has it, and not from arrays.
+"""A stand-in for nvmath-python's bindings of cuBLASLt that computes on the host, from addresses,
+layouts and descriptors as in cuBLASLt's documentation, not from arrays.
 
 Matrices are column-major. It has no name that the bindings do not have (a test says so where they
 are installed), and answers what cuBLASLt does not do with its errors.
@@ -81,7 +81,7 @@ SUPPORTED = {
 class Double:
     """`nvmath.bindings.cublasLt`.
 
-    enqueue : what is to be done with the work of a product
+    enqueue : called with the work of a product
     epilogues : which of them are supported
     objects : descriptors that were not destroyed; calls : the compute type and the epilogue of each
     """
@@ -178,7 +178,7 @@ class Double:
         _memory(count, 4).view(np.int32)[0] = 1
 
     def _sizes(self, description, a, b, d):
-        """m, n and k, of shapes that fit each other."""
+        """m, n and k, if the shapes fit each other."""
         (rows, k), (k_too, columns) = (
             self._shape(description, layout, attribute)
             for layout, attribute in (
@@ -221,7 +221,7 @@ class Double:
 
 
 def _memory(address, size):
-    """Bytes of memory, as they lie there."""
+    """The bytes of memory at an address."""
     return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
 
 
@@ -235,7 +235,7 @@ def _matrix(address, layout):
 
 
 def _matmul(description, epilogue, a, b, d, layouts):
-    """D = op(A) op(B), and what the epilogue does with it."""
+    """D = op(A) op(B), then the epilogue."""
     factors = []
     for address, layout, attribute in (
         (a, layouts[0], MatmulDescAttribute.TRANSA),
@@ -281,7 +281,7 @@ def to_bfloat16(array):
 
 
 def from_bfloat16(array, kind):
-    """The numbers of a matrix, whatever they are kept as."""
+    """The numbers of a matrix, bfloat16 as float32."""
     if kind != BFLOAT16:
         return array
     return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,14 +1,13 @@
 """A stand-in for CuPy that runs on the host and is stricter than the real one.
 
-Its arrays *wrap* NumPy's, so nothing can slip past by treating them as such. They refuse to mix
-with host arrays and to become one implicitly, and count every time the host waits for the
-device. The module exposes only names that CuPy has (cupy_names.txt), and behaves as CuPy does if
-that differs from NumPy: a reduction gives a 0-d array, and Generator.random without a size draws
-one number for all of `out`. `empty` fills with NaN. Copies on a stream of their own come late
-(streams.py).
+Its arrays *wrap* NumPy's, because functions of NumPy would accept a subclass. They refuse to mix
+with host arrays and to become one implicitly, and count each time the host waits for the device.
+The module has only names that CuPy has (cupy_names.txt) and behaves like CuPy if that differs from
+NumPy: a reduction gives a 0-d array, and Generator.random without a size draws one number for all
+of `out`. `empty` fills with NaN. Copies on another stream are delayed (streams.py).
 
-Its RawModule runs CUDA kernels on the host (host_cuda.py), within the limits of a small GPU. Where
-there is no C++ compiler, or none is wanted, it has none.
+With a C++ compiler, its RawModule runs CUDA kernels on the host (host_cuda.py), within the limits
+of a small GPU.
 """
 
 import math
@@ -54,14 +53,14 @@ ATTRIBUTES = {
 
 
 class Devices:
-    """How many are visible, and which is the current one."""
+    """The number of visible devices and the current one."""
 
     count = 1
     current = 0
 
 
 class Device:
-    """One of them, as cupy.cuda.Device."""
+    """As cupy.cuda.Device."""
 
     def __init__(self, index=None):
         self.id = Devices.current if index is None else int(index)
@@ -93,7 +92,7 @@ class Device:
 
 
 class Log:
-    """How often the host waited for the device, data crossed over, and a kernel was launched."""
+    """Counts: waits of the host for the device, uploads, launches of kernels."""
 
     synchronizations = 0
     uploads = 0
@@ -101,7 +100,7 @@ class Log:
 
 
 def on_host(value):
-    """What NumPy works on in place of `value`; host arrays are refused, as CuPy refuses them."""
+    """The wrapped array for NumPy; host arrays are refused, as CuPy refuses them."""
     if isinstance(value, DeviceArray):
         if value.device.id != Devices.current:
             raise ValueError(
@@ -225,7 +224,7 @@ _lift_methods()
 
 
 def asarray(array, dtype=None):
-    """The one way onto the device."""
+    """The only way onto the device."""
     if isinstance(array, DeviceArray):
         moved = array.device.id != Devices.current
         return DeviceArray(np.array(array.wrapped, dtype, copy=True if moved else None))
@@ -245,7 +244,7 @@ class Generator:
 
 
 def unwritten(function):
-    """`function`, which allocates, with NaN or the least integer wherever nobody wrote yet."""
+    """`function`, which allocates, with NaN or the least integer as unwritten elements."""
 
     def call(*args, **kwargs):
         array = lifted(function)(*args, **kwargs)
@@ -278,7 +277,7 @@ class CompileException(Exception):
 
 
 def blocks_per_multiprocessor(threads, shared):
-    """How many blocks fit on a multiprocessor, with so many threads and bytes of shared memory."""
+    """The blocks that fit on a multiprocessor, given their threads and bytes of shared memory."""
     warps = -(-threads // ATTRIBUTES["WarpSize"])
     needed = shared + ATTRIBUTES["ReservedSharedMemoryPerBlock"]
     return min(
@@ -338,12 +337,12 @@ class RawKernel:
 
 
 def enqueue(work):
-    """All work of kernels comes by here: it is done at once, or kept where it is captured."""
+    """Do the work of a kernel, or store it if the stream is being captured."""
     graphs_double.enqueue(streams_double.current(), work)
 
 
 def kernel_argument(arg):
-    """What host_cuda takes in its place: a host array is passed by value, if it has one element."""
+    """The argument for host_cuda; a host array of one element is passed by value."""
     if not isinstance(arg, np.ndarray):
         return on_host(arg)
     if arg.size != 1:
@@ -352,7 +351,7 @@ def kernel_argument(arg):
 
 
 class RawModule:
-    """Kernels from source, compiled for the host when the first of them is asked for."""
+    """Kernels from source, compiled for the host when the first one is requested."""
 
     def __init__(
         self,
@@ -446,9 +445,9 @@ def _cuda():
 
 
 class Module(types.ModuleType):
-    """`cupy`, to be put in sys.modules; so many devices are visible, the first is current.
+    """`cupy` for sys.modules, with so many visible devices, of which the first is current.
 
-    With `kernels` it has RawModule, where there is a C++ compiler.
+    With `kernels` and a C++ compiler it has RawModule.
     """
 
     def __init__(self, devices=1, kernels=False):

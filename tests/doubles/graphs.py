@@ -1,9 +1,9 @@
-"""CUDA graphs of the device double: work on a stream that is being captured is kept, and a launch
-of the graph does it in any order that what was waited for allows, drawn anew each time: whoever
-forgets to wait gets, for some seed, what was there before.
+"""CUDA graphs of the device double. Work on a stream that is being captured is stored; a launch of
+the graph does it in a random order that respects the waits, so that a missing wait gives wrong
+results for some seed.
 
-Stricter than CuPy, which only refuses to call cuBLAS and the like: no array function may be called
-meanwhile, since most of them allocate what the graph would not hold.
+CuPy only refuses to call cuBLAS and similar libraries during a capture. The double refuses all
+array functions, because most of them allocate memory that the graph would not own.
 """
 
 import random
@@ -16,10 +16,10 @@ class CaptureError(RuntimeError):
 
 
 class Capture:
-    """What has been put on some streams since a capture began on one of them.
+    """The work that was put on streams since a capture began on one of them.
 
-    nodes : (work, numbers of the nodes that it follows directly)
-    last : for each of these streams, the numbers of the nodes that what comes next follows
+    nodes : (work, numbers of its direct predecessors)
+    last : for each of these streams, the numbers of the predecessors of its next work
     """
 
     def __init__(self, stream):
@@ -32,7 +32,7 @@ class Capture:
         self.last[stream] = {len(self.nodes) - 1}
 
     def before(self, nodes):
-        """The nodes that these follow, and they themselves."""
+        """These nodes and all their predecessors."""
         found, waiting = set(), list(nodes)
         while waiting:
             node = waiting.pop()
@@ -43,7 +43,7 @@ class Capture:
 
 
 class Graph:
-    """As cupy.cuda.Graph. made, launched : how many there were in all"""
+    """As cupy.cuda.Graph. made, launched : counts of all graphs and launches"""
 
     made = launched = 0
 
@@ -64,7 +64,7 @@ class Graph:
             done.add(node)
 
 
-captures = {}  # of each stream that is being captured
+captures = {}  # by stream that is being captured
 
 
 def reset():
@@ -87,12 +87,14 @@ def end(stream, current):
     for other in [other for other, theirs in captures.items() if theirs is capture]:
         del captures[other]
     if len(capture.before(capture.last[stream])) < len(capture.nodes):
-        raise CaptureError("cudaErrorStreamCaptureUnjoined: nobody waits for another stream")
+        raise CaptureError(
+            "cudaErrorStreamCaptureUnjoined: work on another stream is not waited for"
+        )
     return Graph(capture.nodes, current)
 
 
 def enqueue(stream, work):
-    """Keep the work where the stream is being captured, else do it."""
+    """Store the work if the stream is being captured, else do it."""
     if stream in captures:
         captures[stream].add(stream, work)
     else:
@@ -100,7 +102,7 @@ def enqueue(stream, work):
 
 
 def record(stream, event):
-    """Whether the event is one within a capture; waiting for it makes another stream part of it."""
+    """Whether the event is within a capture; a stream that waits for it joins the capture."""
     event.captured = None
     if stream in captures:
         event.captured = captures[stream], frozenset(captures[stream].last[stream])
@@ -108,7 +110,7 @@ def record(stream, event):
 
 
 def wait(stream, event):
-    """Whether that is a matter of a capture."""
+    """Whether the event is within a capture, which the stream then joins."""
     captured = getattr(event, "captured", None)
     if captured is None:
         if stream in captures:
@@ -123,6 +125,6 @@ def wait(stream, event):
 
 
 def refuse(stream, what):
-    """Nothing but launches of kernels and products while the stream is being captured."""
+    """Raise if the stream is being captured, when only kernels and products may be launched."""
     if stream in captures:
         raise NotImplementedError(f"{what} while a stream is being captured")

@@ -1,16 +1,15 @@
-// What kernels/gpu/*.cu use of CUDA, for the host: the very same sources, built by g++, run on the CPU.
+// The part of CUDA that kernels/gpu/*.cu use, for the host: g++ builds the same sources for the CPU.
 // host_cuda.py puts this file before a source and a launcher for each kernel after it.
 //
-// Every thread of a grid is a fiber, and one of them runs at a time: until it waits for others, at
-// __syncthreads, __syncwarp, a shuffle or a vote, or says PAUSE() in a loop that waits for memory;
-// now and then also at an atomic or a fence. Which one runs next is drawn from the launch's seed,
-// so that code which relies on an order fails for some seed. As many blocks are there at once as
-// would fit on the device; the others follow as these end.
+// Each thread of a grid is a fiber. One runs at a time, until it waits for others at __syncthreads,
+// __syncwarp or a shuffle, or calls PAUSE() in a loop that waits for memory; sometimes also until an
+// atomic or a fence. The launch's seed decides which one runs next, so that code that relies on an
+// order fails for some seed. As many blocks run at once as would fit on the device.
 //
-// A launch ends with an error where threads wait for what cannot come, disagree on what they wait
-// for, touch memory that is not theirs, or do not end: arrays and shared memory lie between pages
-// that nobody may touch, and whatever nobody wrote is NaN. What is not simulated is the order in
-// which memory becomes visible: a missing __threadfence goes unseen.
+// A launch ends with an error if threads wait for something that cannot come, wait at different
+// places, touch memory outside their arrays, or do not end: arrays and shared memory lie between
+// guard pages, and unwritten memory is NaN. The order in which memory becomes visible is not
+// simulated: a missing __threadfence is not found.
 
 #include <algorithm>
 #include <cmath>
@@ -42,44 +41,13 @@
 struct uint3 {
     unsigned int x, y, z;
 };
-struct int2 {
-    int x, y;
-};
-struct uint2 {
-    unsigned int x, y;
-};
-struct alignas(16) int4 {
-    int x, y, z, w;
-};
-struct alignas(16) uint4 {
-    unsigned int x, y, z, w;
-};
-struct float2 {
-    float x, y;
-};
-struct alignas(16) float4 {
-    float x, y, z, w;
-};
-struct alignas(16) double2 {
-    double x, y;
-};
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline uint2 make_uint2(unsigned int x, unsigned int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uint4 make_uint4(unsigned int x, unsigned int y, unsigned int z, unsigned int w) {
-    return {x, y, z, w};
-}
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline double2 make_double2(double x, double y) { return {x, y}; }
-
 namespace simulated {
 
 // ---------------------------------------------------------------------------------- a launch
 
-// A kernel's parameter, as host_cuda.TypeOf has it: its size; whether it is a pointer, and that to
-// what is only read; and the kind and size of the number that it is, points to or consists of ('i',
-// 'u', 'f' or 'b'; 0 bytes where that is a struct).
+// The type of a kernel's parameter, as in host_cuda.TypeOf: its size; whether it is a pointer, and
+// one to const; and the kind ('i', 'u', 'f' or 'b') and size of the number that it is or points to,
+// 0 bytes for a struct.
 struct TypeOf {
     int size, pointer, constant;
     char kind;
@@ -91,12 +59,7 @@ constexpr int most_threads(int threads, int = 0, int = 0) { return threads; }
 
 template <typename T>
 constexpr TypeOf number_of() {
-    if constexpr (std::is_same_v<T, float2> || std::is_same_v<T, float4>) return number_of<float>();
-    else if constexpr (std::is_same_v<T, double2>) return number_of<double>();
-    else if constexpr (std::is_same_v<T, int2> || std::is_same_v<T, int4>) return number_of<int>();
-    else if constexpr (std::is_same_v<T, uint2> || std::is_same_v<T, uint4>)
-        return number_of<unsigned int>();
-    else if constexpr (std::is_same_v<T, bool>) return {0, 0, 0, 'b', 1};
+    if constexpr (std::is_same_v<T, bool>) return {0, 0, 0, 'b', 1};
     else if constexpr (std::is_floating_point_v<T>) return {0, 0, 0, 'f', int(sizeof(T))};
     else if constexpr (std::is_integral_v<T>)
         return {0, 0, 0, std::is_signed_v<T> ? 'i' : 'u', int(sizeof(T))};
@@ -146,14 +109,14 @@ constexpr int HOPELESS = 100000; // rounds in which threads did nothing but look
 enum State { READY, PAUSED, AT_BLOCK, AT_WARP, ENDED };
 const char* const STATES[] = {"runs", "spins", "waits at __syncthreads", "waits for its warp",
                               "has ended"};
-enum Kind { SYNC, SHUFFLE, VOTE };
+enum Kind { SYNC, SHUFFLE };
 
-// Where a fiber, or the scheduler, goes on.
+// The place at which a fiber, or the scheduler, continues
 #if defined(__x86_64__)
 typedef void* Context; // the end of its stack, on which are the registers that calls preserve
 
-// Stop here, keeping where in *from, and go on at `to`. There and back takes 30 ns; by swapcontext,
-// which asks the system for its signal mask, 500.
+// Stores this place in *from and continues at `to`. There and back takes 30 ns; with swapcontext,
+// which makes a system call, 500.
 __attribute__((naked, noinline)) static void change(Context*, Context) {
     asm("pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15;"
         "movq %rsp, (%rdi); movq %rsi, %rsp;"
@@ -203,7 +166,7 @@ struct Thread {
     int source;
 };
 
-// Memory between pages that nobody may touch; `data` is aligned to 16 bytes.
+// Memory between guard pages; `data` is aligned to 16 bytes.
 struct Guarded {
     char* map = nullptr;
     std::size_t mapped = 0;
@@ -349,7 +312,7 @@ static void pause() {
     to_scheduler();
 }
 
-// Atomics and fences: a place where other threads may come in between, or not.
+// At atomics and fences other threads may run, or not.
 static void perhaps_others() {
     if (draw() % 8 == 0) to_scheduler();
 }
@@ -386,7 +349,7 @@ static int block_vote(int line, bool vote) {
     block.votes += vote;
     block_barrier(line);
     const int votes = block.votes;
-    block_barrier(line); // nobody votes again before all have read
+    block_barrier(line); // all read before the next vote
     return votes;
 }
 
@@ -410,7 +373,7 @@ static void thread_ended() {
     }
 }
 
-// All lanes of `mask` meet; each receives the value of lane `source`, or all of their votes.
+// All lanes of `mask` meet; in a shuffle each receives the value of lane `source`.
 static std::uint64_t warp_meets(Kind kind, unsigned int mask, std::uint64_t value, int source,
                                 int line) {
     Thread* const me = self;
@@ -431,15 +394,12 @@ static std::uint64_t warp_meets(Kind kind, unsigned int mask, std::uint64_t valu
     me->state = AT_WARP;
     warp.waiting |= 1u << me->lane;
     if ((warp.waiting & mask) == mask) {
-        unsigned int votes = 0;
-        for (int lane = 0; lane < WARP; ++lane)
-            if (mask >> lane & 1) votes |= unsigned(lanes[lane].value != 0) << lane;
         for (int lane = 0; lane < WARP; ++lane) {
             if (!(mask >> lane & 1)) continue;
             const int from = lanes[lane].source;
             if (kind == SHUFFLE && !(mask >> from & 1))
                 fail("lane %d reads lane %d in line %d, which takes no part", lane, from, line);
-            lanes[lane].result = kind == SHUFFLE ? lanes[from].value : votes;
+            lanes[lane].result = lanes[from].value;
             lanes[lane].state = READY;
         }
         warp.waiting &= ~mask;
@@ -457,22 +417,6 @@ T shuffled(unsigned int mask, T value, int source, int line) {
     bits = warp_meets(SHUFFLE, mask, bits, source, line);
     std::memcpy(&value, &bits, sizeof value);
     return value;
-}
-
-// The lane that a shuffle reads: its own where the other is not in its segment of `width` lanes.
-inline int segment(int width) { return self->lane & ~(width - 1); }
-inline int lane_at(int lane, int width) { return segment(width) + (lane & (width - 1)); }
-inline int lane_up(unsigned int by, int width) {
-    const int lane = self->lane - int(by);
-    return lane < segment(width) ? self->lane : lane;
-}
-inline int lane_down(unsigned int by, int width) {
-    const int lane = self->lane + int(by);
-    return lane >= segment(width) + width ? self->lane : lane;
-}
-inline int lane_xor(int bits, int width) {
-    const int lane = self->lane ^ bits;
-    return lane >= segment(width) + width ? self->lane : lane;
 }
 
 template <typename T, typename F>
@@ -522,8 +466,8 @@ static void leave(Block& block) {
     block.there = false;
 }
 
-// The threads of a warp that can run do so, in an order drawn anew, and mostly go on until they
-// wait for other warps: then their stacks stay in the cache. Says whether one could run.
+// Runs the threads of a warp in random order, mostly until they wait for other warps, so that their
+// stacks stay in the cache. Returns whether a thread could run.
 static bool run_warp(Block& block, unsigned int warp) {
     const unsigned int first = warp * WARP;
     const unsigned int n = std::min<unsigned int>(WARP, unsigned(block.threads.size()) - first);
@@ -547,7 +491,7 @@ static bool run_warp(Block& block, unsigned int warp) {
     return ran;
 }
 
-// Each warp of the block gets its turn, in an order drawn anew. Says whether a thread could run.
+// Runs each warp of the block once, in random order. Returns whether a thread could run.
 static bool run_block(Block& block) {
     const unsigned int n = unsigned(block.warps.size());
     unsigned int step = draw() % n;
@@ -611,14 +555,14 @@ static void run_grid() {
         }
         if (!ran) fail_stuck("nothing can run");
         fruitless = grid.moved ? 0 : fruitless + 1;
-        if (fruitless > HOPELESS) fail_stuck("those that run wait for memory that nobody writes");
+        if (fruitless > HOPELESS) fail_stuck("threads wait for memory that is not written");
     }
 }
 
 // ---------------------------------------------------------------------------------- errors
 
 static void on_signal(int signal, siginfo_t* info, void*) {
-    if (!running) { // not ours: as it was without us
+    if (!running) { // not from a kernel
         std::signal(signal, SIG_DFL);
         return;
     }
@@ -680,7 +624,7 @@ static void clean_up(bool failed) {
         if (block.there)
             for (Thread& thread : block.threads)
                 if (thread.fiber != nullptr) {
-                    delete_fiber(thread.fiber); // it is somewhere in the kernel
+                    delete_fiber(thread.fiber); // stopped inside the kernel
                     thread.fiber = nullptr;
                 }
         block.shared.release();
@@ -694,7 +638,7 @@ static void clean_up(bool failed) {
     }
 }
 
-// Runs the grid. 0, or 1 and a message; then the arrays are as they were.
+// Runs the grid; returns 0, or 1 with a message and unchanged arrays.
 static int run(Launch* launch, void (*kernel)()) {
     static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGVTALRM};
     static char signal_stack[64 * 1024];
@@ -743,78 +687,19 @@ constexpr int warpSize = simulated::WARP;
 #define PAUSE() simulated::pause()
 
 #define __syncthreads() simulated::block_barrier(__LINE__)
-#define __syncthreads_count(vote) simulated::block_vote(__LINE__, vote)
 #define __syncthreads_or(vote) (simulated::block_vote(__LINE__, vote) > 0)
-#define __syncthreads_and(vote) \
-    (simulated::block_vote(__LINE__, vote) == int(simulated::self->block->threads.size()))
-#define __syncwarp(...) \
-    simulated::warp_meets(simulated::SYNC, simulated::mask_of(__VA_ARGS__), 0, 0, __LINE__)
-
-namespace simulated {
-inline unsigned int mask_of(unsigned int mask = 0xffffffffu) { return mask; }
-inline int width_of(int width = WARP) { return width; }
-} // namespace simulated
-
-#define __shfl_sync(mask, value, lane, ...)                                                     \
-    simulated::shuffled(mask, value, simulated::lane_at(lane, simulated::width_of(__VA_ARGS__)), \
-                        __LINE__)
-#define __shfl_up_sync(mask, value, by, ...)                                                   \
-    simulated::shuffled(mask, value, simulated::lane_up(by, simulated::width_of(__VA_ARGS__)), \
-                        __LINE__)
-#define __shfl_down_sync(mask, value, by, ...)                                                   \
-    simulated::shuffled(mask, value, simulated::lane_down(by, simulated::width_of(__VA_ARGS__)), \
-                        __LINE__)
-#define __shfl_xor_sync(mask, value, bits, ...)                                                   \
-    simulated::shuffled(mask, value, simulated::lane_xor(bits, simulated::width_of(__VA_ARGS__)), \
-                        __LINE__)
-#define __ballot_sync(mask, vote) \
-    (unsigned int)(simulated::warp_meets(simulated::VOTE, mask, (vote) ? 1 : 0, 0, __LINE__))
-#define __any_sync(mask, vote) int(__ballot_sync(mask, vote) != 0)
-#define __all_sync(mask, vote) int(__ballot_sync(mask, vote) == (mask))
+#define __syncwarp() simulated::warp_meets(simulated::SYNC, ~0u, 0, 0, __LINE__)
+#define __shfl_xor_sync(mask, value, bits) \
+    simulated::shuffled(mask, value, simulated::self->lane ^ (bits), __LINE__)
 
 inline void __threadfence() { simulated::perhaps_others(); }
-inline void __threadfence_block() { simulated::perhaps_others(); }
-inline void __nanosleep(unsigned int) {}
 #define __trap() simulated::fail("came to __trap in line %d", __LINE__)
 
 template <typename T>
-T __ldg(const T* address) { return *address; }
-template <typename T>
 T __ldcg(const T* address) { return *address; }
-template <typename T>
-void __stcg(T* address, T value) { *address = value; }
-
 template <typename T>
 T atomicAdd(T* address, std::common_type_t<T> value) {
     return simulated::atomically(address, [=](T old) { return T(old + value); });
-}
-template <typename T>
-T atomicSub(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return T(old - value); });
-}
-template <typename T>
-T atomicExch(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T) { return value; });
-}
-template <typename T>
-T atomicMin(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return value < old ? value : old; });
-}
-template <typename T>
-T atomicMax(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return value > old ? value : old; });
-}
-template <typename T>
-T atomicOr(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return T(old | value); });
-}
-template <typename T>
-T atomicAnd(T* address, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return T(old & value); });
-}
-template <typename T>
-T atomicCAS(T* address, std::common_type_t<T> compare, std::common_type_t<T> value) {
-    return simulated::atomically(address, [=](T old) { return old == compare ? value : old; });
 }
 inline unsigned int atomicInc(unsigned int* address, unsigned int last) {
     const auto next = [=](unsigned int old) { return old >= last ? 0 : old + 1; };
@@ -824,28 +709,3 @@ inline unsigned int atomicInc(unsigned int* address, unsigned int last) {
 inline unsigned int __umulhi(unsigned int a, unsigned int b) {
     return (unsigned int)(std::uint64_t(a) * b >> 32);
 }
-inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(unsigned(bits)); }
-inline unsigned int __float_as_uint(float x) {
-    unsigned int bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-inline float __uint_as_float(unsigned int bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
-inline float rsqrt(float x) { return 1 / std::sqrt(x); }
-inline double rsqrt(double x) { return 1 / std::sqrt(x); }
-// CUDA's min and max, which of a number and NaN give the number.
-inline float min(float a, float b) { return std::fmin(a, b); }
-inline float max(float a, float b) { return std::fmax(a, b); }
-inline double min(double a, double b) { return std::fmin(a, b); }
-inline double max(double a, double b) { return std::fmax(a, b); }
-template <typename T, typename = std::enable_if_t<std::is_integral_v<T>>>
-T min(T a, T b) { return a < b ? a : b; }
-template <typename T, typename = std::enable_if_t<std::is_integral_v<T>>>
-T max(T a, T b) { return a > b ? a : b; }

@@ -1,9 +1,9 @@
-"""The kernels of kernels/gpu/*.cu on the host: the same source, built by g++ with host.cuh in
-CUDA's place. RawModule of the device double stands on it.
+"""The kernels of kernels/gpu/*.cu on the host: g++ builds the same source with host.cuh in place of
+CUDA. RawModule of the device double uses it.
 
 A kernel is `extern "C" __global__ void name(type a, ...)`. Each source is compiled once for its
-options and kept in a folder of the system's temporary files. `seed` chooses the order in which
-the simulated threads run: code that is right is right for every seed.
+options and kept in the system's temporary folder. `seed` decides the order in which the simulated
+threads run: correct code is correct for every seed.
 """
 
 import ctypes
@@ -39,24 +39,24 @@ KERNEL = re.compile(
 )
 
 seed = 0
-seconds = 100.0  # of the processor, after which a launch has failed
+seconds = 100.0  # of processor time, after which a launch fails
 
 
 class CompileError(Exception):
-    """What the compiler said."""
+    """The message of the compiler."""
 
 
 class KernelError(Exception):
-    """What the kernel did that it must not do."""
+    """A mistake of the kernel."""
 
 
 class Parameter(NamedTuple):
-    """Of a kernel.
+    """A parameter of a kernel.
 
     type : in C++
     size : of the value, in bytes
-    dtype : of the number, or of what it points to; None where that is a struct
-    constant : whether it points to what the kernel does not write
+    dtype : of the number, or of the pointer's numbers; None for a struct
+    constant : whether it is a pointer to const
     """
 
     name: str
@@ -68,7 +68,7 @@ class Parameter(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A kernel. bounds : its launch bounds in C++; max_threads : of a block, by these"""
+    """A kernel. bounds : its launch bounds in C++; max_threads : of a block, by the bounds"""
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -117,7 +117,7 @@ class Launch(ctypes.Structure):
 
 @functools.cache
 def compiler():
-    """The command of the C++ compiler, or None where there is none for this purpose."""
+    """The command of the C++ compiler, or None."""
     command = shlex.split(os.environ.get("CXX", "g++"))
     if not sys.platform.startswith("linux") or shutil.which(command[0]) is None:
         return None
@@ -130,7 +130,7 @@ def compiler():
 
 @functools.cache
 def build(code, options=()):
-    """The kernels of a source by name. Raises CompileError with what the compiler said."""
+    """The kernels of a source by name. Raises CompileError with the compiler's message."""
     flags = [flag.replace("--std", "-std") for flag in options if PASSED_ON.match(flag)]
     for option in options:
         if not PASSED_ON.match(option) and not WITHOUT_MEANING_HERE.match(option):
@@ -165,7 +165,7 @@ def _parameter(text):
 
 
 def _launcher(kernel):
-    """C++ that launches it, and what its parameters are once all names of types are resolved."""
+    """C++ code that launches it and describes its parameters, with typedefs resolved."""
     values = ", ".join(f"*({p.type}*)arguments[{i}]" for i, p in enumerate(kernel.parameters))
     types = "".join(f"simulated::type_of<{p.type}>(), " for p in kernel.parameters)
     return f"""
@@ -198,10 +198,10 @@ def _loaded(kernel, library):
 
 
 def _library(program, command):
-    """The compiled program: as it was built before, or built now."""
+    """The compiled program, built now unless it was built before."""
     folder = Path(tempfile.gettempdir()) / f"accelnn-host-cuda-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # somebody else's: nothing to run code from
+    if folder.stat().st_uid != os.getuid():  # of another user: not safe to run
         folder = Path(tempfile.mkdtemp(prefix="accelnn-host-cuda-"))
     file = folder / f"{hashlib.sha256(repr((program, command)).encode()).hexdigest()}.so"
     if not file.exists():
@@ -223,15 +223,15 @@ def _run(command, text):
 
 
 def launch(kernel, grid, block, arguments, shared, resident):
-    """Run the kernel on NumPy arrays and scalars; arrays are passed as they lie in memory.
+    """Run the kernel on NumPy arrays, passed by address, and scalars.
 
-    arguments : for a pointer an array of the type it points to, or an address as numpy.uintp (0
-        is none); for a number a NumPy scalar of exactly its type; for a struct a numpy.void
-    shared : bytes of shared memory a block
+    arguments : for a pointer an array of its type, or an address as numpy.uintp (0 is null); for a
+        number a NumPy scalar of exactly its type; for a struct a numpy.void
+    shared : bytes of shared memory of a block
     resident : blocks that fit on the device at once
 
-    Raises TypeError where an argument does not fit its parameter, KernelError where the kernel
-    does something wrong; then no array has changed.
+    Raises TypeError if an argument does not fit its parameter, and KernelError, without changing
+    any array, if the kernel makes a mistake.
     """
     if len(arguments) != len(kernel.parameters):
         raise TypeError(
@@ -274,14 +274,14 @@ def launch(kernel, grid, block, arguments, shared, resident):
 
 
 def _owner(array):
-    """The array in whose memory this one lies."""
+    """The array that owns the memory of this one."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def _check(kernel, parameter, argument):
-    """Raises TypeError where the argument is not what the parameter takes."""
+    """Raise TypeError if the argument does not fit the parameter."""
     what = f"{kernel.name}: {parameter.type} {parameter.name}"
     if parameter.pointer and isinstance(argument, np.ndarray):
         if parameter.dtype is not None and argument.dtype != parameter.dtype:

@@ -1,10 +1,10 @@
-"""Streams, events and pinned memory of the device double, as badly behaved as CUDA allows.
+"""Streams, events and pinned memory of the device double, in the worst order that CUDA allows.
 
-Arithmetic runs at once, on whichever stream is current. A copy that is put on another stream is
-put off until something waits for it: whoever forgets to wait reads what was there before. What
-putting off cannot show is told from what the host and each stream have waited for (their clocks)
-and raises Race: a copy into memory that work begun earlier may still be using, one from memory
-that was filled again before the last copy was known to be done, and reading before waiting.
+Arithmetic runs at once, on the current stream. A copy on another stream is delayed until something
+waits for it, so that a missing wait reads old data. Other mistakes follow from what the host and
+each stream have waited for (their clocks) and raise Race: a copy into memory that earlier work may
+still use, a copy from memory that was filled again before the last copy was known to be done, and
+a read before the wait.
 """
 
 import collections
@@ -16,21 +16,21 @@ from doubles import graphs as graphs_double
 
 
 class Race(AssertionError):
-    """Two use the same memory at once, for neither waits for the other."""
+    """Two operations use the same memory at once: neither waits for the other."""
 
 
 class Pinned:
-    """How many bytes are page-locked now."""
+    """The number of bytes that are page-locked."""
 
     bytes = 0
 
 
 class Written:
-    """Device memory that a stream wrote, and when: since then, where others stand."""
+    """Device memory that a stream wrote, and the time of the write on its clock."""
 
     def __init__(self, memory, stream):
         self.memory, self.stream, self.time = memory, stream, stream.time
-        self.read = None  # on which stream, and when, arithmetic last used it
+        self.read = None  # the stream and time of the last arithmetic on it
 
 
 def _base(array):
@@ -45,12 +45,12 @@ def _advance(clock, other):
 
 
 class Stream:
-    """As cupy.cuda.Stream. `put_off` is what has been put on it and has not been done."""
+    """As cupy.cuda.Stream. `put_off` : its work that is not done yet"""
 
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):  # noqa: ARG002
         self.put_off = collections.deque()
         self.time = 0
-        self.clock = {}  # of other streams: what is put on this one next comes after that time
+        self.clock = {}  # by other stream: the time up to which this one has waited for it
         self.ptr = 0 if null else id(self)
         streams.append(self)
 
@@ -96,7 +96,7 @@ class Stream:
         in_use.pop()
 
     def catch_up(self, until=None):
-        """Do what was put off, up to an event."""
+        """Do the delayed work, up to an event."""
         while self.put_off:
             item = self.put_off.popleft()
             if isinstance(item, Event):
@@ -108,11 +108,11 @@ class Stream:
 
     @property
     def at_once(self):
-        """Whether arithmetic runs on it, which is never put off."""
+        """Whether arithmetic, which is never delayed, runs on it."""
         return self is current()
 
     def knows(self, stream, then):
-        """Whether what is put on it now comes after what `stream` did at that time."""
+        """Whether its next work comes after the work of `stream` at that time."""
         return stream is self or max(self.clock.get(stream, -1), host.get(stream, -1)) >= then
 
 
@@ -136,9 +136,9 @@ class Event:
 
 
 class PinnedMemory(bytearray):
-    """What alloc_pinned_memory gives: any bytes, at least as many as were asked for.
+    """The result of alloc_pinned_memory: at least as many bytes as requested, of any content.
 
-    sent : the stream that a copy from it was put on last, and when
+    sent : the stream and time of the last copy from it
     """
 
     sent = None
@@ -160,7 +160,7 @@ waited = None  # called whenever the host waits
 
 
 def reset(on_wait):
-    """Forget all that was; `on_wait` is called whenever the host waits."""
+    """Start again; `on_wait` is called whenever the host waits."""
     global waited
     waited = on_wait
     for memory in (written, host, null.clock):
@@ -173,7 +173,7 @@ def current():
 
 
 def copy_in(there, here, stream=None):
-    """ndarray.set: `there` = `here`, as soon as the stream comes to it."""
+    """ndarray.set: copy `here` to `there` when the stream reaches it."""
     if not isinstance(here, np.ndarray):
         raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
     if there.dtype != here.dtype:
@@ -193,7 +193,7 @@ def copy_in(there, here, stream=None):
         raise Race("a copy into memory that work begun earlier may still be using")
     pinned = _base(here).base
     if not isinstance(pinned, PinnedMemory):
-        here = here.copy()  # as CUDA does, for only pinned memory is read beside the host's work
+        here = here.copy()  # like CUDA, which reads only pinned memory asynchronously
     elif pinned.sent and host.get(pinned.sent[0], -1) < pinned.sent[1]:
         raise Race("pinned memory was filled again before its last copy was known to be done")
     else:
@@ -203,7 +203,7 @@ def copy_in(there, here, stream=None):
 
 
 def use(array):
-    """To be called where arithmetic uses this memory of the device."""
+    """Arithmetic uses this device memory: raise Race if it does not wait for the last copy."""
     known = written.get(id(_base(array)))
     if known is None:
         return
