@@ -1,7 +1,6 @@
 """The notes' operations as benchmark cases; the trainings are in `trainings.py`.
 
-A case prepares, for each implementation, a contestant that does its job. The benchmark command
-and the pytest-benchmark suites both take the cases from these tables.
+The benchmark command and the pytest-benchmark suites both take the cases from these tables.
 """
 
 import functools
@@ -15,15 +14,11 @@ import numba
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, Backend, to_host
+from accelnn.backend import Array, Backend, array_module, to_host
 from accelnn.bench import machine
-from accelnn.bench.records import Record
+from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels import jit, loops
-
-
-class Skip(Exception):
-    """An implementation cannot run here; the message says why."""
 
 
 class Contestant(Protocol):
@@ -32,19 +27,18 @@ class Contestant(Protocol):
     tolerance : the largest error with which the result of `run` counts as right
     scale : units of `measure` in the whole job
     run_share : units that `run` does
-    transfer_seconds : to move the inputs to the device, or None
     """
 
     tolerance: float
     scale: float
     run_share: float
-    transfer_seconds: float | None
 
     def run(self) -> None:
         """Do the job, or a part of it that can be checked."""
 
-    def error(self) -> float:
-        """The largest error of the result of `run`, relative to the float64 reference."""
+    def error(self) -> float | None:
+        """The largest error of the result of `run`, relative to the float64 reference; None if
+        there is nothing to check."""
 
     def measure(self) -> float:
         """Measure once; return the seconds of one unit of the job."""
@@ -54,6 +48,26 @@ class Contestant(Protocol):
 
     def close(self) -> None:
         """Free what `prepare` started."""
+
+
+class Case(Protocol):
+    """A job that several implementations can do."""
+
+    @property
+    def implementations(self) -> Sequence[str]:
+        """The names of the implementations that can do the job."""
+
+    def record(self, implementation: str) -> Record:
+        """A record of what is to be measured, without a result."""
+
+    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
+        """A contestant that can be measured `repeat` times within about `seconds`.
+
+        Raises Skip if the implementation cannot run here.
+        """
+
+    def finish(self, records: Sequence[Record]) -> None:
+        """Compare the good records with one another, and free the data."""
 
 
 # Our implementations that run on the GPU
@@ -71,26 +85,6 @@ def place_of(implementation: str) -> Backend:
     if reason is not None:
         raise Skip(reason)
     return backend.CupyBackend()
-
-
-class Case(Protocol):
-    """A job that several implementations can do."""
-
-    @property
-    def implementations(self) -> Sequence[str]:
-        """The implementations that can do the job."""
-
-    def record(self, implementation: str) -> Record:
-        """A record of what is to be measured, without a result."""
-
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
-        """A contestant that can be measured `repeat` times within about `seconds`.
-
-        Raises Skip if the implementation cannot run here.
-        """
-
-    def compare(self, records: Sequence[Record]) -> None:
-        """Compare the results of all implementations with one another."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -180,19 +174,58 @@ OPERATIONS = {
     ),
 }
 
-LOOPS: dict[str, Any] = {
-    "python-lists": loops,
-    "python": loops,
-    "numba": jit.serial,
-    "numba-parallel": jit.parallel,
+# --------------------------------------------------------------------------------------------
+# their implementations
+
+Job = tuple[Callable[[], Any], Any]  # what is timed, and where its result is if it returns None
+
+
+def loop(module: Any) -> Callable[..., Job]:
+    """The loops of a module, over arrays or over the lists that Python would have."""
+
+    def start(case: "OperationCase", inputs: Sequence[Any], out: Any) -> Job:
+        arguments = (*inputs, out) if case.operation.output(case.n) else inputs
+        return functools.partial(getattr(module, case.name), *arguments), out
+
+    return start
+
+
+def loop_over_lists(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
+    """The same loops over Python lists."""
+    return loop(loops)(case, [array.tolist() for array in inputs], out.tolist())
+
+
+def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
+    """NumPy, or CuPy if that has the arrays."""
+    xp = array_module(out)
+    return functools.partial(case.operation.vectorised, xp, *inputs, out), out
+
+
+# By name, a function of the case, its inputs and the array for the result; it returns a Job. An
+# implementation needs nothing else; those named in ON_GPU get arrays on the GPU.
+IMPLEMENTATIONS: dict[str, Callable[["OperationCase", list[Array], Array], Job]] = {
+    "python-lists": loop_over_lists,
+    "python": loop(loops),
+    "numba": loop(jit.serial),
+    "numba-parallel": loop(jit.parallel),
+    "numpy": vectorised,
+    "cupy": vectorised,
 }
 
 # The most seconds that an iteration of the innermost loop takes, to choose the number of rows
 TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
 
-
 # The most seconds that one row of a loop may take
 LONGEST_ROW = 10.0
+
+# The share of the free memory that one size may take
+HEADROOM = 0.9
+
+# Implementations that each keep a whole result on the host
+OUTPUTS = 4
+
+# Bytes of a float in a Python list: the object and the pointer to it
+LIST_ELEMENT = 32
 
 
 def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
@@ -229,10 +262,6 @@ def _with_room(operation: Operation, n: int, dtype: str) -> int:
     return n
 
 
-# The share of the free memory that one size may take
-HEADROOM = 0.9
-
-
 def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | None:
     """Why a size cannot be measured on a backend: it does not fit the free memory."""
     needed, free = _bytes_needed(operation, n, dtype, place.name), place.memory()[0]
@@ -257,31 +286,29 @@ def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
     )
 
 
-# Implementations that each keep a whole result on the host
-OUTPUTS = 4
-
-# Bytes of a float in a Python list: the object and the pointer to it
-LIST_ELEMENT = 32
-
-
 def _gib(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB" if size < 2**40 else f"{size / 2**40:,.1f} TiB"
 
 
 @dataclass
 class OperationCase:
-    """One operation at one size."""
+    """One operation at one size.
+
+    limits : by backend, as `machine.limits` gives them
+    """
 
     name: str
     n: int
     dtype: str
-    limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
-
-    implementations = ("python-lists", "python", "numba", "numba-parallel", "numpy", "cupy")
+    limits: dict[str, dict[str, float]]
 
     @property
     def operation(self) -> Operation:
         return OPERATIONS[self.name]
+
+    @property
+    def implementations(self) -> Sequence[str]:
+        return tuple(IMPLEMENTATIONS)
 
     def __str__(self) -> str:
         return f"{self.name}({self.n:,})"
@@ -292,16 +319,11 @@ class OperationCase:
             threads = numba.get_num_threads()
         elif implementation == "numpy" and self.operation.by_blas:
             threads = machine.blas_threads()
-        elif implementation == "cupy":
+        elif implementation in ON_GPU:
             threads = None
-        return Record(
-            case=self.name,
-            implementation=implementation,
-            size={"n": self.n},
-            dtype=self.dtype,
-            backend="cupy" if implementation == "cupy" else "numpy",
-            threads=threads,
-        )
+        place = "cupy" if implementation in ON_GPU else "numpy"
+        size = {"n": self.n}
+        return Record(self.name, implementation, size, self.dtype, place, threads=threads)
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
@@ -309,11 +331,9 @@ class OperationCase:
         if reason:
             raise Skip(f"{self} {reason}")
         rows = self._affordable_rows(implementation, seconds / repeat)
-        if place.name == "cupy":
-            return DeviceContestant(self, implementation, place, rows)
         return OperationContestant(self, implementation, place, rows)
 
-    def compare(self, records: Sequence[Record]) -> None:
+    def finish(self, records: Sequence[Record]) -> None:
         """Nothing to compare: each result was checked against the float64 reference."""
 
     @functools.cached_property
@@ -327,10 +347,10 @@ class OperationCase:
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
         if implementation not in TURN:
             return self.n
-        if LOOPS[implementation] is loops:  # a measurement takes up to five runs to prepare
-            seconds /= 3
         one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
-        if implementation == "numba-parallel":
+        if "python" in implementation:  # a measurement takes up to five runs to prepare
+            seconds /= 3
+        elif implementation == "numba-parallel":
             one_row /= numba.get_num_threads()
         if one_row > LONGEST_ROW:
             raise Skip(f"one of {self.n:,} rows would take about {one_row:.0f} s")
@@ -348,21 +368,24 @@ def _inputs(name: str, n: int, dtype: str) -> list[Array]:
 @functools.lru_cache(maxsize=1)
 def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
     """The first rows of the result, computed in float64."""
-    operation, inputs = OPERATIONS[name], list(_inputs(name, n, dtype))
-    for i in operation.by_rows:
-        inputs[i] = inputs[i][:rows]
-    in_float64 = (array.astype(np.float64, copy=False) for array in inputs)
-    return np.asarray(operation.vectorised(np, *in_float64, None))
+    inputs = (array.astype(np.float64, copy=False) for array in _rows(name, n, dtype, rows))
+    return np.asarray(OPERATIONS[name].vectorised(np, *inputs, None))
+
+
+def _rows(name: str, n: int, dtype: str, rows: int) -> list[Array]:
+    """The inputs for the first rows of the result."""
+    by_rows = OPERATIONS[name].by_rows
+    inputs = _inputs(name, n, dtype)
+    return [array[:rows] if i in by_rows else array for i, array in enumerate(inputs)]
 
 
 class OperationContestant:
     """One implementation of an operation, on the first rows. Measures the seconds of a run.
 
-    inputs, out : arrays on the host; `out` receives the result
+    inputs, out : arrays on the host; on a GPU `out` receives the result of `upload_run_download`
     """
 
     run_share = 1.0
-    transfer_seconds: float | None = None
 
     def __init__(self, case: OperationCase, implementation: str, place: Backend, rows: int) -> None:
         self.case, self.place, self.rows = case, place, rows
@@ -372,25 +395,16 @@ class OperationContestant:
         # chapter 4). Four times that still exposes a wrong result.
         unit = float(np.finfo(case.dtype).eps)
         self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
-
-        self.inputs = list(_inputs(case.name, case.n, case.dtype))
-        for i in operation.by_rows:
-            self.inputs[i] = self.inputs[i][:rows]
+        self.inputs = _rows(case.name, case.n, case.dtype, rows)
         shape = operation.output(case.n)
         self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
-        self.job, self.result = self._job(implementation, operation)
-        self._seconds = stopwatch(self.job, place)
+        self.on_place = place.to_device(self.out)
+        start = IMPLEMENTATIONS[implementation]
+        self.job, self.result = start(case, self._upload(), self.on_place)
+        self.measure = stopwatch(self.job, place)
 
-    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
-        """The function to time, and the array that holds its result if it returns none."""
-        arrays: list[Any] = self.inputs
-        out: Any = self.out
-        if implementation == "numpy":
-            return functools.partial(operation.vectorised, np, *arrays, out), out
-        if implementation == "python-lists":
-            arrays, out = [array.tolist() for array in arrays], out.tolist()
-        function = getattr(LOOPS[implementation], self.case.name)
-        return functools.partial(function, *arrays, *((out,) if self.out.ndim else ())), out
+    def _upload(self) -> list[Array]:
+        return [self.place.to_device(array) for array in self.inputs]
 
     def run(self) -> None:
         """Do the job once, and keep the result."""
@@ -406,12 +420,9 @@ class OperationContestant:
         largest = max(abs(reference.max()), abs(reference.min()))
         return float(np.abs(difference, out=difference).max() / largest)
 
-    def measure(self) -> float:
-        """Measure once; return the seconds of a run."""
-        return self._seconds()
-
     def finish(self, record: Record) -> None:
-        """Enter the rate, its share of the machine's limit, and the rows that were run."""
+        """Enter the rate, its share of the machine's limit, and the rows that were run; on a GPU
+        also measure and enter the times with the transfers."""
         assert record.seconds is not None
         case, operation = self.case, self.case.operation
         record.device = self.place.device_name()
@@ -427,38 +438,24 @@ class OperationContestant:
             record.gb_per_s = bytes_moved / record.seconds / 1e9
             if bytes_moved > machine.cache_of(self.place):
                 record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
+        if record.backend == "cupy":
+            host = backend.NumpyBackend()
+            record.transfer_seconds = _median_of_a_few(stopwatch(self.move, host))
+            record.end_to_end_seconds = _median_of_a_few(stopwatch(self.upload_run_download, host))
+
+    def move(self) -> None:
+        """The inputs to the GPU and the result back."""
+        self._upload()
+        to_host(self.on_place, out=self.out)
+
+    def upload_run_download(self) -> None:
+        """The job from inputs in NumPy's memory to the result in NumPy's memory."""
+        job, _ = vectorised(self.case, self._upload(), self.on_place)
+        job()
+        to_host(self.on_place, out=self.out)
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class DeviceContestant(OperationContestant):
-    """An operation on the GPU: by events on arrays in its memory, and end to end as the host waits
-    for it, from inputs in NumPy's memory to the result in NumPy's memory."""
-
-    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
-        del implementation
-        place, host = self.place, backend.NumpyBackend()
-        there = place.to_device(self.out)
-
-        def upload() -> list[Array]:
-            return [place.to_device(array) for array in self.inputs]
-
-        def move() -> None:
-            upload()
-            to_host(there, out=self.out)
-
-        def upload_run_download() -> None:
-            to_host(operation.vectorised(place.xp, *upload(), there), out=self.out)
-
-        self.move, self.whole = stopwatch(move, host), stopwatch(upload_run_download, host)
-        return functools.partial(operation.vectorised, place.xp, *upload(), there), there
-
-    def finish(self, record: Record) -> None:
-        """Measure and enter the times of the transfers too."""
-        super().finish(record)
-        record.transfer_seconds = _median_of_a_few(self.move)
-        record.end_to_end_seconds = _median_of_a_few(self.whole)
 
 
 def _median_of_a_few(measure: Callable[[], float]) -> float:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of, on_gpu
+from accelnn.bench.peers import PeerJob, PeerTrainer, flat_of, layers_of, on_gpu
+from accelnn.bench.records import Skip
 
 Tensor = Any  # a torch.Tensor
 Layers = list[tuple[Tensor, Tensor]]
@@ -47,7 +48,7 @@ CPU = torch.device("cpu")
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways in which PyTorch can do a job."""
-    torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("high" if job.recipe.precision == "tf32" else "highest")
     if on_gpu(name):
         return trainers_on_gpu(name, job)
     if name == "torch-compile":
@@ -57,10 +58,10 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
         for way, options in OPTIMIZERS.items()
     }
     if name == "torch-gram":
-        if job.batch_size is not None or job.optimizer != "sgd":
-            raise Unfit("sample space is for full-batch gradient descent")
-        if job.m >= job.layers[0]:
-            raise Unfit("sample space saves work only with fewer examples than features")
+        if job.recipe.batch_size is not None or job.recipe.optimizer != "sgd":
+            raise Skip("sample space is for full-batch gradient descent")
+        if job.m >= job.net.layers[0]:
+            raise Skip("sample space saves work only with fewer examples than features")
         ways = {
             "eager": functools.partial(SampleSpaceTraining, job, False),
             "compiled": functools.partial(SampleSpaceTraining, job, True),
@@ -78,11 +79,11 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
 
 
 def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways on the job's GPU. Raises Unfit if PyTorch cannot use it."""
+    """The ways on the job's GPU. Raises Skip if PyTorch cannot use it."""
     if torch.version.cuda is None:
-        raise Unfit(f"this PyTorch, {torch.__version__}, is built without CUDA")
+        raise Skip(f"this PyTorch, {torch.__version__}, is built without CUDA")
     if not torch.cuda.is_available():
-        raise Unfit(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
+        raise Skip(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
     torch.cuda.set_device(job.gpu)
     gpu = torch.device("cuda", job.gpu)
     if name == "torch-cuda-compile":
@@ -101,7 +102,7 @@ def gpu_name(job: PeerJob) -> str:
 
 def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, X (m, n_0); its products in the job's precision."""
-    if job.precision != "bfloat16":
+    if job.recipe.precision != "bfloat16":
         return cost(job, layers, X, Y)
     # As PyTorch's users do it. Without cached copies of the weights: each is used once a step, and
     # a graph would keep old ones.
@@ -112,12 +113,12 @@ def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
 def cost(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, in the precision that PyTorch is set to."""
     A = X
-    for (W, b), activation in zip(layers, job.hidden, strict=False):
+    for (W, b), activation in zip(layers, job.net.hidden, strict=False):
         A = ACTIVATIONS[activation](F.linear(A, W, b))
     Z = F.linear(A, *layers[-1])
-    if job.output == "softmax":
+    if job.net.output == "softmax":
         return F.cross_entropy(Z, Y)
-    if job.output == "sigmoid":
+    if job.net.output == "sigmoid":
         return F.binary_cross_entropy_with_logits(Z, Y, reduction="sum") / len(X)
     return F.mse_loss(Z, Y, reduction="sum") / (2 * len(X))
 
@@ -129,7 +130,7 @@ class Eager:
         self.job, self.device, self.threads, self.options = job, device, threads, options
         self.X = self.there(job.X)
         # cross_entropy is fastest with classes as indices
-        self.Y = self.there(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
+        self.Y = self.there(job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y)
 
     def there(self, array: Array) -> Tensor:
         """The array as a tensor on the training's device."""
@@ -138,7 +139,7 @@ class Eager:
     def restart(self, weights: Array, seed: int) -> None:
         self.layers = [
             (self.there(W).requires_grad_(), self.there(b).requires_grad_())
-            for W, b in layers_of(weights, self.job.layers)
+            for W, b in layers_of(weights, self.job.net.layers)
         ]
         self.optimizer = self._optimizer()
         self.orders = batches.orders(self.job.m, seed)
@@ -150,20 +151,20 @@ class Eager:
             {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
             {"params": [b for _, b in self.layers]},
         ]
-        if job.optimizer == "adam":
-            return torch.optim.Adam(groups, lr=job.learning_rate, **self.options)
-        if job.optimizer == "momentum":  # V = βV + (1 - β) g is PyTorch's buffer times 1 - β
-            rate = job.learning_rate * (1 - 0.9)
+        if job.recipe.optimizer == "adam":
+            return torch.optim.Adam(groups, lr=job.recipe.learning_rate, **self.options)
+        if job.recipe.optimizer == "momentum":  # V = βV + (1 - β) g is PyTorch's buffer times 1 - β
+            rate = job.recipe.learning_rate * (1 - 0.9)
             return torch.optim.SGD(groups, lr=rate, momentum=0.9, **self.options)
-        return torch.optim.SGD(groups, lr=job.learning_rate, **self.options)
+        return torch.optim.SGD(groups, lr=job.recipe.learning_rate, **self.options)
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
         for _ in range(epochs):
-            if self.job.batch_size is None:
+            if self.job.recipe.batch_size is None:
                 self.step(self.X, self.Y)
                 continue
-            for chosen in self.there(next(self.orders)).split(self.job.batch_size):
+            for chosen in self.there(next(self.orders)).split(self.job.recipe.batch_size):
                 self.step(self.X[chosen], self.Y[chosen])
         self.wait()
 
@@ -193,7 +194,7 @@ class CapturedStep(Eager):
 
     def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         # Adam's count of steps has to be on the GPU
-        more = {"capturable": True} if job.optimizer == "adam" else {}
+        more = {"capturable": True} if job.recipe.optimizer == "adam" else {}
         super().__init__(job, device, threads, options | more)
         self.launches: dict[int, Callable[[], None]] = {}
 
@@ -203,7 +204,7 @@ class CapturedStep(Eager):
             self._capture()
         self.orders = batches.orders(self.job.m, seed)
         with torch.no_grad():
-            pairs = zip(self.layers, layers_of(weights, self.job.layers), strict=True)
+            pairs = zip(self.layers, layers_of(weights, self.job.net.layers), strict=True)
             for there, first in pairs:
                 for parameter, values in zip(there, first, strict=True):
                     parameter.copy_(torch.from_numpy(values))
@@ -215,12 +216,12 @@ class CapturedStep(Eager):
     def _capture(self) -> None:
         """A graph of a step for each size of a batch."""
         job = self.job
-        if job.batch_size is None:
+        if job.recipe.batch_size is None:
             self.launches[job.m] = captured(lambda: self.step(self.X, self.Y))
             return
         self.chosen = {
             size: torch.arange(size, device=self.device)
-            for size in set(batches.sizes(job.m, job.batch_size))
+            for size in set(batches.sizes(job.m, job.recipe.batch_size))
         }
         for size, chosen in self.chosen.items():
             self.launches[size] = captured(functools.partial(self._gathered_step, chosen))
@@ -231,10 +232,10 @@ class CapturedStep(Eager):
     def train(self, epochs: int) -> None:
         job = self.job
         for _ in range(epochs):
-            if job.batch_size is None:
+            if job.recipe.batch_size is None:
                 self.launches[job.m]()
                 continue
-            for chosen in self.there(next(self.orders)).split(job.batch_size):
+            for chosen in self.there(next(self.orders)).split(job.recipe.batch_size):
                 self.chosen[len(chosen)].copy_(chosen)
                 self.launches[len(chosen)]()
         self.wait()
@@ -270,7 +271,7 @@ class Compiled(Eager):
     def restart(self, weights: Array, seed: int) -> None:
         super().restart(weights, seed)
         self.layers = [(W.detach(), b.detach()) for W, b in self.layers]
-        count = {"sgd": 0, "momentum": 1, "adam": 2}[self.job.optimizer]
+        count = {"sgd": 0, "momentum": 1, "adam": 2}[self.job.recipe.optimizer]
         self.moments = [
             [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers]
             for _ in range(count)
@@ -286,19 +287,19 @@ def step_of(
 ) -> tuple[Layers, list[Layers], Tensor]:
     """Weights, the optimizer's moments and the count of steps after one update."""
     gradients = torch.func.grad(functools.partial(loss, job))(layers, X, Y)
-    if job.l2:
+    if job.net.l2:
         gradients = [
             (dW + job.decay * W, db) for (dW, db), (W, _) in zip(gradients, layers, strict=True)
         ]
     t = t + 1
-    if job.optimizer == "sgd":
-        return combined(layers, gradients, lambda w, g: w - job.learning_rate * g), [], t
-    if job.optimizer == "momentum":
+    if job.recipe.optimizer == "sgd":
+        return combined(layers, gradients, lambda w, g: w - job.recipe.learning_rate * g), [], t
+    if job.recipe.optimizer == "momentum":
         V = combined(moments[0], gradients, lambda v, g: 0.9 * v + (1 - 0.9) * g)
-        return combined(layers, V, lambda w, v: w - job.learning_rate * v), [V], t
+        return combined(layers, V, lambda w, v: w - job.recipe.learning_rate * v), [V], t
     M = combined(moments[0], gradients, lambda m, g: 0.9 * m + (1 - 0.9) * g)
     V = combined(moments[1], gradients, lambda v, g: 0.999 * v + (1 - 0.999) * g * g)
-    rate, correction = job.learning_rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+    rate, correction = job.recipe.learning_rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
     steps = combined(M, V, lambda m, v: rate * m / (torch.sqrt(v * correction) + 1e-8))
     return combined(layers, steps, lambda w, step: w - step), [M, V], t
 
@@ -329,7 +330,7 @@ class SampleSpaceTraining:
         del seed  # there are no mini-batches
         self.layers = [
             (torch.from_numpy(W), torch.from_numpy(b))
-            for W, b in layers_of(weights, self.job.layers)
+            for W, b in layers_of(weights, self.job.net.layers)
         ]
 
     def train(self, epochs: int) -> None:
@@ -349,24 +350,24 @@ def gram_epoch(
     job: PeerJob, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
 ) -> tuple[Tensor, Tensor, Tensor, Layers]:
     """S, c, b1 and the upper layers after one epoch."""
-    scale, shrink = job.learning_rate / job.m, 1 - job.learning_rate * job.decay
-    A = [torch.addmm(c * P0 if job.l2 else P0, G, S) + b1]
-    for (W, b), activation in zip(upper, job.hidden, strict=True):
+    scale, shrink = job.recipe.learning_rate / job.m, 1 - job.recipe.learning_rate * job.decay
+    A = [torch.addmm(c * P0 if job.net.l2 else P0, G, S) + b1]
+    for (W, b), activation in zip(upper, job.net.hidden, strict=True):
         A[-1] = ACTIVATIONS[activation](A[-1])
         A.append(F.linear(A[-1], W, b))
     dZ = scale * (output(job, A[-1]) - Y)
     changed: Layers = []
-    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], job.hidden, strict=True))):
-        W_new = torch.addmm(shrink * W if job.l2 else W, dZ.T, A_before, alpha=-1)
+    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], job.net.hidden, strict=True))):
+        W_new = torch.addmm(shrink * W if job.net.l2 else W, dZ.T, A_before, alpha=-1)
         changed.insert(0, (W_new, b - dZ.sum(0)))
         dZ = BACKWARD[activation](dZ @ W, A_before)
-    if job.l2:
+    if job.net.l2:
         S, c = shrink * S, shrink * c
     return S - dZ, c, b1 - dZ.sum(0), changed
 
 
 def output(job: PeerJob, Z: Tensor) -> Tensor:
     """The output's activations."""
-    if job.output == "softmax":
+    if job.net.output == "softmax":
         return torch.softmax(Z, 1)
-    return torch.sigmoid(Z) if job.output == "sigmoid" else Z
+    return torch.sigmoid(Z) if job.net.output == "sigmoid" else Z
