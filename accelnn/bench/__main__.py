@@ -173,7 +173,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("files", nargs="+", metavar="FILE", help="written by accelnn bench --json")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
-    form.add_argument("--chart", metavar="OUT", help="write a bar chart of one training: .svg, .png")
+    form.add_argument(
+        "--chart", metavar="OUT", help="write a bar chart of one training: .svg, .png"
+    )
     parser.add_argument("--case", metavar="NAME", help="the training of --chart: cat-2layer")
     return parser.parse_args(arguments[1:])
 

@@ -8,13 +8,11 @@ before the first epoch counts once.
 
 import functools
 import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from accelnn import Checkpoint, datasets
-from accelnn.bench.trainings import Facts, Job, Train, Training, fit
+from accelnn.bench.trainings import Facts, Job, Start, Train, Training, fit
 from accelnn.network import Network, Parameters
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.solvers import SOLVERS
@@ -22,7 +20,7 @@ from accelnn.solvers import SOLVERS
 EPOCHS = 300
 
 
-def solver(name: str) -> Callable[[Job], Train]:
+def solver(name: str) -> Start:
     """A solver, ended early if the training takes much longer than the job's seconds."""
 
     def start(job: Job) -> Train:
@@ -66,22 +64,20 @@ def growing(
     along: str, value: int, layers: tuple[int, ...], examples: int, epochs: int = EPOCHS
 ) -> Training:
     """Full batches of random points, on a ReLU net with one sigmoid."""
-    recipe = Recipe(
-        title=f"Growth with {along}",
-        data=lambda dtype: _drawn(layers[0], examples),
-        net=Network(layers),
-        init="he",
-        epochs=epochs,
-        learning_rate=1e-3,
+
+    def data(**_: str) -> datasets.Dataset:
+        return _drawn(layers[0], examples)
+
+    recipe = Recipe(f"by {along}", data, Network(layers), "he", epochs, learning_rate=1e-3)
+    return Training(
+        *(recipe, (), IMPLEMENTATIONS), dtype="float64", examples=examples, along=(along, value)
     )
-    return _training(recipe, along, value, dtype="float64", examples=examples)
 
 
-def _training(recipe: Recipe, along: str, value: int, **options: Any) -> Training:
-    return Training(recipe, (), IMPLEMENTATIONS, along=(along, value), **options)
+def _batches(size: int) -> Training:
+    recipe = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3, batch_size=size)
+    return Training(recipe, (), IMPLEMENTATIONS, dtype="float32", along=("batch", size))
 
-
-_BATCHES = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3)
 
 GROWTHS = {
     "growth-examples": [
@@ -93,8 +89,5 @@ GROWTHS = {
     "growth-depth": [
         growing("depth", depth, (12288, *[20] * depth, 1), 209) for depth in range(1, 6)
     ],
-    "growth-batch": [
-        _training(_BATCHES.changed(batch_size=size), "batch", size, dtype="float32")
-        for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-    ],
+    "growth-batch": [_batches(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)],
 }

@@ -23,13 +23,13 @@ MARKED = re.compile(r"(<!-- table: (\S+) (\S+)(.*?) -->\n).*?(<!-- end -->)", re
 
 def markdown(table: Table, rows: Sequence[str] = ()) -> str:
     """The table, or the rows that begin with these cells; the fastest of each row in bold."""
-    headings = [heading for heading, cells in table.columns.items() if any(cells)]
-    lines = [headings, ["---" if heading in LEFT else "---:" for heading in headings]]
-    for row in table.rows:
-        if not rows or row[0] in rows:
-            cells = [c for c, texts in zip(row, table.columns.values(), strict=True) if any(texts)]
-            lines.append([re.sub(r"^\*(.*)", r"**\1**", cell) for cell in cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [tuple(table.columns), ["---" if h in LEFT else "---:" for h in table.columns]]
+    lines += [row for row in table.rows if not rows or row[0] in rows]
+    return "".join(f"| {' | '.join(map(_bold, line))} |\n" for line in lines)
+
+
+def _bold(cell: str) -> str:
+    return f"**{cell[1:]}**" if cell.startswith("*") else cell
 
 
 def to_markdown(report: Report) -> str:

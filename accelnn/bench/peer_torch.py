@@ -357,7 +357,9 @@ def gram_epoch(
         A.append(F.linear(A[-1], W, b))
     dZ = scale * (output(job, A[-1]) - Y)
     changed: Layers = []
-    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], job.net.hidden, strict=True))):
+    for (W, b), A_before, activation in reversed(
+        list(zip(upper, A[:-1], job.net.hidden, strict=True))
+    ):
         W_new = torch.addmm(shrink * W if job.net.l2 else W, dZ.T, A_before, alpha=-1)
         changed.insert(0, (W_new, b - dZ.sum(0)))
         dZ = BACKWARD[activation](dZ @ W, A_before)

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from accelnn.bench.crossover import Crossover, crossovers
+from accelnn.bench.crossover import crossovers
 from accelnn.cli.console import as_json
 
 SCHEMA = 1
@@ -133,14 +133,9 @@ class Report:
     records: list[Record] = field(default_factory=list)
     warm_up_seconds: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def crossovers(self) -> list[Crossover]:
-        """The sizes from which a GPU is faster."""
-        return crossovers(self.records)
-
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
-        found = [asdict(crossover) for crossover in self.crossovers]
+        found = crossovers(self.records)
         return as_json({"schema": SCHEMA, **asdict(self), "crossovers": found})
 
     @classmethod
@@ -154,7 +149,7 @@ class Report:
                 TrainingRecord(**row) if "epochs" in row else Record(**row)
                 for row in content["records"]
             ]
-            given = (content[name] for name in ("machine", "versions", "limits"))
-            return cls(*given, records, content.get("warm_up_seconds", {}))
+            machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))
+            return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error

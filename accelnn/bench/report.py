@@ -95,7 +95,9 @@ def describe(report: Report) -> list[str]:
         found = ", ".join(_limits(backend, limits))
         lines.append(f"Measured limits of the {processor}: {found}")
     for dtype, seconds in report.warm_up_seconds.items():
-        lines.append(f"accelnn.warm_up({dtype!r}) compiled or loaded its solvers in {seconds:.1f} s")
+        lines.append(
+            f"accelnn.warm_up({dtype!r}) compiled or loaded its solvers in {seconds:.1f} s"
+        )
     return lines
 
 
@@ -140,10 +142,11 @@ def _gains(trainings: Sequence[TrainingRecord]) -> list[str]:
 def _print_table(table: Table, to: Console) -> list[str]:
     """Print a table without as many expendable columns as it takes to fit, and the names of
     those; return the headings that are shown."""
-    left_out = []
+    left_out: list[str] = []
     cells = dict(table.columns)
     for expendable, padding in [("", 1), *((name, 1) for name in EXPENDABLE), ("", 0)]:
-        if expendable and cells.pop(expendable, None):
+        if expendable in cells:
+            del cells[expendable]
             left_out.append(expendable)
         grid = _grid(Table(table.title, cells, table.ends), padding, to)
         needed = to.measure(grid, options=to.options.update(width=PIPE_WIDTH)).maximum

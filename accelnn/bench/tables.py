@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from typing import Any
 
+from accelnn.bench import crossover
 from accelnn.bench.records import Record, Report, TrainingRecord
 
 
@@ -79,43 +80,35 @@ def time(record: Record) -> str:
     return ("~" if record.is_scaled else "") + seconds(record.seconds)
 
 
-def _text(value: object, form: str = "") -> str:
-    return "" if value is None else format(value, form)  # type: ignore[arg-type]
-
-
 # --------------------------------------------------------------------------------------------
 # a row for each record
 
-Group = list[Record]  # all records of a case and size
-
-# heading: a function of a record, and of its group
-Columns = dict[str, Callable[[Any, Group], str]]
+# heading: a function of a record, and of all records of its case and size
+Columns = dict[str, Callable[[Any, list[Any]], str]]
 
 
-def _faster(baseline: str) -> Callable[[Record, Group], str]:
+def _faster(baseline: str) -> Callable[[Record, list[Record]], str]:
     """How many times faster than the baseline a record is."""
 
-    def show(record: Record, group: Group) -> str:
+    def show(record: Record, group: list[Record]) -> str:
         base = _seconds_of(baseline, group)
         return ratio(base / record.seconds) if base and record.seconds else ""
 
     return show
 
 
-def _seconds_of(implementation: str, group: Group) -> float | None:
+def _seconds_of(implementation: str, group: Iterable[Record]) -> float | None:
     return next((r.seconds for r in group if r.implementation == implementation), None)
 
 
-def _spread(record: Record, _: Group) -> str:
+def _spread(record: Record) -> str:
     if record.seconds is None or record.seconds_min is None or record.seconds_max is None:
         return ""
-    if record.repeats == 1:
-        return "once"
     below, above = (t / record.seconds - 1 for t in (record.seconds_min, record.seconds_max))
-    return f"{below:+.0%} {above:+.0%}"
+    return "once" if record.repeats == 1 else f"{below:+.0%} {above:+.0%}"
 
 
-def _rate(record: Record, _: Group) -> str:
+def _rate(record: Record) -> str:
     if record.gb_per_s is not None:
         return f"{figure(record.gb_per_s)} GB/s"
     return "" if record.gflop_per_s is None else flops(record.gflop_per_s)
@@ -127,68 +120,71 @@ def _dtype(record: TrainingRecord, group: list[TrainingRecord]) -> str:
     return precisions[0] if {*precisions} != {record.dtype} else ""
 
 
-def _solver(record: TrainingRecord, _: Any = None) -> str:
+def _solver(record: TrainingRecord) -> str:
     """The solver or way of running, unless it is the implementation's name."""
     return "" if record.solver in (None, record.implementation) else str(record.solver)
 
 
-def _step(record: TrainingRecord, _: Group) -> str:
-    return seconds(record.seconds / record.steps) if record.seconds and record.steps else ""
-
-
-def _share_of_products(record: Record, group: Group) -> str:
+def _share_of_products(record: Record, group: list[Record]) -> str:
     alone = _seconds_of("products", group)
     return percent(alone / record.seconds) if alone and record.seconds else ""
 
 
 COLUMNS: Columns = {
     "case": lambda r, _: r.case,
-    "n": lambda r, _: f"{r.size['n']:,}" if "n" in r.size else "",
+    "n": lambda r, _: f"{r.size['n']:,}",
     "implementation": lambda r, _: r.implementation,
-    "threads": lambda r, _: _text(r.threads),
+    "threads": lambda r, _: str(r.threads or ""),
+    "dtype": _dtype,
+    "solver": lambda r, _: _solver(r),
     "time": lambda r, _: time(r),
     "end to end": lambda r, _: seconds(r.end_to_end_seconds),
-    "spread": _spread,
-    "rate": _rate,
+    "spread": lambda r, _: _spread(r),
+    "rate": lambda r, _: _rate(r),
+    "step": lambda r, _: seconds(r.seconds / r.steps if r.seconds else None),
+    "products": _share_of_products,
     "of limit": lambda r, _: percent(r.share_of_limit),
     "× python": _faster("python"),
     "× numpy": _faster("numpy"),
-    "error": lambda r, _: _text(r.max_rel_error, ".0e" if r.max_rel_error else ".0f"),
+    "× torch": _faster("torch"),
+    "error": lambda r, _: "" if r.max_rel_error is None else f"{r.max_rel_error:.0e}",
     "compile": lambda r, _: seconds(r.compile_seconds) if (r.compile_seconds or 0) > 1e-3 else "",
     "transfer": lambda r, _: seconds(r.transfer_seconds),
-}
-_OF_TRAININGS: Columns = {
-    "dtype": _dtype,
-    "solver": _solver,
-    "step": _step,
-    "products": _share_of_products,
-    "× torch": _faster("torch"),
-    "final cost": lambda r, _: _text(r.final_cost, ".6f"),
+    "final cost": lambda r, _: "" if r.final_cost is None else f"{r.final_cost:.6f}",
     "train acc.": lambda r, _: percent(r.train_accuracy),
     "test acc.": lambda r, _: percent(r.test_accuracy),
 }
-_ALL = COLUMNS | _OF_TRAININGS
-FULL_BATCH = (
-    *("case", "implementation", "threads", "dtype", "solver", "time", "spread", "rate", "of limit"),
-    *("× python", "× numpy", "× torch", "error", "compile", "transfer", "final cost"),
-    *("train acc.", "test acc."),
+# Headings that a table leaves out
+_OF_TRAININGS = (
+    *("dtype", "solver", "step", "products", "× torch", "final cost", "train acc.", "test acc."),
 )
-MINI_BATCH = (
-    *("case", "implementation", "threads", "dtype", "solver", "time", "spread", "step", "products"),
-    *("of limit", "× numpy", "× torch", "error", "compile", "transfer", "final cost"),
-    *("train acc.", "test acc."),
-)
+_NOT_OF_FULL_BATCHES = ("n", "end to end", "step", "products")
+_NOT_OF_MINI_BATCHES = ("n", "end to end", "rate", "× python")
 
 
 def details(report: Report) -> list[Table]:
     """The operations, trainings and trainings in mini-batches: all that is known of each row."""
     operations, trainings, _ = split(report.records)
+    full = [record for record in trainings if not record.batch_size]
+    mini = [record for record in trainings if record.batch_size]
+    title = "Operations on vectors of n or matrices of n × n numbers"
     tables = [
-        ("Operations on vectors of n or matrices of n × n numbers", operations, COLUMNS),
-        ("Trainings", [r for r in trainings if not r.batch_size], FULL_BATCH),
-        ("Trainings in mini-batches", [r for r in trainings if r.batch_size], MINI_BATCH),
+        _details(title, operations, _OF_TRAININGS),
+        _details("Trainings", full, _NOT_OF_FULL_BATCHES),
+        _details("Trainings in mini-batches", mini, _NOT_OF_MINI_BATCHES),
     ]
-    return [_details(title, rows, columns) for title, rows, columns in tables if rows]
+    return [table for table in tables if table.rows]
+
+
+def _details(title: str, records: Sequence[Record], without: Sequence[str]) -> Table:
+    groups = by_name(records)
+    cells = {
+        heading: [show(record, group) for group in groups for record in group]
+        for heading, show in COLUMNS.items()
+        if heading not in without
+    }
+    cells = {heading: texts for heading, texts in cells.items() if any(texts)}
+    return Table(title, cells, set(accumulate(map(len, groups))))
 
 
 def split(
@@ -208,16 +204,6 @@ def split(
     return operations, trainings, growing
 
 
-def _details(title: str, records: Sequence[Record], headings: Iterable[str]) -> Table:
-    groups = by_name(records)
-    cells = {
-        heading: [_ALL[heading](record, group) for group in groups for record in group]
-        for heading in headings
-    }
-    cells = {heading: texts for heading, texts in cells.items() if any(texts)}
-    return Table(title, cells, set(accumulate(map(len, groups))))
-
-
 def by_name(records: Iterable[Record]) -> list[list[Any]]:
     """The records in groups of the same case and size."""
     return [list(group) for _, group in groupby(records, key=lambda r: (r.case, r.size))]
@@ -227,111 +213,140 @@ def by_name(records: Iterable[Record]) -> list[list[Any]]:
 # a row for each case and size, a column for each implementation
 
 
+def _pivot(
+    title: str,
+    groups: Sequence[list[Any]],
+    cell: Callable[[Any, list[Any]], str],
+    more: Callable[[list[Any]], dict[str, str]],
+) -> list[Table]:
+    """A row for each group: its name, a cell for each of its records, and more columns."""
+    cells = [{r.implementation: cell(r, group) for r in group} for group in groups]
+    extra = [more(group) for group in groups]
+    columns = {"": [group[0].name for group in groups]}
+    for rows in (cells, extra):
+        for heading in dict.fromkeys(name for row in rows for name in row):
+            columns[heading] = [row.get(heading, "") for row in rows]
+    shown = {heading: texts for heading, texts in columns.items() if any(texts)}
+    return [Table(title, shown)] if groups else []
+
+
+def _starred(record: Record, group: list[Record]) -> str:
+    """The time, with a star if it is the shortest of the group."""
+    return ("*" if record is _fastest(group) else "") + time(record)
+
+
+def _fastest(group: Iterable[Record]) -> Record | None:
+    timed = [r for r in group if r.seconds and r.implementation not in ("auto", "products")]
+    return min(timed, key=lambda r: r.seconds or 0.0, default=None)
+
+
 def operations(report: Report) -> list[Table]:
     """The times of the operations, and NumPy's share of the machine's limit."""
-    table = _times("Operations", split(report.records)[0])
-    if table is None:
-        return []
-    groups = by_name(split(report.records)[0])
-    shares = [[r.share_of_limit for r in group if r.implementation == "numpy"] for group in groups]
-    table.columns["numpy of limit"] = [percent(found[0]) if found else "" for found in shares]
-    return [table]
+
+    def limit(group: list[Record]) -> dict[str, str]:
+        shares = [r.share_of_limit for r in group if r.implementation == "numpy"]
+        return {"numpy of limit": percent(shares[0]) if shares else ""}
+
+    return _pivot("Operations", by_name(split(report.records)[0]), _starred, limit)
 
 
 def trainings(report: Report) -> list[Table]:
     """The times of the trainings, and the outcome that all of them have."""
-    rows = split(report.records)[1]
-    table = _times("Trainings", rows)
-    if table is None:
-        return []
-    ended = [
-        next((r for r in group if r.final_cost is not None), None) for group in by_name(rows)
-    ]
-    table.columns |= {
-        "final cost": [f"{r.final_cost:.6f}" if r else "" for r in ended],
-        "train / test": [
-            f"{percent(r.train_accuracy)} / {percent(r.test_accuracy)}" if r else "" for r in ended
-        ],
-    }
-    return [table]
+
+    def outcome(group: list[TrainingRecord]) -> dict[str, str]:
+        ended = next((r for r in group if r.final_cost is not None), None)
+        if ended is None:
+            return {}
+        scores = percent(ended.train_accuracy), percent(ended.test_accuracy)
+        return {"final cost": f"{ended.final_cost:.6f}", "train / test": " / ".join(scores)}
+
+    return _pivot("Trainings", by_name(split(report.records)[1]), _starred, outcome)
 
 
 def peers(report: Report) -> list[Table]:
     """accelnn's times, and how many times as long the others took."""
-    groups = [
-        group for group in by_name(split(report.records)[1]) if _seconds_of("accelnn", group)
-    ]
-    names = [n for n in _names(group for group in groups) if n not in ("accelnn", "products")]
-    columns: dict[str, list[str]] = {"": [], "accelnn": [], "solver": []}
-    columns |= {name: [] for name in names}
-    for group in groups:
-        ours = next(r for r in group if r.implementation == "accelnn")
-        columns[""].append(ours.name)
-        columns["accelnn"].append(time(ours))
-        columns["solver"].append(_solver(ours))
-        for name in names:
-            theirs = _seconds_of(name, group)
-            columns[name].append(f"{ratio(theirs / ours.seconds)} ×" if theirs else "")
-    return [Table("Times as long as accelnn", columns)] if names else []
+
+    def cell(record: TrainingRecord, group: list[TrainingRecord]) -> str:
+        ours = _seconds_of("accelnn", group)
+        if record.implementation == "accelnn" or not ours or not record.seconds:
+            return time(record)
+        times = record.seconds / ours
+        return f"{ratio(times) if times > 99.5 else f'{times:.3g}'} ×"
+
+    def solver(group: list[TrainingRecord]) -> dict[str, str]:
+        return {"solver": next(_solver(r) for r in group if r.implementation == "accelnn")}
+
+    groups = [group for group in by_name(split(report.records)[1]) if _seconds_of("accelnn", group)]
+    return _pivot("Times as long as accelnn", groups, cell, solver)
 
 
 def growth(report: Report) -> list[Table]:
     """For each growing quantity the times of the solvers, the one that "auto" picked, and the
     time of the fastest as a share of auto's."""
+
+    def pick(group: list[TrainingRecord]) -> dict[str, str]:
+        auto = next((r for r in group if r.implementation == "auto" and r.seconds), None)
+        best = _fastest(group)
+        if auto is None or best is None:
+            return {}
+        share = (best.seconds or 0.0) / (auto.seconds or 1.0)
+        return {"picked": str(auto.solver), "best/auto": f"{share:.2f}"}
+
     tables = []
     for _, rows in groupby(split(report.records)[2], key=lambda r: r.case):
-        records = [record for record in rows if record.seconds]
-        if not records:
-            continue
-        first, groups = records[0], by_name(records)
+        groups = by_name(rows)
+        first = groups[0][0]
         along, layers = first.size["along"], first.size["layers"]
         net = "" if along in ("features", "depth") else f" of {layers}"
         unit = f", {first.dtype}" if first.dtype != "float64" else ""
-        table = _times(f"{first.epochs} epochs{net}, by {along}{unit}", records, aside=("auto",))
-        assert table is not None
+        title = f"{first.epochs} epochs{net}, by {along}{unit}"
+        [table] = _pivot(title, groups, _starred, pick)
         values = [f"{group[0].size['value']:,}" for group in groups]
-        table.columns = {along: values} | {n: c for n, c in table.columns.items() if n}
-        autos = [next((r for r in g if r.implementation == "auto"), None) for g in groups]
-        bests = [_fastest(group, ("auto",)) for group in groups]
-        table.columns["picked"] = [str(auto.solver) if auto else "" for auto in autos]
-        table.columns["best/auto"] = [
-            f"{best.seconds / auto.seconds:.2f}" if auto and best else ""
-            for auto, best in zip(autos, bests, strict=True)
-        ]
-        table.note = _reigns([best.implementation if best else "" for best in bests], values)
-        if any(record.is_scaled for record in records):
+        table.columns = {along: values} | {name: c for name, c in table.columns.items() if name}
+        table.note = _reigns(map(_fastest, groups), values)
+        if any(record.is_scaled for group in groups for record in group):
             table.note += "; ~ in part measured, the rest added at the rate of those epochs"
         tables.append(table)
     return tables
 
 
-def _reigns(names: Sequence[str], values: Sequence[str]) -> str:
+def _reigns(records: Iterable[Record | None], values: Sequence[str]) -> str:
     """Which implementation was fastest from where to where."""
+    fastest = zip((r.implementation if r else "" for r in records), values, strict=True)
     parts = []
-    for name, group in groupby(zip(names, values, strict=True), key=lambda pair: pair[0]):
+    for name, group in groupby(fastest, key=lambda pair: pair[0]):
         found = [value for _, value in group]
-        if name:
-            parts.append(f"{name} at {' to '.join(dict.fromkeys((found[0], found[-1])))}")
-    return f"* fastest: {', '.join(parts)}" if parts else ""
+        parts.append(f"{name} at {' to '.join(dict.fromkeys((found[0], found[-1])))}")
+    return f"* fastest: {', '.join(parts)}"
 
 
 def crossovers(report: Report) -> list[Table]:
     """For each operation the n from which the GPU wins."""
-    found = report.crossovers
-    columns = {
-        "operation": [one.case for one in found],
-        "dtype": [one.dtype for one in found],
-        "resident": [str(one.resident) for one in found],
-        "against": [one.resident.against for one in found],
-        "end to end": [str(one.end_to_end) for one in found],
-        "measured": [f"{one.smallest:,} to {one.largest:,}" for one in found],
-    }
+    rows = [
+        {
+            "operation": found["case"],
+            "dtype": found["dtype"],
+            "resident": _size(found["resident"]),
+            "against": found["resident"]["against"],
+            "end to end": _size(found["end_to_end"]),
+            "measured": f"{found['smallest']:,} to {found['largest']:,}",
+        }
+        for found in crossover.crossovers(report.records)
+    ]
+    if not rows:
+        return []
+    title = "The n from which the GPU is faster than the fastest on the CPU"
     note = (
         "resident: with the arrays on the GPU; end to end: with the transfers of the inputs to "
         "the GPU and of the result back"
     )
-    title = "The n from which the GPU is faster than the fastest on the CPU"
-    return [Table(title, columns, note=note)] if found else []
+    return [Table(title, {name: [row[name] for row in rows] for name in rows[0]}, note=note)]
+
+
+def _size(crossing: dict[str, Any]) -> str:
+    """To two digits if it lies between two measured sizes."""
+    size, bound = crossing["size"], crossing["bound"]
+    return f"{float(f'{size:.1e}'):,.0f}" if bound == "=" else f"{bound} {size:,}"
 
 
 # By name, a function of a report that returns tables
@@ -342,32 +357,3 @@ SECTIONS: dict[str, Callable[[Report], list[Table]]] = {
     "growth": growth,
     "crossovers": crossovers,
 }
-
-
-def _times(title: str, records: Sequence[Record], aside: Sequence[str] = ()) -> Table | None:
-    """The times, the fastest of each row with a star; None if there are none.
-
-    aside : implementations that get no star, in the last columns
-    """
-    groups = [group for group in by_name(records) if any(r.seconds for r in group)]
-    if not groups:
-        return None
-    names = [name for name in _names(groups) if name not in aside]
-    columns: dict[str, list[str]] = {"": [group[0].name for group in groups]}
-    columns |= {name: [] for name in (*names, *aside)}
-    for group in groups:
-        found, best = {r.implementation: r for r in group}, _fastest(group, (*aside, "products"))
-        for name in (*names, *aside):
-            star = "*" if best is not None and name == best.implementation else ""
-            columns[name].append(star + time(found[name]) if name in found else "")
-    return Table(title, columns)
-
-
-def _names(groups: Iterable[Sequence[Record]]) -> list[str]:
-    """The implementations that were timed, in the order of the records."""
-    return list(dict.fromkeys(r.implementation for group in groups for r in group if r.seconds))
-
-
-def _fastest(group: Sequence[Record], aside: Sequence[str]) -> Any:
-    timed = [r for r in group if r.seconds and r.implementation not in aside]
-    return min(timed, key=lambda r: r.seconds or 0.0, default=None)

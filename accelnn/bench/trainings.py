@@ -1,11 +1,11 @@
-"""Whole trainings as cases: the notes' recipes, and mini-batches of a larger net on digits, each
-trained by loops, the notes' NumPy, this library and, on request, other packages.
+"""Whole trainings as cases, each trained by loops, the notes' NumPy, this library and, on request,
+other packages.
 
 A measurement is a whole training from the first weights; for a short one, the median of several.
 If `repeat` of them would take too long, full-batch gradient descent, whose only state is its
 weights, is run in equal parts: `repeat` measurements of one training, or of as much of it as there
-is time for. Trainings with a set-up ("auto", "torch-gram"), with an optimizer that has moments, or
-in mini-batches always run whole, as often as there is time for and at least once.
+is time for. Trainings with a set-up, with an optimizer that has moments, or in mini-batches always
+run whole, as often as there is time for and at least once.
 """
 
 import functools
@@ -74,6 +74,7 @@ class Facts:
 # first m examples, from the given parameters, which it leaves alone. It returns the trained ones
 # (None if it trains nothing) and Facts (or None).
 Train = Callable[[Parameters, int, int, int], tuple[Parameters | None, Facts | None]]
+Start = Callable[[Job], Train]
 
 
 def fit(
@@ -103,24 +104,20 @@ def fit(
     return params, Facts(*ran, epochs_run=history.epochs_run)
 
 
-def library(solver: str) -> Callable[[Job], Train]:
+def library(solver: str) -> Start:
     """`accelnn.fit` with a solver, on the backend of the arrays."""
     return lambda job: functools.partial(fit, job, solver=solver)
 
 
-def loop(module: Any) -> Callable[[Job], Train]:
+def loop(module: Any) -> Start:
     """The notes' loops, in Python or compiled."""
 
     def start(job: Job) -> Train:
-        net = job.recipe.net
-        kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
-
         def train(first: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, None]:
-            params, gradients = first.copy(), first.empty_like()
-            A = (
-                np.ascontiguousarray(job.X[:, :m]),
-                *(np.empty((n, m), job.X.dtype) for n in net.layers[1:]),
-            )
+            net, params, gradients = job.recipe.net, first.copy(), first.empty_like()
+            kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
+            outputs = (np.empty((n, m), job.X.dtype) for n in net.layers[1:])
+            A = (np.ascontiguousarray(job.X[:, :m]), *outputs)
             dA = tuple(np.empty_like(array) for array in A)
             (W, b), (dW, db) = zip(*params, strict=True), zip(*gradients, strict=True)
             arrays = (W, b, A, job.Y[:, :m], kinds, dA, dW, db)
@@ -168,6 +165,8 @@ def products(job: Job) -> Train:
             for sizes in (layers[1:-1], layers[1:], layers[1:], layers[:-1])
         ]
 
+    dW = [np.empty_like(W) for W in weights]
+
     def step(X: Array, A: list[Array], Z: list[Array], dZ: list[Array], dA: list[Array]) -> None:
         inputs = [X, *A]
         for l, W in enumerate(weights):
@@ -176,8 +175,6 @@ def products(job: Job) -> Train:
             np.matmul(dZ[l], inputs[l].T, out=dW[l])
             if l:
                 np.matmul(weights[l].T, dZ[l], out=dA[l])
-
-    dW = [np.empty_like(W) for W in weights]
 
     def train(_params: Parameters, epochs: int, _seed: int, m: int) -> tuple[None, Facts]:
         size = min(job.recipe.batch_size or m, m)
@@ -190,29 +187,29 @@ def products(job: Job) -> Train:
             for _ in range(epochs):
                 for X in batches:
                     step(X, *work[X.shape[1]])
-            seconds[f"examples {'last' if layout == 'C' else 'first'}"] = time.perf_counter() - start
+            seconds["examples last" if layout == "C" else "examples first"] = (
+                time.perf_counter() - start
+            )
         fastest = min(seconds, key=lambda layout: seconds[layout])
         return None, Facts(solver=fastest, seconds=seconds[fastest])
 
     return train
 
 
-def peer(name: str) -> Callable[[Job], Train]:
+def peer(name: str) -> Start:
     """Another package, in its own process. Raises Skip if it is not installed or cannot do it."""
 
     def start(job: Job) -> Train:
-        rows = (np.ascontiguousarray(Z.T) for Z in (job.X, job.Y))
-        recipe = replace(job.recipe, data=None)  # type: ignore[arg-type] - it may not pickle
-        index = 0 if backend.why_not() else backend.CupyBackend().index
-        sent = PeerJob(recipe, job.weights.flat, *rows, _blas_threads(), index)
-        process = Peer(name, sent)
+        X, Y = (np.ascontiguousarray(Z.T) for Z in (job.X, job.Y))
+        recipe = replace(job.recipe, data=None)  # type: ignore[arg-type]  # it may not pickle
+        gpu = 0 if backend.why_not() else backend.CupyBackend().index
+        process = Peer(name, PeerJob(recipe, job.weights.flat, X, Y, _blas_threads(), gpu))
         job.held.callback(process.close)
+        ran = process.variant, recipe.precision, process.device, process.compile_seconds or 0.0
 
         def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
             flat, seconds = process.train(params.flat, epochs, seed, m)
-            compiling = process.compile_seconds or 0.0
-            facts = Facts(process.variant, recipe.precision, process.device, compiling, seconds)
-            return Parameters(flat, params.layers), facts
+            return Parameters(flat, params.layers), Facts(*ran, seconds)
 
         return train
 
@@ -220,7 +217,7 @@ def peer(name: str) -> Callable[[Job], Train]:
 
 
 # By name, a function of a Job that returns a Train. An implementation needs nothing else.
-IMPLEMENTATIONS: dict[str, Callable[[Job], Train]] = {
+IMPLEMENTATIONS: dict[str, Start] = {
     "python": loop(loops),
     "numba": loop(jit.serial),
     "notes": notes_numpy,
@@ -247,8 +244,8 @@ BAND, WIDE = {"float64": 1e-6, "float32": 0.1}, {"float64": 1e-6, "float32": 0.5
 class Training:
     """One training to be timed.
 
-    recipe : the data, the net and how it is trained; measurement k draws its weights and orders
-        its mini-batches by seeds[k], by default the recipe's
+    recipe : the data, the net and how it is trained
+    seeds : measurement k draws its weights and orders its mini-batches by seeds[k]
     without : implementations that cannot do it
     implementations : their table
     dtype : the only one that it runs in; None for the dtype of the run
@@ -261,27 +258,26 @@ class Training:
 
     recipe: Recipe
     without: Sequence[str] = ("products",)
-    implementations: Mapping[str, Callable[[Job], Train]] = field(
-        default_factory=lambda: IMPLEMENTATIONS
-    )
+    implementations: Mapping[str, Start] = field(default_factory=lambda: IMPLEMENTATIONS)
     dtype: str | None = None
     examples: int | None = None
     for_gpu: bool = False
-    seeds: Sequence[int] = ()
+    seeds: Sequence[int] = (0,)
     float32_peers: Sequence[str] = ()
     band: Mapping[str, float] = field(default_factory=lambda: BAND)
     along: tuple[str, int] | None = None
 
 
 def _notes(name: str, **options: Any) -> Training:
-    return Training(RECIPES[name].changed(method=None, seed=RECIPES[name].seed), **options)
+    recipe = RECIPES[name].changed(method=None)
+    return Training(recipe, seeds=(recipe.seed,), **options)
 
 
 def _digits(
-    batch_size: int, optimizer: str, epochs: int, rate: float, seeds: Sequence[int] = ()
+    batch_size: int, optimizer: str, epochs: int, rate: float, seeds: Sequence[int] = (0,)
 ) -> Training:
     recipe = RECIPES["digits-minibatch"].changed(
-        batch_size=batch_size, optimizer=optimizer, epochs=epochs, learning_rate=rate, seed=0
+        batch_size=batch_size, optimizer=optimizer, epochs=epochs, learning_rate=rate
     )
     without = ("python", "numba", "notes")  # full batches only
     return Training(recipe, without, dtype="float32", seeds=seeds)
@@ -295,10 +291,9 @@ def _large(precision: str, band: float) -> Training:
     m = 2 * 8192
     recipe = Recipe(
         title="A wide net on random points",
-        data=lambda dtype: _drawn(m),
+        data=lambda **_: _drawn(m),
         net=Network([4096, 4096, 4096, 10], output="softmax"),
         init="he",
-        seed=0,
         epochs=50,
         learning_rate=1e-3,
         batch_size=8192,
@@ -386,10 +381,6 @@ class TrainingCase:
     @property
     def recipe(self) -> Recipe:
         return self.training.recipe
-
-    @property
-    def seeds(self) -> Sequence[int]:
-        return self.training.seeds or (self.recipe.seed,)
 
     def __str__(self) -> str:
         return f"{self.name}({self.training.along[1]:,})" if self.training.along else self.name
@@ -495,7 +486,7 @@ class TrainingCase:
 
     def first_step(self, dtype: str, m: int) -> Array:
         """The change of the weights, flat, by one step on the first m examples, in float64."""
-        data, flat = self.dataset(dtype), self.first_weights(dtype, self.seeds[0]).flat
+        data, flat = self.dataset(dtype), self.first_weights(dtype, self.training.seeds[0]).flat
         weights = Parameters(flat.astype(np.float64), self.recipe.net.layers)
         gradient = self.recipe.net.gradients(weights, data.X_train[:, :m], data.Y_train[:, :m]).flat
         if self.recipe.optimizer == "adam":
@@ -541,26 +532,23 @@ class TrainingContestant:
             self.tolerance = TOLERANCE[recipe.precision or self.dtype]
         data = case.dataset(self.dtype)
         place.synchronize()
-        start = time.perf_counter()
+        begun = time.perf_counter()
         X, Y = (place.to_device(Z[:, : self.m]) for Z in (data.X_train, data.Y_train))
         place.synchronize()
-        self.transfer_seconds = time.perf_counter() - start
-        self.restart(case.seeds[0])
-        assert self.params is not None
-        self.job = Job(recipe, X, Y, self.params, seconds / repeat)
-        table = case.training.implementations
-        self.train = (table.get(name) or peer(name.removesuffix(FLOAT32)))(self.job)
+        self.transfer_seconds = time.perf_counter() - begun
+        self.restart(case.training.seeds[0])
+        self.job = Job(recipe, X, Y, self.first, seconds / repeat)
+        start = case.training.implementations.get(name) or peer(name.removesuffix(FLOAT32))
+        self.train = start(self.job)
         self.parts: list[int] | None = None
-        self.measured = 0
-        self.facts, self.compile_seconds = Facts(), 0.0
+        self.measured, self.facts, self.compile_seconds = 0, Facts(), 0.0
         self.test_accuracies: dict[int, float] = {}
 
     def restart(self, seed: int) -> None:
         """Start again from the first weights."""
-        weights = self.case.first_weights(self.dtype, seed)
-        first = Parameters(self.place.to_device(weights.flat), weights.layers)
-        self.first: Parameters = first
-        self.params: Parameters | None = first
+        flat = self.place.to_device(self.case.first_weights(self.dtype, seed).flat)
+        self.first = Parameters(flat, self.case.recipe.net.layers)
+        self.params: Parameters | None = self.first
         self.seed, self.done = seed, 0
 
     def advance(self, epochs: int, m: int | None = None) -> float:
@@ -595,7 +583,7 @@ class TrainingContestant:
         """Time the whole training (a short one several times) or its next part."""
         if self.parts is None:
             self.parts = self._plan()
-        epochs, seeds = self.case.recipe.epochs, self.case.seeds
+        epochs, seeds = self.case.recipe.epochs, self.case.training.seeds
         seed = seeds[self.measured % len(seeds)]
         if self.parts:
             epochs = self.parts.pop(0)
@@ -617,7 +605,7 @@ class TrainingContestant:
         recipe, repeat, along = self.case.recipe, self.repeat, self.case.training.along
         if self.name in WITH_SET_UP or along or recipe.batch_size or recipe.optimizer != "sgd":
             return []
-        self.restart(self.case.seeds[0])
+        self.restart(self.case.training.seeds[0])
         epochs, spent = 1, 0.0
         while True:
             seconds = self.advance(epochs)
@@ -664,31 +652,24 @@ class TrainingContestant:
         elif self.done < whole:
             record.reason = f"{self.done:,} of {whole:,} epochs"
         elif self.params is not None and not case.training.along:
-            self._enter_outcome(record)
-
-    def _enter_outcome(self, record: TrainingRecord) -> None:
-        record.final_cost, record.train_accuracy, record.test_accuracy = self._outcome()
-        remarks = []
-        if self.test_accuracies:
-            found = list(self.test_accuracies.values())
-            record.test_accuracy = statistics.mean(found)
-            seeds = f"{len(found)} seeds" if len(found) > 1 else "one seed"
-            remarks.append(f"test accuracy of {seeds} {min(found):.2%} to {max(found):.2%}")
-        if self.name == "sklearn" and self.case.recipe.batch_size:
-            remarks.append("shuffles in its own order")
-        record.reason = "; ".join(remarks) or None
+            record.final_cost, record.train_accuracy, record.test_accuracy = self._outcome()
+            remarks = []
+            if found := list(self.test_accuracies.values()):
+                record.test_accuracy = statistics.mean(found)
+                seeds = f"{len(found)} seeds" if len(found) > 1 else "one seed"
+                remarks.append(f"test accuracy of {seeds} {min(found):.2%} to {max(found):.2%}")
+            if self.name == "sklearn" and case.recipe.batch_size:
+                remarks.append("shuffles in its own order")
+            record.reason = "; ".join(remarks) or None
 
     def close(self) -> None:
         """Free what was started."""
-        if hasattr(self, "job"):
-            self.job.held.close()
+        self.job.held.close()
 
 
 def operations(net: Network) -> int:
-    """Floating-point operations of an epoch's matrix products, per example.
-
-    Each layer has one product in the forward pass and one for dW, all but the first one for dA.
-    """
+    """Floating-point operations of an epoch's matrix products, per example: each layer has one
+    product in the forward pass and one for dW, all but the first one for dA."""
     sizes = [n * before for before, n in pairwise(net.layers)]
     return 2 * (3 * sum(sizes) - sizes[0])
 
