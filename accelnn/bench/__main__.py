@@ -8,25 +8,19 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from accelnn import backend, warm_up
 from accelnn.bench import cases, machine, pages, peers, report, trainings
-from accelnn.bench.cases import ON_GPU, OPERATIONS, Case, OperationCase
+from accelnn.bench.cases import ON_GPU, OPERATIONS, OperationCase
 from accelnn.bench.growth import GROWTHS
 from accelnn.bench.peers import PEERS
 from accelnn.bench.records import Report
-from accelnn.bench.runner import run_case
+from accelnn.bench.runner import Case, run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 from accelnn.cli.console import console
 from accelnn.files import check_writable, write_whole
@@ -40,6 +34,7 @@ GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
 
 # A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
 SHORT_TRAININGS = ("cat-logistic", "cat-2layer", "planar", "digits")
+MORE = "--full measures more sizes, trainings and loops, and each row for longer (10 minutes)."
 
 # The group "gpu" compares operations with the fastest on the CPU, and trainings with these
 # packages. Starting one and compiling its step takes long, so not all of them do everything.
@@ -53,6 +48,15 @@ GPU_TRAININGS = {
     "minibatch-4096-8192": (*ON_GPU, "torch-cuda"),
     "minibatch-4096-8192-tf32": (*ON_GPU, *RIVALS),
     "minibatch-4096-8192-bfloat16": (*ON_GPU, *RIVALS),
+}
+
+# By group, the names of its cases
+GROUPS: dict[str, Callable[[], list[str]]] = {
+    "all": lambda: [*OPERATIONS, *TRAININGS],
+    "ops": lambda: [*OPERATIONS],
+    "train": lambda: [*TRAININGS],
+    "growth": lambda: [*GROWTHS],
+    "gpu": lambda: [*OPERATIONS, *GPU_TRAININGS],
 }
 
 Plan = list[tuple[Case, list[str]]]
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to = console(sys.stderr if options.json == "-" else sys.stdout)
     report.show(result, to)
     if _is_short(options):
-        to.print(f"\n{_left_out(plan, options, limits)}", soft_wrap=True)
+        to.print(f"\n{MORE}", soft_wrap=True)
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130
@@ -192,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "group",
         nargs="?",
-        choices=("all", "ops", "train", "growth", "gpu"),
+        choices=GROUPS,
         default="all",
         help="ops: single operations; train: whole trainings; all: both (default); growth: how "
         "each solver's time grows with the size of the training; gpu: the GPU against the CPU and "
@@ -250,11 +254,11 @@ def _plan(
     limits: dict[str, dict[str, float]],
 ) -> Plan:
     """The cases to run, and the implementations of each; ends the program on a wrong name."""
-    known = _known_cases(options)
+    known = GROUPS[options.group]()
     for name in options.case or ():
         if name not in known:
             parser.error(f"--case {name}: expected one of {', '.join(known)}")
-    found = _cases(options, limits, _is_short(options))
+    found = _cases(options, limits)
     if options.size and not any(isinstance(case, OperationCase) for case in found):
         parser.error("--size is for operations, and only trainings were asked for")
     asked = options.implementation or ()
@@ -269,32 +273,20 @@ def _plan(
     for case in found:
         if options.group == "gpu" and not asked:
             chosen = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
-        plan.append((case, [name for name in case.implementations if name in chosen]))
-    return [(case, implementations) for case, implementations in plan if implementations]
+        if names := [name for name in case.implementations if name in chosen]:
+            plan.append((case, names))
+    return plan
 
 
-def _known_cases(options: argparse.Namespace) -> tuple[str, ...]:
-    """The names of the group's cases."""
-    names: dict[str, tuple[str, ...]] = {
-        "ops": tuple(OPERATIONS),
-        "train": tuple(TRAININGS),
-        "growth": tuple(GROWTHS),
-        "gpu": (*OPERATIONS, *GPU_TRAININGS),
-        "all": (*OPERATIONS, *TRAININGS),
-    }
-    return names[options.group]
-
-
-def _cases(
-    options: argparse.Namespace, limits: dict[str, dict[str, float]], short: bool
-) -> list[Case]:
-    """The cases of the group, those of a short run if it is one."""
+def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> list[Case]:
+    """The cases of the group."""
+    short = _is_short(options)
     asked = options.implementation or ()
     of_gpu = options.group == "gpu"
     others = of_gpu or options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
     on_gpus = of_gpu or any(map(peers.on_gpu, asked)) or backend.why_not() is None
     found: list[Case] = []
-    for name in options.case or _known_cases(options):
+    for name in options.case or GROUPS[options.group]():
         if name in OPERATIONS:
             operation = OPERATIONS[name]
             known = cases.short_sizes(operation) if short else cases.sizes(operation, options.dtype)
@@ -308,27 +300,11 @@ def _cases(
     return found
 
 
-def _left_out(plan: Plan, options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> str:
-    """What a short run does not measure, in a line."""
-    measured = {str(case) for case, _ in plan}
-    missing = [case for case in _cases(options, limits, short=False) if str(case) not in measured]
-    trainings = sum(isinstance(case, TrainingCase) for case in missing)
-    parts = []
-    if len(missing) > trainings:
-        parts.append(f"{len(missing) - trainings} more sizes and loops over Python lists")
-    if trainings:
-        parts.append(f"{trainings} more trainings")
-    return f"--full also measures {', '.join(parts)}, and each row for longer (10 minutes)."
-
-
 def _dtypes_to_warm_up(plan: Plan) -> list[str]:
     """The dtypes in which accelnn trains on the CPU."""
+    trained = [(case, names) for case, names in plan if isinstance(case, TrainingCase)]
     return sorted(
-        {
-            case.dtype_of("accelnn")
-            for case, names in plan
-            if isinstance(case, TrainingCase) and ("accelnn" in names or case.training.along)
-        }
+        {c.dtype_of("accelnn") for c, names in trained if "accelnn" in names or c.training.along}
     )
 
 

@@ -1,6 +1,12 @@
 """The notes' operations as benchmark cases; the trainings are in `trainings.py`.
 
-The benchmark command and the pytest-benchmark suites both take the cases from these tables.
+A case has the names of its `implementations`; `record(name)` is an empty record, and `prepare(name,
+seconds, repeat)` a contestant that can be measured `repeat` times in about `seconds`, or raises
+Skip. `finish(records)` compares the good ones and frees the data.
+
+A contestant's `run` does the job, or a part of it (`run_share`) that can be checked; its `error`
+against a float64 reference must not exceed `tolerance`. `measure` returns the seconds of a unit of
+the job, which has `scale` of them, `finish(record)` completes the record, `close` frees the rest.
 """
 
 import functools
@@ -8,7 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
@@ -19,56 +25,6 @@ from accelnn.bench import machine
 from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels import jit, loops
-
-
-class Contestant(Protocol):
-    """One implementation of one case, ready to run.
-
-    tolerance : the largest error with which the result of `run` counts as right
-    scale : units of `measure` in the whole job
-    run_share : units that `run` does
-    """
-
-    tolerance: float
-    scale: float
-    run_share: float
-
-    def run(self) -> None:
-        """Do the job, or a part of it that can be checked."""
-
-    def error(self) -> float | None:
-        """The largest error of the result of `run`, relative to the float64 reference; None if
-        there is nothing to check."""
-
-    def measure(self) -> float:
-        """Measure once; return the seconds of one unit of the job."""
-
-    def finish(self, record: Record) -> None:
-        """Complete the record after the last measurement."""
-
-    def close(self) -> None:
-        """Free what `prepare` started."""
-
-
-class Case(Protocol):
-    """A job that several implementations can do."""
-
-    @property
-    def implementations(self) -> Sequence[str]:
-        """The names of the implementations that can do the job."""
-
-    def record(self, implementation: str) -> Record:
-        """A record of what is to be measured, without a result."""
-
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
-        """A contestant that can be measured `repeat` times within about `seconds`.
-
-        Raises Skip if the implementation cannot run here.
-        """
-
-    def finish(self, records: Sequence[Record]) -> None:
-        """Compare the good records with one another, and free the data."""
-
 
 # Our implementations that run on the GPU
 ON_GPU = ("cupy", "accelnn-cupy")
@@ -98,10 +54,8 @@ class Operation:
     """One operation on inputs whose shapes follow from a size n.
 
     vectorised : (xp, *inputs, out) -> the result, in `out` unless that is None
-    inputs, output : shapes
-    sizes : those measured on every machine
-    gpu_sizes : more of them for a machine with a GPU: between those, to find the size from which
-        the GPU is faster, and one of 2^28 elements, or fewer if these do not fit the memory
+    sizes, gpu_sizes : on every machine; more for one with a GPU, up to 2^28 elements or as many
+        as fit its memory
     by_rows : the inputs that share their rows with the output; slow loops get fewer rows
     sums : terms that each element of the result adds up
     bound : its limit, "stream" (memory) or "matmul" (arithmetic)

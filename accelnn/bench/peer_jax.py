@@ -119,8 +119,7 @@ class MiniBatches(FullBatch):
 def first_state(job: PeerJob, weights: Array) -> State:
     """W (n_{l-1}, n_l) and b of each layer; the optimizer's moments and the count of steps."""
     layers = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in layers_of(weights, job.net.layers)]
-
-    count = {"sgd": 0, "momentum": 1, "adam": 2}[job.recipe.optimizer]
+    count = 2 if job.recipe.optimizer == "adam" else 0
     moments = [jax.tree.map(jnp.zeros_like, layers) for _ in range(count)]
     return layers, moments, jnp.zeros((), job.weights.dtype)
 
@@ -132,9 +131,6 @@ def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
     rate, t = job.recipe.learning_rate, t + 1
     if job.recipe.optimizer == "sgd":
         return jax.tree.map(lambda w, g: w - rate * g, layers, gradients), [], t
-    if job.recipe.optimizer == "momentum":
-        V = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g, moments[0], gradients)
-        return jax.tree.map(lambda w, v: w - rate * v, layers, V), [V], t
     M = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], gradients)
     V = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
     m_scale, v_scale = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)

@@ -28,8 +28,7 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
 class Classifier:
     """MLPClassifier with our weights and without early stopping.
 
-    Its `fit` goes on from the weights, but with a new optimizer: momentum and Adam have to be
-    trained in one go.
+    Its `fit` goes on from the weights, but with a new optimizer: Adam has to train in one go.
     """
 
     def __init__(self, job: PeerJob) -> None:
@@ -42,17 +41,14 @@ class Classifier:
 
     def restart(self, weights: Array, seed: int) -> None:
         job = self.job
-        momentum = 0.9 if job.recipe.optimizer == "momentum" else 0.0
         self.model = MLPClassifier(
             hidden_layer_sizes=job.net.layers[1:-1],
             activation=ACTIVATIONS[job.net.hidden[0]] if job.net.hidden else "relu",
             solver="adam" if job.recipe.optimizer == "adam" else "sgd",
             alpha=job.net.l2,  # divided by the examples of a step there, as here
             batch_size=job.recipe.batch_size or job.m,
-            # V = βV + (1 - β)g is its velocity times 1 - β
-            learning_rate_init=job.recipe.learning_rate * (1 - momentum),
-            momentum=momentum,
-            nesterovs_momentum=False,
+            learning_rate_init=job.recipe.learning_rate,
+            momentum=0.0,
             shuffle=job.recipe.batch_size is not None,
             random_state=np.random.RandomState(seed),
             tol=0.0,

@@ -1,12 +1,11 @@
-"""PyTorch as a peer: eager, compiled, and given our sample-space algorithm; on a GPU also with the
-whole step captured as a CUDA graph. Runs in the child.
+"""PyTorch as a peer: eager, compiled, and in sample space; on a GPU also with the whole step
+captured as a CUDA graph. Runs in the child.
 
 Measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as [2, 4, 1] one thread is faster
 than two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with forward and loss compiled,
 1100 with the whole step, so "torch-compile" compiles the whole step.
 
-On a GPU all data is uploaded before the training starts; during it only the order of the
-mini-batches of each epoch is.
+On a GPU all data is uploaded before the training starts; during it only each epoch's order is.
 """
 
 import functools
@@ -41,7 +40,6 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 # the implementations of PyTorch's optimizers
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-
 
 CPU = torch.device("cpu")
 
@@ -151,30 +149,27 @@ class Eager:
             {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
             {"params": [b for _, b in self.layers]},
         ]
-        if job.recipe.optimizer == "adam":
-            return torch.optim.Adam(groups, lr=job.recipe.learning_rate, **self.options)
-        if job.recipe.optimizer == "momentum":  # V = βV + (1 - β) g is PyTorch's buffer times 1 - β
-            rate = job.recipe.learning_rate * (1 - 0.9)
-            return torch.optim.SGD(groups, lr=rate, momentum=0.9, **self.options)
-        return torch.optim.SGD(groups, lr=job.recipe.learning_rate, **self.options)
+        kind = torch.optim.Adam if job.recipe.optimizer == "adam" else torch.optim.SGD
+        return kind(groups, lr=job.recipe.learning_rate, **self.options)
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
+        size = self.job.recipe.batch_size
         for _ in range(epochs):
-            if self.job.recipe.batch_size is None:
-                self.step(self.X, self.Y)
-                continue
-            for chosen in self.there(next(self.orders)).split(self.job.recipe.batch_size):
-                self.step(self.X[chosen], self.Y[chosen])
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until all launched work is done."""
+            for chosen in self.there(next(self.orders)).split(size) if size else (None,):
+                self.step(chosen)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def step(self, X: Tensor, Y: Tensor) -> None:
-        """One update."""
+    def step(self, chosen: Tensor | None) -> None:
+        """One update, by the chosen examples or by all."""
+        if chosen is None:
+            self.update(self.X, self.Y)
+        else:
+            self.update(self.X[chosen], self.Y[chosen])
+
+    def update(self, X: Tensor, Y: Tensor) -> None:
+        """One update of the weights."""
         self.optimizer.zero_grad()
         loss(self.job, self.layers, X, Y).backward()
         self.optimizer.step()
@@ -215,37 +210,30 @@ class CapturedStep(Eager):
 
     def _capture(self) -> None:
         """A graph of a step for each size of a batch."""
-        job = self.job
-        if job.recipe.batch_size is None:
-            self.launches[job.m] = captured(lambda: self.step(self.X, self.Y))
+        m, batch_size = self.job.m, self.job.recipe.batch_size
+        if batch_size is None:
+            self.launches[m] = captured(lambda: self.update(self.X, self.Y))
             return
-        self.chosen = {
-            size: torch.arange(size, device=self.device)
-            for size in set(batches.sizes(job.m, job.recipe.batch_size))
-        }
+        sizes = set(batches.sizes(m, batch_size))
+        self.chosen = {size: torch.arange(size, device=self.device) for size in sizes}
         for size, chosen in self.chosen.items():
-            self.launches[size] = captured(functools.partial(self._gathered_step, chosen))
+            self.launches[size] = captured(functools.partial(self._gathered_update, chosen))
 
-    def _gathered_step(self, chosen: Tensor) -> None:
-        self.step(self.X.index_select(0, chosen), self.Y.index_select(0, chosen))
+    def _gathered_update(self, chosen: Tensor) -> None:
+        self.update(self.X.index_select(0, chosen), self.Y.index_select(0, chosen))
 
-    def train(self, epochs: int) -> None:
-        job = self.job
-        for _ in range(epochs):
-            if job.recipe.batch_size is None:
-                self.launches[job.m]()
-                continue
-            for chosen in self.there(next(self.orders)).split(job.recipe.batch_size):
-                self.chosen[len(chosen)].copy_(chosen)
-                self.launches[len(chosen)]()
-        self.wait()
+    def step(self, chosen: Tensor | None) -> None:
+        size = self.job.m if chosen is None else len(chosen)
+        if chosen is not None:
+            self.chosen[size].copy_(chosen)
+        self.launches[size]()
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:
     """A function that launches all work of `function` as one CUDA graph.
 
-    Before the capture it runs on a side stream, as PyTorch wants it: so that everything is there
-    that is made at the first call, such as the optimizer's state and cuBLAS's workspace.
+    It first runs on a side stream, as PyTorch asks, which creates what a first call creates: the
+    optimizer's state, cuBLAS's workspace.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -271,14 +259,12 @@ class Compiled(Eager):
     def restart(self, weights: Array, seed: int) -> None:
         super().restart(weights, seed)
         self.layers = [(W.detach(), b.detach()) for W, b in self.layers]
-        count = {"sgd": 0, "momentum": 1, "adam": 2}[self.job.recipe.optimizer]
         self.moments = [
-            [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers]
-            for _ in range(count)
+            [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers] for _ in range(2)
         ]
         self.t = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def step(self, X: Tensor, Y: Tensor) -> None:
+    def update(self, X: Tensor, Y: Tensor) -> None:
         self.layers, self.moments, self.t = self.compiled(self.layers, self.moments, self.t, X, Y)
 
 
@@ -291,16 +277,13 @@ def step_of(
         gradients = [
             (dW + job.decay * W, db) for (dW, db), (W, _) in zip(gradients, layers, strict=True)
         ]
-    t = t + 1
+    rate, t = job.recipe.learning_rate, t + 1
     if job.recipe.optimizer == "sgd":
-        return combined(layers, gradients, lambda w, g: w - job.recipe.learning_rate * g), [], t
-    if job.recipe.optimizer == "momentum":
-        V = combined(moments[0], gradients, lambda v, g: 0.9 * v + (1 - 0.9) * g)
-        return combined(layers, V, lambda w, v: w - job.recipe.learning_rate * v), [V], t
+        return combined(layers, gradients, lambda w, g: w - rate * g), moments, t
     M = combined(moments[0], gradients, lambda m, g: 0.9 * m + (1 - 0.9) * g)
     V = combined(moments[1], gradients, lambda v, g: 0.999 * v + (1 - 0.999) * g * g)
-    rate, correction = job.recipe.learning_rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
-    steps = combined(M, V, lambda m, v: rate * m / (torch.sqrt(v * correction) + 1e-8))
+    scale, correction = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+    steps = combined(M, V, lambda m, v: scale * m / (torch.sqrt(v * correction) + 1e-8))
     return combined(layers, steps, lambda w, step: w - step), [M, V], t
 
 
@@ -314,11 +297,8 @@ def combined(ones: Layers, others: Layers, function: Callable[[Tensor, Tensor], 
 
 class SampleSpaceTraining:
     """Our sample-space gradient descent in PyTorch: W1 = c W1⁽⁰⁾ + Sᵀ X, so that an epoch touches
-    G = X Xᵀ (m, m) instead of X (m, n_0).
-
-    Without autograd, whose overhead would be most of the time of arrays this small. Forming G,
-    and W1 in the end, is part of the training.
-    """
+    G = X Xᵀ (m, m) instead of X (m, n_0). Without autograd, whose overhead would be most of the
+    time of arrays this small. Forming G, and W1 in the end, is part of the training."""
 
     def __init__(self, job: PeerJob, compiled: bool, threads: int) -> None:
         self.job, self.threads = job, threads
@@ -326,12 +306,9 @@ class SampleSpaceTraining:
         epoch = functools.partial(gram_epoch, job)
         self.epoch = torch.compile(epoch, dynamic=False) if compiled else epoch
 
-    def restart(self, weights: Array, seed: int) -> None:
-        del seed  # there are no mini-batches
-        self.layers = [
-            (torch.from_numpy(W), torch.from_numpy(b))
-            for W, b in layers_of(weights, self.job.net.layers)
-        ]
+    def restart(self, weights: Array, _seed: int) -> None:
+        pairs = layers_of(weights, self.job.net.layers)
+        self.layers = [(torch.from_numpy(W), torch.from_numpy(b)) for W, b in pairs]
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
@@ -350,20 +327,19 @@ def gram_epoch(
     job: PeerJob, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
 ) -> tuple[Tensor, Tensor, Tensor, Layers]:
     """S, c, b1 and the upper layers after one epoch."""
-    scale, shrink = job.recipe.learning_rate / job.m, 1 - job.recipe.learning_rate * job.decay
-    A = [torch.addmm(c * P0 if job.net.l2 else P0, G, S) + b1]
-    for (W, b), activation in zip(upper, job.net.hidden, strict=True):
+    hidden, l2, rate = job.net.hidden, job.net.l2, job.recipe.learning_rate
+    shrink = 1 - rate * job.decay
+    A = [torch.addmm(c * P0 if l2 else P0, G, S) + b1]
+    for (W, b), activation in zip(upper, hidden, strict=True):
         A[-1] = ACTIVATIONS[activation](A[-1])
         A.append(F.linear(A[-1], W, b))
-    dZ = scale * (output(job, A[-1]) - Y)
+    dZ = rate / job.m * (output(job, A[-1]) - Y)
     changed: Layers = []
-    for (W, b), A_before, activation in reversed(
-        list(zip(upper, A[:-1], job.net.hidden, strict=True))
-    ):
-        W_new = torch.addmm(shrink * W if job.net.l2 else W, dZ.T, A_before, alpha=-1)
+    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], hidden, strict=True))):
+        W_new = torch.addmm(shrink * W if l2 else W, dZ.T, A_before, alpha=-1)
         changed.insert(0, (W_new, b - dZ.sum(0)))
         dZ = BACKWARD[activation](dZ @ W, A_before)
-    if job.net.l2:
+    if l2:
         S, c = shrink * S, shrink * c
     return S - dZ, c, b1 - dZ.sum(0), changed
 

@@ -50,8 +50,8 @@ class PeerError(Exception):
 class PeerJob:
     """A training, as it is sent to a process.
 
-    recipe : the net and how to train it, without data; momentum has β = 0.9, Adam 0.9 and 0.999,
-        and ε = 1e-8; the mini-batches' order is that of accelnn.batches
+    recipe : the net and how to train it, by "sgd" or "adam" (β = 0.9 and 0.999, ε = 1e-8), without
+        data; the mini-batches' order is that of accelnn.batches
     weights : the first ones as one vector, as Parameters.flat
     X : (m, n_0), Y : (m, n_L), C-contiguous, of the weights' dtype
     threads : for the peer to use
@@ -294,6 +294,8 @@ def _follow(parent: Any) -> None:
 
 def _trainers(name: str, kind: PeerKind, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways in which a peer can do a job. Raises Skip if its package is not installed."""
+    if job.recipe.optimizer not in ("sgd", "adam"):
+        raise Skip(f"peers train by sgd and adam, not {job.recipe.optimizer}")
     try:
         found: dict[str, Callable[[], PeerTrainer]]
         found = importlib.import_module(kind.module).trainers(name, job)

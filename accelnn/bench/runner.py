@@ -5,9 +5,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from accelnn.bench.cases import COMPILED, Case, Contestant
+from accelnn.bench.cases import COMPILED, OperationCase, OperationContestant
 from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import alternate
+from accelnn.bench.trainings import TrainingCase, TrainingContestant
+
+Case = OperationCase | TrainingCase
+Contestant = OperationContestant | TrainingContestant
 
 
 def run_case(
