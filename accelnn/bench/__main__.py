@@ -126,6 +126,13 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
     """Enter limits and records into `result`; False if Ctrl-C ended it early."""
     repeat, operation_seconds, training_seconds = _times(options)
     growth_seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
+    used = {name for _, names in plan for name in names}
+    trained = [(case, names) for case, names in plan if isinstance(case, TrainingCase)]
+    dtypes = {c.dtype_of("accelnn") for c, n in trained if "accelnn" in n or c.training.along}
+    precisions = sorted({case.recipe.precision or "" for case, _ in trained} - {""})
+    places = [backend.NumpyBackend()] if used - {*ON_GPU} else []
+    if used & {*ON_GPU} and backend.why_not() is None:
+        places.append(backend.CupyBackend())
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     to = Console(stderr=True)
     with Progress(
@@ -137,14 +144,13 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
             progress.update(bar, description=description)
 
         try:
-            for dtype in _dtypes_to_warm_up(plan):
+            for dtype in sorted(dtypes):
                 say(f"compiling accelnn for {dtype} (once, half a minute)")
                 result.warm_up_seconds[dtype] = warm_up(dtype)
             say("measuring the machine's limits")
-            for place in _places(plan):
-                result.limits[place.name] = machine.limits(
-                    place, options.dtype, repeat, _precisions(plan)
-                )
+            for place in places:
+                found = machine.limits(place, options.dtype, repeat, precisions)
+                result.limits[place.name] = found
             for case, names in plan:
                 seconds = operation_seconds
                 if isinstance(case, TrainingCase):
@@ -298,31 +304,6 @@ def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> 
                 for training in GROWTHS.get(name) or [TRAININGS[name]]
             ]
     return found
-
-
-def _dtypes_to_warm_up(plan: Plan) -> list[str]:
-    """The dtypes in which accelnn trains on the CPU."""
-    trained = [(case, names) for case, names in plan if isinstance(case, TrainingCase)]
-    return sorted(
-        {c.dtype_of("accelnn") for c, names in trained if "accelnn" in names or c.training.along}
-    )
-
-
-def _places(plan: Plan) -> list[backend.Backend]:
-    """The backends whose limits the rows need: CuPy's only where it works."""
-    names = {name for _, implementations in plan for name in implementations}
-    found: list[backend.Backend] = []
-    if names - {*ON_GPU}:
-        found.append(backend.NumpyBackend())
-    if names & {*ON_GPU} and backend.why_not() is None:
-        found.append(backend.CupyBackend())
-    return found
-
-
-def _precisions(plan: Plan) -> list[str]:
-    """The precisions that trainings ask for."""
-    found = {case.recipe.precision for case, _ in plan if isinstance(case, TrainingCase)}
-    return sorted(precision for precision in found if precision)
 
 
 def _positive(text: str) -> int:

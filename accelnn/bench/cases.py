@@ -46,85 +46,60 @@ def place_of(implementation: str) -> Backend:
 # --------------------------------------------------------------------------------------------
 # the notes' operations
 
-Shape = tuple[int, ...]
-
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on inputs whose shapes follow from a size n.
+    """One operation on vectors of n or matrices of n × n numbers.
 
     vectorised : (xp, *inputs, out) -> the result, in `out` unless that is None
-    sizes, gpu_sizes : on every machine; more for one with a GPU, up to 2^28 elements or as many
-        as fit its memory
+    inputs, output : their dimensions: 0 for a number, 1 for a vector, 2 for a matrix
+    sums : whether each element of the result adds up n terms; NumPy then calls BLAS
     by_rows : the inputs that share their rows with the output; slow loops get fewer rows
-    sums : terms that each element of the result adds up
     bound : its limit, "stream" (memory) or "matmul" (arithmetic)
-    by_blas : whether NumPy calls BLAS, which uses all threads
     """
 
     vectorised: Callable[..., Array]
-    inputs: Callable[[int], Sequence[Shape]]
-    output: Callable[[int], Shape]
-    sizes: Sequence[int]
-    gpu_sizes: Sequence[int]
+    inputs: Sequence[int]
+    output: int
+    sums: bool = False
     by_rows: Sequence[int] = (0,)
-    sums: Callable[[int], int] = lambda _: 1
     bound: str = "stream"
-    by_blas: bool = False
+
+    def shapes(self, n: int) -> list[tuple[int, ...]]:
+        """Of the inputs and the output."""
+        return [(n,) * dimensions for dimensions in (*self.inputs, self.output)]
 
     def elements(self, n: int) -> int:
         """Numbers read and written."""
-        return sum(math.prod(shape) for shape in (*self.inputs(n), self.output(n)))
+        return sum(map(math.prod, self.shapes(n)))
 
     def multiplications(self, n: int) -> int:
         """Iterations of the innermost loop."""
-        return math.prod(self.output(n)) * self.sums(n)
+        return int(n ** (self.output + self.sums))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes measured on every machine."""
+        return (15, 100, 1_000) if 2 in (*self.inputs, self.output) else (15, 1_000, 1_000_000)
+
+    @property
+    def gpu_sizes(self) -> tuple[int, ...]:
+        """More sizes for a machine with a GPU: between those, to find the size from which it is
+        faster, and one of 2^28 elements, or fewer for a product of matrices."""
+        if self.sizes[-1] > 1_000:
+            return 10_000, 100_000, 2**28
+        return 300, 2**13 if self.bound == "matmul" else 2**14
 
 
 OPERATIONS = {
-    "dot": Operation(
-        vectorised=lambda xp, a, b, _: xp.dot(a, b),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda _: (),
-        sizes=(15, 1_000, 1_000_000),
-        gpu_sizes=(10_000, 100_000, 2**28),
-        by_rows=(0, 1),
-        sums=lambda n: n,
-        by_blas=True,
-    ),
-    "outer": Operation(
-        vectorised=lambda xp, a, b, out: xp.multiply(a[:, None], b, out=out),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda n: (n, n),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**14),
-    ),
+    "dot": Operation(lambda xp, a, b, _: xp.dot(a, b), (1, 1), 0, sums=True, by_rows=(0, 1)),
+    "outer": Operation(lambda xp, a, b, out: xp.multiply(a[:, None], b, out=out), (1, 1), 2),
     "elementwise": Operation(
-        vectorised=lambda xp, a, b, out: xp.multiply(a, b, out=out),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda n: (n,),
-        sizes=(15, 1_000, 1_000_000),
-        gpu_sizes=(10_000, 100_000, 2**28),
-        by_rows=(0, 1),
+        lambda xp, a, b, out: xp.multiply(a, b, out=out), (1, 1), 1, by_rows=(0, 1)
     ),
-    "gdot": Operation(
-        vectorised=lambda xp, W, x, out: xp.matmul(W, x, out=out),
-        inputs=lambda n: ((n, n), (n,)),
-        output=lambda n: (n,),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**14),
-        sums=lambda n: n,
-        by_blas=True,
-    ),
+    "gdot": Operation(lambda xp, W, x, out: xp.matmul(W, x, out=out), (2, 1), 1, sums=True),
     "matmul": Operation(
-        vectorised=lambda xp, A, B, out: xp.matmul(A, B, out=out),
-        inputs=lambda n: ((n, n), (n, n)),
-        output=lambda n: (n, n),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**13),
-        sums=lambda n: n,
-        bound="matmul",
-        by_blas=True,
+        lambda xp, A, B, out: xp.matmul(A, B, out=out), (2, 2), 2, sums=True, bound="matmul"
     ),
 }
 
@@ -138,7 +113,7 @@ def loop(module: Any) -> Callable[..., Job]:
     """The loops of a module, over arrays or over the lists that Python would have."""
 
     def start(case: "OperationCase", inputs: Sequence[Any], out: Any) -> Job:
-        arguments = (*inputs, out) if case.operation.output(case.n) else inputs
+        arguments = (*inputs, out) if case.operation.output else inputs
         return functools.partial(getattr(module, case.name), *arguments), out
 
     return start
@@ -227,15 +202,15 @@ def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | 
 
 def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
     """The most memory that the implementations of one size hold at the same time."""
-    inputs = sum(math.prod(shape) for shape in operation.inputs(n))
-    output, itemsize = math.prod(operation.output(n)), int(np.dtype(dtype).itemsize)
+    *inputs, output = map(math.prod, operation.shapes(n))
+    itemsize = int(np.dtype(dtype).itemsize)
     if place == "cupy":  # the inputs a second time when they are timed from the host
-        return itemsize * (2 * inputs + output)
-    shared = [math.prod(s) for i, s in enumerate(operation.inputs(n)) if i not in operation.by_rows]
+        return itemsize * (2 * sum(inputs) + output)
+    shared = [size for i, size in enumerate(inputs) if i not in operation.by_rows]
     return (
-        itemsize * (inputs + OUTPUTS * output)
+        itemsize * (sum(inputs) + OUTPUTS * output)
         + 8 * 2 * output  # the reference and its difference from a result
-        + (0 if dtype == "float64" else 8 * inputs)  # from which the reference is computed
+        + (0 if dtype == "float64" else 8 * sum(inputs))  # from which the reference is computed
         + LIST_ELEMENT * sum(shared)
     )
 
@@ -271,7 +246,7 @@ class OperationCase:
         threads: int | None = 1
         if implementation == "numba-parallel":
             threads = numba.get_num_threads()
-        elif implementation == "numpy" and self.operation.by_blas:
+        elif implementation == "numpy" and self.operation.sums:
             threads = machine.blas_threads()
         elif implementation in ON_GPU:
             threads = None
@@ -316,7 +291,7 @@ class OperationCase:
 def _inputs(name: str, n: int, dtype: str) -> list[Array]:
     """The inputs of an operation, drawn from [0, 1)."""
     random = np.random.default_rng(0)
-    return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].inputs(n)]
+    return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].shapes(n)[:-1]]
 
 
 @functools.lru_cache(maxsize=1)
@@ -348,9 +323,9 @@ class OperationContestant:
         # The rounding error of a sum of k terms, in any order, is below about k u (Higham 2002,
         # chapter 4). Four times that still exposes a wrong result.
         unit = float(np.finfo(case.dtype).eps)
-        self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
+        self.tolerance = min(4 * unit * (case.n if operation.sums else 1), 1e-2)
         self.inputs = _rows(case.name, case.n, case.dtype, rows)
-        shape = operation.output(case.n)
+        shape = operation.shapes(case.n)[-1]
         self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
         self.on_place = place.to_device(self.out)
         start = IMPLEMENTATIONS[implementation]

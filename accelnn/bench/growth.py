@@ -1,55 +1,24 @@
 """How the time of a training grows with examples, features, depth and batch size, for each solver,
 and which solver "auto" picked.
 
-The data is random, because only its shape matters; the mini-batches are of the digits. A training
-that would take too long is ended early, and the rest is added at the rate of its epochs; the set-up
-before the first epoch counts once.
+The data is random, because only its shape matters; the mini-batches are of the digits. The whole run
+takes about four minutes.
 """
 
 import functools
-import time
 
 import numpy as np
 
-from accelnn import Checkpoint, datasets
-from accelnn.bench.trainings import Facts, Job, Start, Train, Training, fit
-from accelnn.network import Network, Parameters
+from accelnn import datasets
+from accelnn.bench.trainings import Training, library
+from accelnn.network import Network
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.solvers import SOLVERS
 
 EPOCHS = 300
 
 
-def solver(name: str) -> Start:
-    """A solver, ended early if the training takes much longer than the job's seconds."""
-
-    def start(job: Job) -> Train:
-        def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
-            ends: list[tuple[int, float]] = []
-
-            def watch(checkpoint: Checkpoint) -> bool:
-                ends.append((checkpoint.epoch + 1, time.perf_counter()))
-                return len(ends) > 2 and ends[-1][1] - ends[0][1] > job.seconds
-
-            start = time.perf_counter()
-            params, facts = fit(
-                *(job, params, epochs, seed, m),
-                solver=name,
-                record_every=max(1, epochs // 20),
-                callbacks=[watch],
-            )
-            facts.seconds = time.perf_counter() - start - facts.compile_seconds
-            (first, begun), (last, ended) = ends[0], ends[-1]
-            missing = epochs - (facts.epochs_run or 0)
-            facts.seconds += missing * (ended - begun) / max(1, last - first)
-            return params, facts
-
-        return train
-
-    return start
-
-
-IMPLEMENTATIONS = {name: solver(name) for name in (*SOLVERS, "auto")}
+IMPLEMENTATIONS = {name: library(name) for name in (*SOLVERS, "auto")}
 
 
 @functools.lru_cache(maxsize=1)  # the largest takes half a gigabyte

@@ -2,12 +2,10 @@
 
 They get the same data, first weights, dtype, threads, epochs and mini-batches, and run in the best
 way that their users would choose: if there are several, a short trial picks the fastest, which the
-record names. The packages are imported in the child only. X (m, n_0) and Y (m, n_L) hold examples
-first, both C-contiguous: the layout of all of these packages.
+record names. Only the child imports the package.
 
-A package is one row of PEERS: a module whose `trainers(name, job)` returns, by name, the ways in
-which it can do a job (`PeerTrainer`), and whose `gpu_name(job)` returns the name of the GPU, for
-those that run on one. `Peer` is the parent's end of the process.
+A package is one row of PEERS: a module whose `trainers(name, job)` returns, by name, functions
+that make a `PeerTrainer`, and whose `gpu_name(job)` returns the name of the GPU, if it uses one.
 """
 
 import contextlib
@@ -67,12 +65,10 @@ class PeerJob:
 
     @property
     def net(self) -> Network:
-        """The architecture."""
         return self.recipe.net
 
     @property
     def m(self) -> int:
-        """The number of examples."""
         return len(self.X)
 
     @property
@@ -95,13 +91,8 @@ class PeerTrainer(Protocol):
 
 
 class PeerKind(NamedTuple):
-    """A way of training by another package.
-
-    module : with its trainers
-    package : that it needs, by import name
-    compiles : whether the time of its first run beyond the second is compiling
-    gpu : whether it runs on the GPU instead of the CPU
-    """
+    """A way of training: the module with its trainers, the package that it needs, whether the time
+    of its first run beyond the second is compiling, and whether it runs on the GPU."""
 
     module: str
     package: str
@@ -109,17 +100,17 @@ class PeerKind(NamedTuple):
     gpu: bool = False
 
 
+_TORCH, _JAX = ("accelnn.bench.peer_torch", "torch"), ("accelnn.bench.peer_jax", "jax")
 PEERS = {
-    "torch": PeerKind("accelnn.bench.peer_torch", "torch", compiles=False),
-    "torch-compile": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True),
-    "torch-gram": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True),
-    "jax": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True),
+    "torch": PeerKind(*_TORCH, compiles=False),
+    "torch-compile": PeerKind(*_TORCH, compiles=True),
+    "torch-gram": PeerKind(*_TORCH, compiles=True),
+    "jax": PeerKind(*_JAX, compiles=True),
     "sklearn": PeerKind("accelnn.bench.peer_sklearn", "sklearn", compiles=False),
-    "torch-cuda": PeerKind("accelnn.bench.peer_torch", "torch", compiles=False, gpu=True),
-    "torch-cuda-compile": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
-    # capturing counts as compiling
-    "torch-cuda-graph": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
-    "jax-cuda": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True, gpu=True),
+    "torch-cuda": PeerKind(*_TORCH, compiles=False, gpu=True),
+    "torch-cuda-compile": PeerKind(*_TORCH, compiles=True, gpu=True),
+    "torch-cuda-graph": PeerKind(*_TORCH, compiles=True, gpu=True),  # capturing is compiling
+    "jax-cuda": PeerKind(*_JAX, compiles=True, gpu=True),
 }
 
 
@@ -160,14 +151,13 @@ def flat_of(pairs: Iterable[tuple[Any, Any]]) -> Array:
 
 
 class Peer:
-    """A peer's process, ready to train: started, compiled, warmed up.
+    """A peer's process, ready to train; it must be closed, and ends with this process.
 
     variant : the way of running that the trial picked
     compile_seconds : to compile it; None if it compiles nothing
     device : the GPU's name; None on the CPU
 
     Raises Skip if the package is not installed or cannot do this job, and PeerError if it fails.
-    Must be closed; it also ends when this process ends.
     """
 
     def __init__(self, name: str, job: PeerJob) -> None:

@@ -53,67 +53,50 @@ class Job:
     held: ExitStack = field(default_factory=ExitStack)
 
 
-@dataclass
-class Facts:
-    """What is known of a training that was run.
+# What is known of a training: its solver, precision and device; compile_seconds; and seconds, if
+# they are others than those of the caller's clock less compile_seconds
+Facts = dict[str, Any]
 
-    compile_seconds : spent on compiling, not included in `seconds`
-    seconds : that it took; None for those of the caller's clock
-    epochs_run : None for all; if fewer, `seconds` are extrapolated to all
-    """
-
-    solver: str | None = None
-    precision: str | None = None
-    device: str | None = None
-    compile_seconds: float = 0.0
-    seconds: float | None = None
-    epochs_run: int | None = None
-
-
-# What an implementation returns for a Job: a function (params, epochs, seed, m) that trains on the
-# first m examples, from the given parameters, which it leaves alone. It returns the trained ones
-# (None if it trains nothing) and Facts (or None).
-Train = Callable[[Parameters, int, int, int], tuple[Parameters | None, Facts | None]]
+# (params, epochs, seed, m) -> the parameters after training on the first m examples (None if it
+# trains nothing), and the facts. The given parameters are left alone.
+Train = Callable[[Parameters, int, int, int], tuple[Parameters | None, Facts]]
 Start = Callable[[Job], Train]
 
 
-def fit(
-    job: Job, params: Parameters, epochs: int, seed: int, m: int, **options: Any
-) -> tuple[Parameters, Facts]:
-    """`accelnn.fit`. Raises Skip if the solver cannot do the training."""
-    recipe = job.recipe
-    try:
-        params, history = accelnn.fit(
-            recipe.net,
-            params,
-            job.X[:, :m],
-            job.Y[:, :m],
-            epochs=epochs,
-            learning_rate=recipe.learning_rate,
-            optimizer=recipe.optimizer,
-            batch_size=recipe.batch_size,
-            precision=recipe.precision,
-            seed=seed,
-            **options,
-        )
-    except ValueError as reason:
-        if "cannot do this" not in str(reason):
-            raise
-        raise Skip(str(reason)) from None
-    ran = history.solver, history.precision, history.device, history.compile_seconds
-    return params, Facts(*ran, epochs_run=history.epochs_run)
-
-
 def library(solver: str) -> Start:
-    """`accelnn.fit` with a solver, on the backend of the arrays."""
-    return lambda job: functools.partial(fit, job, solver=solver)
+    """`accelnn.fit` on the backend of the arrays. Raises Skip if the solver cannot do a job."""
+
+    def start(job: Job) -> Train:
+        def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
+            recipe = job.recipe
+            try:
+                params, history = accelnn.fit(
+                    *(recipe.net, params, job.X[:, :m], job.Y[:, :m]),
+                    epochs=epochs,
+                    learning_rate=recipe.learning_rate,
+                    optimizer=recipe.optimizer,
+                    batch_size=recipe.batch_size,
+                    solver=solver,
+                    precision=recipe.precision,
+                    seed=seed,
+                )
+            except ValueError as reason:
+                if "cannot do this" not in str(reason):
+                    raise
+                raise Skip(str(reason)) from None
+            names = ("solver", "precision", "device", "compile_seconds")
+            return params, {name: getattr(history, name) for name in names}
+
+        return train
+
+    return start
 
 
 def loop(module: Any) -> Start:
     """The notes' loops, in Python or compiled."""
 
     def start(job: Job) -> Train:
-        def train(first: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, None]:
+        def train(first: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, Facts]:
             net, params, gradients = job.recipe.net, first.copy(), first.empty_like()
             kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
             outputs = (np.empty((n, m), job.X.dtype) for n in net.layers[1:])
@@ -123,7 +106,7 @@ def loop(module: Any) -> Start:
             arrays = (W, b, A, job.Y[:, :m], kinds, dA, dW, db)
             for _ in range(epochs):
                 module.network_epoch(*arrays, job.recipe.learning_rate, net.l2)
-            return params, None
+            return params, {}
 
         return train
 
@@ -134,18 +117,18 @@ def notes_numpy(job: Job) -> Train:
     """The notes' NumPy: `optimize` for logistic regression, else the L-layer `model`."""
     net, rate = job.recipe.net, job.recipe.learning_rate
 
-    def train(params: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, None]:
+    def train(params: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, Facts]:
         X, Y = job.X[:, :m], job.Y[:, :m]
         if len(net.layers) == 2 and not net.l2:
             [(W, b)] = params
             w, bias, _ = notes.optimize(W.T, float(b[0, 0]), X, Y, epochs, rate)
-            return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))]), None
+            return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))]), {}
         named: dict[str, Array] = {}
         for layer, (W, b) in enumerate(params, 1):
             named |= {f"W{layer}": W, f"b{layer}": b}
         named, _ = notes.model(X, Y, named, [*net.hidden, net.output], epochs, rate, net.l2)
         trained = [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(net.layers))]
-        return Parameters.from_layers(trained), None
+        return Parameters.from_layers(trained), {}
 
     return train
 
@@ -191,7 +174,7 @@ def products(job: Job) -> Train:
                 time.perf_counter() - start
             )
         fastest = min(seconds, key=lambda layout: seconds[layout])
-        return None, Facts(solver=fastest, seconds=seconds[fastest])
+        return None, {"solver": fastest, "seconds": seconds[fastest]}
 
     return train
 
@@ -205,11 +188,16 @@ def peer(name: str) -> Start:
         gpu = 0 if backend.why_not() else backend.CupyBackend().index
         process = Peer(name, PeerJob(recipe, job.weights.flat, X, Y, _blas_threads(), gpu))
         job.held.callback(process.close)
-        ran = process.variant, recipe.precision, process.device, process.compile_seconds or 0.0
+        facts = {
+            "solver": process.variant,
+            "precision": recipe.precision,
+            "device": process.device,
+            "compile_seconds": process.compile_seconds or 0.0,
+        }
 
         def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
             flat, seconds = process.train(params.flat, epochs, seed, m)
-            return Parameters(flat, params.layers), Facts(*ran, seconds)
+            return Parameters(flat, params.layers), facts | {"seconds": seconds}
 
         return train
 
@@ -388,23 +376,15 @@ class TrainingCase:
     @property
     def implementations(self) -> Sequence[str]:
         """Those that can do this training."""
-        training = self.training
-        ours = [
-            name
-            for name in training.implementations
-            if name not in training.without and (name in ON_GPU or not training.for_gpu)
-        ]
-        if not self.peers:
-            return ours
-        others = [
-            name
-            for name in PEERS
-            if (self.gpu_peers if on_gpu(name) else not training.for_gpu)
-            and (self.recipe.batch_size is None or name != "torch-gram")
-        ]
-        if self.dtype == "float64":
-            others += [name + FLOAT32 for name in training.float32_peers]
-        return [*ours, *others]
+        training, without = self.training, {*self.training.without}
+        names = [n for n in training.implementations if n in ON_GPU or not training.for_gpu]
+        if self.peers:
+            names += [n for n in PEERS if (self.gpu_peers if on_gpu(n) else not training.for_gpu)]
+        if self.peers and self.dtype == "float64":
+            names += [name + FLOAT32 for name in training.float32_peers]
+        if self.recipe.batch_size:
+            without.add("torch-gram")
+        return [name for name in names if name not in without]
 
     def dtype_of(self, implementation: str) -> str:
         """The dtype in which an implementation trains."""
@@ -439,8 +419,7 @@ class TrainingCase:
         )
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "TrainingContestant":
-        place = place_of(implementation)
-        return TrainingContestant(self, implementation, place, seconds, repeat)
+        return TrainingContestant(self, implementation, seconds, repeat)
 
     def finish(self, records: Sequence[Record]) -> None:
         """Enter the difference of each final cost from that of the first of OURS that was run. A
@@ -514,10 +493,8 @@ class TrainingContestant:
     """One implementation's training, on the first m examples, whole or in parts. Measures the
     seconds of an epoch on m examples."""
 
-    def __init__(
-        self, case: TrainingCase, name: str, place: Backend, seconds: float, repeat: int
-    ) -> None:
-        self.case, self.name, self.place, self.repeat = case, name, place, repeat
+    def __init__(self, case: TrainingCase, name: str, seconds: float, repeat: int) -> None:
+        self.case, self.name, self.place, self.repeat = case, name, place_of(name), repeat
         if name in ("python", "numba"):  # a small part is enough to time them
             seconds /= 5
         self.seconds, recipe, self.m = seconds, case.recipe, case.examples
@@ -531,17 +508,18 @@ class TrainingContestant:
         if recipe.optimizer == "sgd":
             self.tolerance = TOLERANCE[recipe.precision or self.dtype]
         data = case.dataset(self.dtype)
-        place.synchronize()
+        self.place.synchronize()
         begun = time.perf_counter()
-        X, Y = (place.to_device(Z[:, : self.m]) for Z in (data.X_train, data.Y_train))
-        place.synchronize()
+        X, Y = (self.place.to_device(Z[:, : self.m]) for Z in (data.X_train, data.Y_train))
+        self.place.synchronize()
         self.transfer_seconds = time.perf_counter() - begun
         self.restart(case.training.seeds[0])
         self.job = Job(recipe, X, Y, self.first, seconds / repeat)
         start = case.training.implementations.get(name) or peer(name.removesuffix(FLOAT32))
         self.train = start(self.job)
         self.parts: list[int] | None = None
-        self.measured, self.facts, self.compile_seconds = 0, Facts(), 0.0
+        self.facts: Facts = {}
+        self.measured, self.compile_seconds = 0, 0.0
         self.test_accuracies: dict[int, float] = {}
 
     def restart(self, seed: int) -> None:
@@ -555,13 +533,11 @@ class TrainingContestant:
         """Continue training; return the seconds it took."""
         params = self.first if self.params is None else self.params
         with self.place.timer() as timing:
-            self.params, facts = self.train(params, epochs, self.seed, m or self.m)
-        self.facts = facts or Facts()
-        self.compile_seconds = max(self.compile_seconds, self.facts.compile_seconds)
-        self.done += self.facts.epochs_run or epochs
-        if self.facts.seconds is not None:
-            return self.facts.seconds
-        return float(timing.seconds) - self.facts.compile_seconds
+            self.params, self.facts = self.train(params, epochs, self.seed, m or self.m)
+        self.done += epochs
+        compiling = self.facts.get("compile_seconds", 0.0)
+        self.compile_seconds = max(self.compile_seconds, compiling)
+        return float(self.facts.get("seconds", timing.seconds - compiling))
 
     def run(self) -> None:
         """The first step of the training."""
@@ -629,9 +605,9 @@ class TrainingContestant:
         assert isinstance(record, TrainingRecord)
         assert record.seconds is not None
         case, facts, whole = self.case, self.facts, self.case.recipe.epochs
-        record.device = facts.device or self.place.device_name()
-        record.solver = facts.solver or self.name
-        record.precision = facts.precision or self.dtype
+        record.device = facts.get("device") or self.place.device_name()
+        record.solver = facts.get("solver") or self.name
+        record.precision = facts.get("precision") or self.dtype
         if record.backend == "cupy":
             record.transfer_seconds = self.transfer_seconds
         if self.compile_seconds:
@@ -668,10 +644,9 @@ class TrainingContestant:
 
 
 def operations(net: Network) -> int:
-    """Floating-point operations of an epoch's matrix products, per example: each layer has one
-    product in the forward pass and one for dW, all but the first one for dA."""
+    """Floating-point operations of an epoch's matrix products, per example."""
     sizes = [n * before for before, n in pairwise(net.layers)]
-    return 2 * (3 * sum(sizes) - sizes[0])
+    return 2 * (3 * sum(sizes) - sizes[0])  # for Z, dW and, but in the first layer, dA
 
 
 @functools.cache
