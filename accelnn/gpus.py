@@ -48,7 +48,7 @@ def count() -> int:
 
 
 def describe(index: int) -> Gpu:
-    """The visible GPU with this index, where CuPy works."""
+    """The visible GPU with this index; CuPy must work."""
     gpu = backend.CupyBackend(index)
     runtime = gpu.xp.cuda.runtime
     properties = runtime.getDeviceProperties(index)

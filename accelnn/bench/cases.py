@@ -66,7 +66,7 @@ class Operation:
     bound: str = "stream"
 
     def shapes(self, n: int) -> list[tuple[int, ...]]:
-        """Of the inputs and the output."""
+        """The shapes of the inputs and of the output."""
         return [(n,) * dimensions for dimensions in (*self.inputs, self.output)]
 
     def elements(self, n: int) -> int:
@@ -106,7 +106,7 @@ OPERATIONS = {
 # --------------------------------------------------------------------------------------------
 # their implementations
 
-Job = tuple[Callable[[], Any], Any]  # what is timed, and where its result is if it returns None
+Job = tuple[Callable[[], Any], Any]  # the function to time, and its result if it returns None
 
 
 def loop(module: Any) -> Callable[..., Job]:

@@ -1,7 +1,7 @@
 """The size from which the GPU is faster than the CPU, for each operation.
 
 Between two measured sizes each time is taken to follow a power of the size. Their ratio is then a
-straight line in a log-log plot, and the GPU is faster from where it crosses 1.
+straight line in a log-log plot, and the GPU is faster from its crossing of 1 on.
 """
 
 import math
@@ -17,7 +17,7 @@ Point = tuple[int, str, float]  # n, the fastest on the CPU, how many times fast
 def crossovers(records: Sequence["Record"]) -> list[dict[str, Any]]:
     """For each operation that was timed on both at three sizes or more: its case and dtype, the
     smallest and largest of these sizes, and two crossings: "resident", with the arrays on the
-    GPU, and "end_to_end", with the transfers there and back.
+    GPU, and "end_to_end", with the transfers to it and back.
 
     A crossing has the size from which the GPU is faster, its bound ("<" if it is faster at all
     sizes, ">" if it is not at the largest, else "="), and the fastest on the CPU (against).

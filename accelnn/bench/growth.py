@@ -1,8 +1,7 @@
 """How the time of a training grows with examples, features, depth and batch size, for each solver,
 and which solver "auto" picked.
 
-The data is random, because only its shape matters; the mini-batches are of the digits. The whole run
-takes about four minutes.
+The data is random, because only its shape matters; the mini-batches are of the digits.
 """
 
 import functools
@@ -16,7 +15,6 @@ from accelnn.recipes import RECIPES, Recipe
 from accelnn.solvers import SOLVERS
 
 EPOCHS = 300
-
 
 IMPLEMENTATIONS = {name: library(name) for name in (*SOLVERS, "auto")}
 

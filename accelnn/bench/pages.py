@@ -45,7 +45,7 @@ def to_markdown(report: Report) -> str:
 def refreshed(page: Path) -> str:
     """The page's text, with its tables as the stored results have them.
 
-    Raises OSError or ValueError if a result, a section or a row is not there.
+    Raises OSError or ValueError if a result, a section or a row is missing.
     """
 
     def fill(match: re.Match[str]) -> str:

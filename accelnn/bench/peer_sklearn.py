@@ -45,7 +45,7 @@ class Classifier:
             hidden_layer_sizes=job.net.layers[1:-1],
             activation=ACTIVATIONS[job.net.hidden[0]] if job.net.hidden else "relu",
             solver="adam" if job.recipe.optimizer == "adam" else "sgd",
-            alpha=job.net.l2,  # divided by the examples of a step there, as here
+            alpha=job.net.l2,  # which it divides by the examples of a step, as we do
             batch_size=job.recipe.batch_size or job.m,
             learning_rate_init=job.recipe.learning_rate,
             momentum=0.0,

@@ -126,17 +126,17 @@ class Eager:
 
     def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         self.job, self.device, self.threads, self.options = job, device, threads, options
-        self.X = self.there(job.X)
+        self.X = self.on_device(job.X)
         # cross_entropy is fastest with classes as indices
-        self.Y = self.there(job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y)
+        self.Y = self.on_device(job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y)
 
-    def there(self, array: Array) -> Tensor:
+    def on_device(self, array: Array) -> Tensor:
         """The array as a tensor on the training's device."""
         return torch.from_numpy(array).to(self.device)
 
     def restart(self, weights: Array, seed: int) -> None:
         self.layers = [
-            (self.there(W).requires_grad_(), self.there(b).requires_grad_())
+            (self.on_device(W).requires_grad_(), self.on_device(b).requires_grad_())
             for W, b in layers_of(weights, self.job.net.layers)
         ]
         self.optimizer = self._optimizer()
@@ -156,7 +156,7 @@ class Eager:
         torch.set_num_threads(self.threads)
         size = self.job.recipe.batch_size
         for _ in range(epochs):
-            for chosen in self.there(next(self.orders)).split(size) if size else (None,):
+            for chosen in self.on_device(next(self.orders)).split(size) if size else (None,):
                 self.step(chosen)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -182,7 +182,7 @@ class Eager:
 
 class CapturedStep(Eager):
     """Eager's steps as CUDA graphs: all that a step launches is launched at once. The mini-batch is
-    gathered in the graph as well, from the indices that are copied to where it reads them.
+    gathered in the graph as well, from indices that are copied into its input.
 
     Weights and the optimizer's state stay where they were when the graphs were captured.
     """
@@ -200,8 +200,8 @@ class CapturedStep(Eager):
         self.orders = batches.orders(self.job.m, seed)
         with torch.no_grad():
             pairs = zip(self.layers, layers_of(weights, self.job.net.layers), strict=True)
-            for there, first in pairs:
-                for parameter, values in zip(there, first, strict=True):
+            for ours, first in pairs:
+                for parameter, values in zip(ours, first, strict=True):
                     parameter.copy_(torch.from_numpy(values))
             for state in self.optimizer.state.values():
                 for value in state.values():

@@ -30,7 +30,7 @@ from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 from accelnn.recipes import Recipe
 
-# Ends the name of a peer that trains in float32 where the others train in float64.
+# Ends the name of a peer that trains in float32 while the others train in float64.
 FLOAT32 = "-float32"
 
 # Seconds after which a peer that does not answer is ended: compiling takes longest
@@ -74,7 +74,7 @@ class PeerJob:
     @property
     def decay(self) -> float:
         """λ/m with the examples m of a full step: decay * W is added to dW."""
-        return self.net.l2 / (self.recipe.batch_size or self.m)
+        return self.net.l2 / min(self.recipe.batch_size or self.m, self.m)
 
 
 class PeerTrainer(Protocol):
@@ -278,6 +278,7 @@ def serve(connection: Connection, output: str, name: str, kind: PeerKind, job: P
 
 
 def _follow(parent: Any) -> None:
+    """End this process when its parent ends."""
     parent.join()
     os._exit(1)
 

@@ -92,7 +92,7 @@ class TrainingRecord(Record):
     optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
-    data : "real" | "stand-in" | "drawn" (for trainings where only the shape matters)
+    data : "real" | "stand-in" | "drawn" (if only the shape matters)
     """
 
     solver: str | None = None

@@ -1,4 +1,4 @@
-"""What a terminal shows of a report: tables that fit it, complete and plain in a pipe."""
+"""A report in a terminal, with tables that fit it; in a pipe complete and plain."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby

@@ -311,7 +311,7 @@ def growth(report: Report) -> list[Table]:
 
 
 def _reigns(records: Iterable[Record | None], values: Sequence[str]) -> str:
-    """Which implementation was fastest from where to where."""
+    """The fastest implementations and their ranges."""
     fastest = zip((r.implementation if r else "" for r in records), values, strict=True)
     parts = []
     for name, group in groupby(fastest, key=lambda pair: pair[0]):

@@ -3,9 +3,9 @@ other packages.
 
 A measurement is a whole training from the first weights; for a short one, the median of several.
 If `repeat` of them would take too long, full-batch gradient descent, whose only state is its
-weights, is run in equal parts: `repeat` measurements of one training, or of as much of it as there
-is time for. Trainings with a set-up, with an optimizer that has moments, or in mini-batches always
-run whole, as often as there is time for and at least once.
+weights, is run in equal parts: `repeat` measurements of one training, or of as much of it as
+time allows. Trainings with a set-up, with an optimizer that has moments, or in mini-batches always
+run whole, as often as time allows and at least once.
 """
 
 import functools
@@ -239,7 +239,7 @@ class Training:
     dtype : the only one that it runs in; None for the dtype of the run
     examples : their number, if it is known before the data is drawn
     for_gpu : whether it would take too long on a CPU
-    float32_peers : peers that train in float32 too, where all others train in float64
+    float32_peers : peers that train in float32 too, while all others train in float64
     band : by dtype, the relative amount by which a final cost may exceed ours before it is wrong
     along : what grows and its value, if the training is a point on a curve of growth
     """
@@ -474,7 +474,7 @@ class TrainingCase:
 
     def outcome(self, dtype: str, flat: Array) -> tuple[float, float, float]:
         """Final cost, training accuracy and test accuracy of trained weights, always computed in
-        float64: on the host, or on the GPU if it takes too long there."""
+        float64: on the host, or on the GPU if the host would take too long."""
         net, data = self.recipe.net, self.dataset(dtype)
         place: Backend = backend.NumpyBackend()
         if self.training.for_gpu and backend.why_not() is None:
