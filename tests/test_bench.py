@@ -122,6 +122,9 @@ def test_operations_are_recorded_with_every_field(capsys):
         assert 1 <= record["repeats"] <= 3
         assert record["max_rel_error"] < 1e-13
         assert (record["gb_per_s"] is None) == (record["case"] == "matmul")
+        if record["case"] == "dot":
+            moved = 8 * (2 * record["size"]["n"] + 1)
+            assert record["gb_per_s"] == pytest.approx(moved / record["seconds"] / 1e9)
         assert (record["gflop_per_s"] is None) == (record["case"] != "matmul")
         assert (record["compile_seconds"] is None) == ("numba" not in record["implementation"])
         # what fits the cache is not limited by the memory's rate
@@ -231,6 +234,24 @@ def test_a_long_job_is_measured_in_part_and_says_so(capsys):
     assert training["final_cost"] is training["train_accuracy"] is None
     # 64 million turns of a Python loop, scaled: it did not take seconds
     assert product["seconds"] > 1
+
+
+def test_a_training_is_run_whole_if_there_is_time_for_it_else_in_equal_parts(monkeypatch):
+    contestant = case_of("planar").prepare("numpy", seconds=1.0, repeat=3)
+    monkeypatch.setattr(contestant, "advance", lambda epochs: 1e-3 * epochs)
+    for seconds, parts in ((7.0, []), (3.0, [666, 667, 667]), (1.5, [500] * 3)):
+        contestant.seconds = seconds
+        assert contestant._plan() == parts
+    case = case_of("digits", {"numpy": {}})
+    contestant = case.prepare("python", seconds=1.0, repeat=3)
+    contestant.run()
+    record, m = case.record("python"), contestant.m
+    record.set_times([contestant.measure()], contestant.scale)
+    contestant.finish(record)
+    assert 1 <= m < 100
+    assert record.reason.endswith(f"on {m} of 4,000 examples")
+    assert record.epochs_measured == pytest.approx(contestant.done * m / 4000)
+    assert record.is_scaled
 
 
 @pytest.mark.usefixtures("double")

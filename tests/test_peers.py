@@ -465,9 +465,10 @@ def test_packages_without_cuda_are_skipped_with_the_reason_and_ours_go_on(capsys
 def test_a_peer_that_breaks_or_hangs_has_failed_and_says_why(monkeypatch, tmp_path, code, reason):
     package(monkeypatch, tmp_path, "torch", code)
     monkeypatch.setattr(peers, "TIMEOUT", 4.0 if "sleep" in code else 60.0)
-    before = children()
+    before, started = children(), time.monotonic()
     with pytest.raises(PeerError, match=reason):
         Peer("torch", job_of())
+    assert time.monotonic() - started < 30
     assert children() == before
 
 

@@ -39,18 +39,15 @@ from accelnn.scores import accuracy
 class Job:
     """A training for one implementation.
 
-    X, Y : (n_0, m) and (n_L, m), on the implementation's backend, as are the weights
-    weights : the first ones
-    seconds : for one measurement, about
-    held : closed after the last measurement
+    X, Y : (n_0, m) and (n_L, m), on the implementation's backend, as are the first weights
+    resources : closed after the last measurement
     """
 
     recipe: Recipe
     X: Array
     Y: Array
     weights: Parameters
-    seconds: float
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
 
 
 # What is known of a training: its solver, precision and device; compile_seconds; and seconds, if
@@ -187,7 +184,7 @@ def peer(name: str) -> Start:
         recipe = replace(job.recipe, data=None)  # type: ignore[arg-type]  # it may not pickle
         gpu = 0 if backend.why_not() else backend.CupyBackend().index
         process = Peer(name, PeerJob(recipe, job.weights.flat, X, Y, _blas_threads(), gpu))
-        job.held.callback(process.close)
+        job.resources.callback(process.close)
         facts = {
             "solver": process.variant,
             "precision": recipe.precision,
@@ -514,7 +511,7 @@ class TrainingContestant:
         self.place.synchronize()
         self.transfer_seconds = time.perf_counter() - begun
         self.restart(case.training.seeds[0])
-        self.job = Job(recipe, X, Y, self.first, seconds / repeat)
+        self.job = Job(recipe, X, Y, self.first)
         start = case.training.implementations.get(name) or peer(name.removesuffix(FLOAT32))
         self.train = start(self.job)
         self.parts: list[int] | None = None
@@ -640,7 +637,7 @@ class TrainingContestant:
 
     def close(self) -> None:
         """Free what was started."""
-        self.job.held.close()
+        self.job.resources.close()
 
 
 def operations(net: Network) -> int:
