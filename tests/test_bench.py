@@ -421,16 +421,12 @@ def test_an_implementation_of_the_operations_is_one_row(monkeypatch, capsys):
 
 @pytest.mark.usefixtures("whole")
 def test_an_implementation_of_the_trainings_is_one_row(monkeypatch, capsys):
-    def descent(job):
-        def train(params, epochs, _seed, m):
-            net = job.recipe.net
-            for _ in range(epochs):
-                gradients = net.gradients(params, job.X[:, :m], job.Y[:, :m])
-                flat = params.flat - job.recipe.learning_rate * gradients.flat
-                params = Parameters(flat, net.layers)
-            return params, {}
-
-        return train
+    def descent(job, params, epochs, _seed, m):
+        for _ in range(epochs):
+            gradients = job.recipe.net.gradients(params, job.X[:, :m], job.Y[:, :m])
+            flat = params.flat - job.recipe.learning_rate * gradients.flat
+            params = Parameters(flat, params.layers)
+        return params, {}
 
     monkeypatch.setitem(trainings.IMPLEMENTATIONS, "descent", descent)
     status, [_, mine] = train("planar", "numpy", "descent", capsys=capsys)

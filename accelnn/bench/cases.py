@@ -109,19 +109,15 @@ OPERATIONS = {
 Job = tuple[Callable[[], Any], Any]  # the function to time, and its result if it returns None
 
 
-def loop(module: Any) -> Callable[..., Job]:
-    """The loops of a module, over arrays or over the lists that Python would have."""
-
-    def start(case: "OperationCase", inputs: Sequence[Any], out: Any) -> Job:
-        arguments = (*inputs, out) if case.operation.output else inputs
-        return functools.partial(getattr(module, case.name), *arguments), out
-
-    return start
+def loop(module: Any, case: "OperationCase", inputs: Sequence[Any], out: Any) -> Job:
+    """The loops of a module."""
+    arguments = (*inputs, out) if case.operation.output else inputs
+    return functools.partial(getattr(module, case.name), *arguments), out
 
 
 def loop_over_lists(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
     """The same loops over Python lists."""
-    return loop(loops)(case, [array.tolist() for array in inputs], out.tolist())
+    return loop(loops, case, [array.tolist() for array in inputs], out.tolist())
 
 
 def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
@@ -134,9 +130,9 @@ def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Jo
 # implementation needs nothing else; those named in ON_GPU get arrays on the GPU.
 IMPLEMENTATIONS: dict[str, Callable[["OperationCase", list[Array], Array], Job]] = {
     "python-lists": loop_over_lists,
-    "python": loop(loops),
-    "numba": loop(jit.serial),
-    "numba-parallel": loop(jit.parallel),
+    "python": functools.partial(loop, loops),
+    "numba": functools.partial(loop, jit.serial),
+    "numba-parallel": functools.partial(loop, jit.parallel),
     "numpy": vectorised,
     "cupy": vectorised,
 }

@@ -16,7 +16,7 @@ from accelnn.solvers import SOLVERS
 
 EPOCHS = 300
 
-IMPLEMENTATIONS = {name: library(name) for name in (*SOLVERS, "auto")}
+IMPLEMENTATIONS = {name: functools.partial(library, name) for name in (*SOLVERS, "auto")}
 
 
 @functools.lru_cache(maxsize=1)  # the largest takes half a gigabyte

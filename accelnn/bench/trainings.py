@@ -12,7 +12,6 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -40,112 +39,93 @@ class Job:
     """A training for one implementation.
 
     X, Y : (n_0, m) and (n_L, m), on the implementation's backend, as are the first weights
-    resources : closed after the last measurement
+    peer : the process that does it, if another package does
     """
 
     recipe: Recipe
     X: Array
     Y: Array
     weights: Parameters
-    resources: ExitStack = field(default_factory=ExitStack)
+    peer: Peer | None = None
 
 
 # What is known of a training: its solver, precision and device; compile_seconds; and seconds, if
 # they are others than those of the caller's clock less compile_seconds
 Facts = dict[str, Any]
 
-# (params, epochs, seed, m) -> the parameters after training on the first m examples (None if it
-# trains nothing), and the facts. The given parameters are left alone.
-Train = Callable[[Parameters, int, int, int], tuple[Parameters | None, Facts]]
-Start = Callable[[Job], Train]
+# The parameters after training (None if it trains nothing), and the facts
+Trained = tuple[Parameters | None, Facts]
+
+# (job, params, epochs, seed, m): train on the first m examples, and leave the given parameters
+Implementation = Callable[[Job, Parameters, int, int, int], Trained]
 
 
-def library(solver: str) -> Start:
-    """`accelnn.fit` on the backend of the arrays. Raises Skip if the solver cannot do a job."""
-
-    def start(job: Job) -> Train:
-        def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
-            recipe = job.recipe
-            try:
-                params, history = accelnn.fit(
-                    *(recipe.net, params, job.X[:, :m], job.Y[:, :m]),
-                    epochs=epochs,
-                    learning_rate=recipe.learning_rate,
-                    optimizer=recipe.optimizer,
-                    batch_size=recipe.batch_size,
-                    solver=solver,
-                    precision=recipe.precision,
-                    seed=seed,
-                )
-            except ValueError as reason:
-                if "cannot do this" not in str(reason):
-                    raise
-                raise Skip(str(reason)) from None
-            names = ("solver", "precision", "device", "compile_seconds")
-            return params, {name: getattr(history, name) for name in names}
-
-        return train
-
-    return start
+def library(solver: str, job: Job, params: Parameters, epochs: int, seed: int, m: int) -> Trained:
+    """`accelnn.fit` on the backend of the arrays. Raises Skip if the solver cannot do the job."""
+    recipe = job.recipe
+    try:
+        params, history = accelnn.fit(
+            *(recipe.net, params, job.X[:, :m], job.Y[:, :m]),
+            epochs=epochs,
+            learning_rate=recipe.learning_rate,
+            optimizer=recipe.optimizer,
+            batch_size=recipe.batch_size,
+            solver=solver,
+            precision=recipe.precision,
+            seed=seed,
+        )
+    except ValueError as reason:
+        if "cannot do this" not in str(reason):
+            raise
+        raise Skip(str(reason)) from None
+    names = ("solver", "precision", "device", "compile_seconds")
+    return params, {name: getattr(history, name) for name in names}
 
 
-def loop(module: Any) -> Start:
+def loop(module: Any, job: Job, first: Parameters, epochs: int, _seed: int, m: int) -> Trained:
     """The notes' loops, in Python or compiled."""
-
-    def start(job: Job) -> Train:
-        def train(first: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, Facts]:
-            net, params, gradients = job.recipe.net, first.copy(), first.empty_like()
-            kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
-            outputs = (np.empty((n, m), job.X.dtype) for n in net.layers[1:])
-            A = (np.ascontiguousarray(job.X[:, :m]), *outputs)
-            dA = tuple(np.empty_like(array) for array in A)
-            (W, b), (dW, db) = zip(*params, strict=True), zip(*gradients, strict=True)
-            arrays = (W, b, A, job.Y[:, :m], kinds, dA, dW, db)
-            for _ in range(epochs):
-                module.network_epoch(*arrays, job.recipe.learning_rate, net.l2)
-            return params, {}
-
-        return train
-
-    return start
+    net, params, gradients = job.recipe.net, first.copy(), first.empty_like()
+    kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
+    outputs = (np.empty((n, m), job.X.dtype) for n in net.layers[1:])
+    A = (np.ascontiguousarray(job.X[:, :m]), *outputs)
+    dA = tuple(np.empty_like(array) for array in A)
+    (W, b), (dW, db) = zip(*params, strict=True), zip(*gradients, strict=True)
+    arrays = (W, b, A, job.Y[:, :m], kinds, dA, dW, db)
+    for _ in range(epochs):
+        module.network_epoch(*arrays, job.recipe.learning_rate, net.l2)
+    return params, {}
 
 
-def notes_numpy(job: Job) -> Train:
+def notes_numpy(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
     """The notes' NumPy: `optimize` for logistic regression, else the L-layer `model`."""
     net, rate = job.recipe.net, job.recipe.learning_rate
-
-    def train(params: Parameters, epochs: int, _seed: int, m: int) -> tuple[Parameters, Facts]:
-        X, Y = job.X[:, :m], job.Y[:, :m]
-        if len(net.layers) == 2 and not net.l2:
-            [(W, b)] = params
-            w, bias, _ = notes.optimize(W.T, float(b[0, 0]), X, Y, epochs, rate)
-            return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))]), {}
-        named: dict[str, Array] = {}
-        for layer, (W, b) in enumerate(params, 1):
-            named |= {f"W{layer}": W, f"b{layer}": b}
-        named, _ = notes.model(X, Y, named, [*net.hidden, net.output], epochs, rate, net.l2)
-        trained = [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(net.layers))]
-        return Parameters.from_layers(trained), {}
-
-    return train
+    X, Y = job.X[:, :m], job.Y[:, :m]
+    if len(net.layers) == 2 and not net.l2:
+        [(W, b)] = params
+        w, bias, _ = notes.optimize(W.T, float(b[0, 0]), X, Y, epochs, rate)
+        return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))]), {}
+    named: dict[str, Array] = {}
+    for layer, (W, b) in enumerate(params, 1):
+        named |= {f"W{layer}": W, f"b{layer}": b}
+    named, _ = notes.model(X, Y, named, [*net.hidden, net.output], epochs, rate, net.l2)
+    trained = [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(net.layers))]
+    return Parameters.from_layers(trained), {}
 
 
-def products(job: Job) -> Train:
+def products(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
     """The 3L - 1 matrix products of each step and nothing else, by NumPy into preallocated arrays,
     in the faster layout. Only the rest of a training's time can be saved without a faster product.
 
     Z = W A, dW = dZ Aᵀ and, in all but the first layer, dA = Wᵀ dZ.
     """
-    layers, weights = job.recipe.net.layers, [W for W, _ in job.weights]
-    random = np.random.default_rng(0)
+    layers, weights = job.recipe.net.layers, [W for W, _ in params]
+    dW, random = [np.empty_like(W) for W in weights], np.random.default_rng(0)
 
     def arrays(m: int, layout: Any) -> list[list[Array]]:
         return [
             [np.asarray(random.random((n, m)).astype(job.X.dtype), order=layout) for n in sizes]
             for sizes in (layers[1:-1], layers[1:], layers[1:], layers[:-1])
         ]
-
-    dW = [np.empty_like(W) for W in weights]
 
     def step(X: Array, A: list[Array], Z: list[Array], dZ: list[Array], dA: list[Array]) -> None:
         inputs = [X, *A]
@@ -156,60 +136,50 @@ def products(job: Job) -> Train:
             if l:
                 np.matmul(weights[l].T, dZ[l], out=dA[l])
 
-    def train(_params: Parameters, epochs: int, _seed: int, m: int) -> tuple[None, Facts]:
-        size = min(job.recipe.batch_size or m, m)
-        batches = [job.X[:, start : min(start + size, m)] for start in range(0, m, size)]
-        seconds = {}
-        for layout in "CF":
-            work = {n: arrays(n, layout) for n in {X.shape[1] for X in batches}}
-            step(batches[0], *work[size])
-            start = time.perf_counter()
-            for _ in range(epochs):
-                for X in batches:
-                    step(X, *work[X.shape[1]])
-            seconds["examples last" if layout == "C" else "examples first"] = (
-                time.perf_counter() - start
-            )
-        fastest = min(seconds, key=lambda layout: seconds[layout])
-        return None, {"solver": fastest, "seconds": seconds[fastest]}
-
-    return train
+    size = min(job.recipe.batch_size or m, m)
+    batches = [job.X[:, start : min(start + size, m)] for start in range(0, m, size)]
+    found = []
+    for layout, name in (("C", "examples last"), ("F", "examples first")):
+        work = {n: arrays(n, layout) for n in {X.shape[1] for X in batches}}
+        step(batches[0], *work[size])
+        start = time.perf_counter()
+        for _ in range(epochs):
+            for X in batches:
+                step(X, *work[X.shape[1]])
+        found.append((time.perf_counter() - start, name))
+    seconds, name = min(found)
+    return None, {"solver": name, "seconds": seconds}
 
 
-def peer(name: str) -> Start:
+def peer(name: str, job: Job, params: Parameters, epochs: int, seed: int, m: int) -> Trained:
     """Another package, in its own process. Raises Skip if it is not installed or cannot do it."""
-
-    def start(job: Job) -> Train:
+    recipe = job.recipe
+    if job.peer is None:
         X, Y = (np.ascontiguousarray(Z.T) for Z in (job.X, job.Y))
-        recipe = replace(job.recipe, data=None)  # type: ignore[arg-type]  # it may not pickle
+        sent = replace(recipe, data=None)  # type: ignore[arg-type]  # it may not pickle
         gpu = 0 if backend.why_not() else backend.CupyBackend().index
-        process = Peer(name, PeerJob(recipe, job.weights.flat, X, Y, _blas_threads(), gpu))
-        job.resources.callback(process.close)
-        facts = {
-            "solver": process.variant,
-            "precision": recipe.precision,
-            "device": process.device,
-            "compile_seconds": process.compile_seconds or 0.0,
-        }
-
-        def train(params: Parameters, epochs: int, seed: int, m: int) -> tuple[Parameters, Facts]:
-            flat, seconds = process.train(params.flat, epochs, seed, m)
-            return Parameters(flat, params.layers), facts | {"seconds": seconds}
-
-        return train
-
-    return start
+        job.peer = Peer(name, PeerJob(sent, job.weights.flat, X, Y, _blas_threads(), gpu))
+    flat, seconds = job.peer.train(params.flat, epochs, seed, m)
+    return Parameters(flat, params.layers), {
+        "solver": job.peer.variant,
+        "precision": recipe.precision,
+        "device": job.peer.device,
+        "compile_seconds": job.peer.compile_seconds or 0.0,
+        "seconds": seconds,
+    }
 
 
-# By name, a function of a Job that returns a Train. An implementation needs nothing else.
-IMPLEMENTATIONS: dict[str, Start] = {
-    "python": loop(loops),
-    "numba": loop(jit.serial),
+_direct, _auto = functools.partial(library, "direct"), functools.partial(library, "auto")
+
+# By name, all that an implementation needs
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "python": functools.partial(loop, loops),
+    "numba": functools.partial(loop, jit.serial),
     "notes": notes_numpy,
-    "numpy": library("direct"),
-    "accelnn": library("auto"),
-    "cupy": library("direct"),
-    "accelnn-cupy": library("auto"),
+    "numpy": _direct,
+    "accelnn": _auto,
+    "cupy": _direct,
+    "accelnn-cupy": _auto,
     "products": products,
 }
 
@@ -243,7 +213,7 @@ class Training:
 
     recipe: Recipe
     without: Sequence[str] = ("products",)
-    implementations: Mapping[str, Start] = field(default_factory=lambda: IMPLEMENTATIONS)
+    implementations: Mapping[str, Implementation] = field(default_factory=lambda: IMPLEMENTATIONS)
     dtype: str | None = None
     examples: int | None = None
     for_gpu: bool = False
@@ -512,8 +482,8 @@ class TrainingContestant:
         self.transfer_seconds = time.perf_counter() - begun
         self.restart(case.training.seeds[0])
         self.job = Job(recipe, X, Y, self.first)
-        start = case.training.implementations.get(name) or peer(name.removesuffix(FLOAT32))
-        self.train = start(self.job)
+        other = functools.partial(peer, name.removesuffix(FLOAT32))
+        self.implementation = case.training.implementations.get(name, other)
         self.parts: list[int] | None = None
         self.facts: Facts = {}
         self.measured, self.compile_seconds = 0, 0.0
@@ -530,7 +500,8 @@ class TrainingContestant:
         """Continue training; return the seconds it took."""
         params = self.first if self.params is None else self.params
         with self.place.timer() as timing:
-            self.params, self.facts = self.train(params, epochs, self.seed, m or self.m)
+            trained = self.implementation(self.job, params, epochs, self.seed, m or self.m)
+        self.params, self.facts = trained
         self.done += epochs
         compiling = self.facts.get("compile_seconds", 0.0)
         self.compile_seconds = max(self.compile_seconds, compiling)
@@ -637,7 +608,8 @@ class TrainingContestant:
 
     def close(self) -> None:
         """Free what was started."""
-        self.job.resources.close()
+        if self.job.peer is not None:
+            self.job.peer.close()
 
 
 def operations(net: Network) -> int:
