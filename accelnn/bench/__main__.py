@@ -292,17 +292,18 @@ def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> 
     others = of_gpu or options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
     on_gpus = of_gpu or any(map(peers.on_gpu, asked)) or backend.why_not() is None
     found: list[Case] = []
-    for name in options.case or GROUPS[options.group]():
+    for name in GROUPS[options.group]():
+        if options.case and name not in options.case:
+            continue
         if name in OPERATIONS:
             operation = OPERATIONS[name]
             known = cases.short_sizes(operation) if short else cases.sizes(operation, options.dtype)
             chosen = options.size or known
             found += [OperationCase(name, n, options.dtype, limits) for n in chosen]
         elif not short or name in SHORT_TRAININGS:
-            found += [
-                TrainingCase(name, training, options.dtype, limits, others, on_gpus)
-                for training in GROWTHS.get(name) or [TRAININGS[name]]
-            ]
+            for training in GROWTHS.get(name) or [TRAININGS[name]]:
+                case = TrainingCase(name, training, options.dtype, limits, others, on_gpus)
+                found.append(case)
     return found
 
 
