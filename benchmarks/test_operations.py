@@ -5,10 +5,11 @@ The cases of `accelnn bench ops`, at the sizes whose loops end within seconds.
 
 import pytest
 
-from accelnn.bench.cases import OPERATIONS, OperationCase, Skip
+from accelnn.bench.cases import IMPLEMENTATIONS, OPERATIONS, OperationCase
+from accelnn.bench.records import Skip
 
 
-@pytest.mark.parametrize("implementation", OperationCase.implementations)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
     ("name", "n"), [(name, n) for name in OPERATIONS for n in OPERATIONS[name].sizes[:2]]
 )

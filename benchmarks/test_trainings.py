@@ -6,33 +6,28 @@ The trainings and implementations of `accelnn bench train`, which trains them wh
 import pytest
 
 from accelnn import warm_up
-from accelnn.bench.cases import Skip
+from accelnn.bench.records import Skip
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 
 EPOCHS = 20  # of full batches; one epoch of mini-batches
+CASES = [TrainingCase(*item, "float64", limits={}) for item in TRAININGS.items()]
 
 
 @pytest.mark.parametrize(
-    ("name", "implementation"),
-    [
-        (name, implementation)
-        for name, training in TRAININGS.items()
-        for implementation in training.implementations
-        if implementation != "products"  # not a training
-    ],
+    ("case", "implementation"),
+    [(case, name) for case in CASES for name in case.implementations if name != "products"],
+    ids=str,
 )
-def test_training(benchmark, name, implementation):
-    if implementation == "python" and name != "planar":
+def test_training(benchmark, case, implementation):
+    if implementation == "python" and case.name != "planar":
         pytest.skip("takes minutes: accelnn bench measures a part of it")
-    case = TrainingCase(name, "float64", limits={})
     if implementation == "accelnn":
         warm_up(case.dtype_of(implementation))
     try:
-        trainee = case.prepare(implementation, seconds=60.0, repeat=1).trainee
+        contestant = case.prepare(implementation, seconds=60.0, repeat=1)
     except Skip as reason:
         pytest.skip(str(reason))
-    epochs = 1 if case.training.batch_size else EPOCHS
-    benchmark.group = f"{name}, {epochs} epoch{'s' if epochs > 1 else ''}"
+    epochs = 1 if case.recipe.batch_size else EPOCHS
+    benchmark.group = f"{case}, {epochs} epoch{'s' if epochs > 1 else ''}"
     benchmark.extra_info["threads"] = case.record(implementation).threads
-    trainee.restart(case.training.seeds[0])
-    benchmark.pedantic(trainee.train, (epochs,), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(contestant.advance, (epochs,), rounds=5, warmup_rounds=1)

@@ -26,7 +26,7 @@ COMMANDS = sorted(
 EXAMPLE = re.compile(r"```python\n(.*?)```\n\n```\n(.*?)```", re.DOTALL)
 PARSERS = {
     "train": train_options.parse,
-    "bench": lambda arguments: bench._parser().parse_args(arguments),
+    "bench": bench.parse,
     "predict": lambda arguments: predict._parser().parse_args(arguments),
     "info": lambda arguments: arguments,
 }

@@ -1,4 +1,5 @@
-"""`accelnn bench [all | ops | train | growth | gpu]`: time the notes' operations and trainings.
+"""`accelnn bench [all | ops | train | growth | gpu]`: time the notes' operations and trainings;
+`accelnn bench report FILE ...`: show stored results.
 
 The exit status is 0 if every result was right, 1 if one was wrong or failed, 130 after Ctrl-C.
 """
@@ -7,34 +8,19 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from accelnn import backend, warm_up
-from accelnn.bench import machine, peers, report
-from accelnn.bench.cases import (
-    ON_GPU,
-    OPERATIONS,
-    Case,
-    OperationCase,
-    place_of,
-    short_sizes,
-    sizes,
-)
-from accelnn.bench.crossover import crossovers
-from accelnn.bench.growth import GROWTHS, GrowthCase
-from accelnn.bench.peers import PEERS, on_gpu
+from accelnn.bench import cases, machine, pages, peers, report, trainings
+from accelnn.bench.cases import ON_GPU, OPERATIONS, OperationCase
+from accelnn.bench.growth import GROWTHS
+from accelnn.bench.peers import PEERS
 from accelnn.bench.records import Report
-from accelnn.bench.runner import run_case
+from accelnn.bench.runner import Case, run_case
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 from accelnn.cli.console import console
 from accelnn.files import check_writable, write_whole
@@ -43,8 +29,12 @@ from accelnn.files import check_writable, write_whole
 SHORT, QUICK = (5, 0.12, 1.5), (3, 0.04, 0.3)
 FULL, OF_GPU = (5, 0.7, 30.0), (5, 0.3, 5.0)
 
+# Seconds for one solver at one size of the group "growth"
+GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
+
 # A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
 SHORT_TRAININGS = ("cat-logistic", "cat-2layer", "planar", "digits")
+MORE = "--full measures more sizes, trainings and loops, and each row for longer (10 minutes)."
 
 # The group "gpu" compares operations with the fastest on the CPU, and trainings with these
 # packages. Starting one and compiling its step takes long, so not all of them do everything.
@@ -60,17 +50,25 @@ GPU_TRAININGS = {
     "minibatch-4096-8192-bfloat16": (*ON_GPU, *RIVALS),
 }
 
-# Seconds for one solver at one size of the group "growth"
-GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
-
+# By group, the names of its cases
+GROUPS: dict[str, Callable[[], list[str]]] = {
+    "all": lambda: [*OPERATIONS, *TRAININGS],
+    "ops": lambda: [*OPERATIONS],
+    "train": lambda: [*TRAININGS],
+    "growth": lambda: [*GROWTHS],
+    "gpu": lambda: [*OPERATIONS, *GPU_TRAININGS],
+}
 
 Plan = list[tuple[Case, list[str]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit status."""
+    """Run the benchmark, or show stored results; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    if options.group == "report":
+        return _show_stored(options)
     parser = _parser()
-    options = parser.parse_args(arguments)
     until = math.inf if options.within is None else time.monotonic() + options.within
     if options.group == "gpu" and backend.why_not() is not None:
         parser.error(f"gpu: no GPU can be used here: {backend.why_not()}")
@@ -91,8 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     versions = machine.versions() | peers.versions(names)
     result = Report(machine=machine.describe(), versions=versions, limits=limits)
     interrupted = not _measure(plan, options, until, result)
-    if not _is_short(options):
-        result.crossovers = crossovers(result.records)
 
     if options.json == "-":
         sys.stdout.write(result.to_json())
@@ -101,17 +97,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to = console(sys.stderr if options.json == "-" else sys.stdout)
     report.show(result, to)
     if _is_short(options):
-        to.print(f"\n{_left_out(plan, options, limits)}", soft_wrap=True)
+        to.print(f"\n{MORE}", soft_wrap=True)
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130
     return int(any(record.status in ("wrong", "failed") for record in result.records))
 
 
+def _show_stored(options: argparse.Namespace) -> int:
+    for name in options.files:
+        try:
+            stored = Report.read(Path(name))
+            if options.chart:
+                from accelnn.bench import chart
+
+                chart.draw(stored, Path(options.chart), options.case)
+            elif options.markdown:
+                sys.stdout.write(pages.to_markdown(stored))
+            else:
+                report.show(stored, console(sys.stdout))
+        except (OSError, ValueError) as error:
+            print(f"accelnn bench report: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
 def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Report) -> bool:
     """Enter limits and records into `result`; False if Ctrl-C ended it early."""
     repeat, operation_seconds, training_seconds = _times(options)
     growth_seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
+    used = {name for _, names in plan for name in names}
+    trained = [(case, names) for case, names in plan if isinstance(case, TrainingCase)]
+    dtypes = {c.dtype_of("accelnn") for c, n in trained if "accelnn" in n or c.training.along}
+    precisions = sorted({case.recipe.precision or "" for case, _ in trained} - {""})
+    places = [backend.NumpyBackend()] if used - {*ON_GPU} else []
+    if used & {*ON_GPU} and backend.why_not() is None:
+        places.append(backend.CupyBackend())
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     to = Console(stderr=True)
     with Progress(
@@ -123,22 +144,19 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
             progress.update(bar, description=description)
 
         try:
-            for dtype in _dtypes_to_warm_up(plan):
+            for dtype in sorted(dtypes):
                 say(f"compiling accelnn for {dtype} (once, half a minute)")
                 result.warm_up_seconds[dtype] = warm_up(dtype)
             say("measuring the machine's limits")
-            for place in _places(plan):
-                result.limits[place.name] = machine.limits(
-                    place, options.dtype, repeat, _precisions(plan)
-                )
-            for case, implementations in plan:
+            for place in places:
+                found = machine.limits(place, options.dtype, repeat, precisions)
+                result.limits[place.name] = found
+            for case, names in plan:
                 seconds = operation_seconds
                 if isinstance(case, TrainingCase):
-                    seconds = training_seconds
-                elif isinstance(case, GrowthCase):
-                    seconds = growth_seconds
-                run_case(case, implementations, repeat, seconds, result.records, say, until)
-                progress.advance(bar, len(implementations))
+                    seconds = growth_seconds if case.training.along else training_seconds
+                run_case(case, names, repeat, seconds, result.records, say, until)
+                progress.advance(bar, len(names))
         except KeyboardInterrupt:
             return False
     return True
@@ -146,21 +164,30 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
 
 def _times(options: argparse.Namespace) -> tuple[int, float, float]:
     """Repeats, and seconds for an implementation of an operation and of a training."""
+    times = SHORT if _is_short(options) else FULL
     if options.quick:
         times = QUICK
     elif options.group == "gpu":
         times = OF_GPU
-    else:
-        times = SHORT if _is_short(options) else FULL
     return (options.repeat or times[0], *times[1:])
 
 
-_IMPLEMENTATIONS = dict.fromkeys(
-    (
-        *OperationCase.implementations,
-        *(name for training in TRAININGS.values() for name in training.implementations),
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line."""
+    if list(arguments[:1]) != ["report"]:
+        return _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="accelnn bench report", description="Show what --json stored, as the benchmark does."
     )
-)
+    parser.set_defaults(group="report")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="written by accelnn bench --json")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
+    form.add_argument(
+        "--chart", metavar="OUT", help="write a bar chart of one training: .svg, .png"
+    )
+    parser.add_argument("--case", metavar="NAME", help="the training of --chart: cat-2layer")
+    return parser.parse_args(arguments[1:])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,11 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         "NumPy, CuPy and accelnn. Every result is checked against a float64 reference first. "
         "Without options this takes about a minute and a half; naming --case, --size, "
         "--implementation or --peers measures all there is of what was named, as --full does.",
+        epilog="accelnn bench report FILE ... shows stored results: --help lists its options.",
     )
     parser.add_argument(
         "group",
         nargs="?",
-        choices=("all", "ops", "train", "growth", "gpu"),
+        choices=GROUPS,
         default="all",
         help="ops: single operations; train: whole trainings; all: both (default); growth: how "
         "each solver's time grows with the size of the training; gpu: the GPU against the CPU and "
@@ -192,13 +220,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"only these of {', '.join((*OPERATIONS, *TRAININGS, *GROWTHS))}",
     )
+    ours = dict.fromkeys((*cases.IMPLEMENTATIONS, *trainings.IMPLEMENTATIONS, *PEERS))
     parser.add_argument(
         "--implementation",
         nargs="+",
         metavar="NAME",
-        help="only these of "
-        + ", ".join((*_IMPLEMENTATIONS, *PEERS))
-        + "; naming one of another package turns --peers on",
+        help=f"only these of {', '.join(ours)}; naming another package's turns --peers on",
     )
     parser.add_argument(
         "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
@@ -233,102 +260,51 @@ def _plan(
     limits: dict[str, dict[str, float]],
 ) -> Plan:
     """The cases to run, and the implementations of each; ends the program on a wrong name."""
-    known = _known_cases(options)
+    known = GROUPS[options.group]()
     for name in options.case or ():
         if name not in known:
             parser.error(f"--case {name}: expected one of {', '.join(known)}")
-    cases = _cases(options, limits, _is_short(options))
-    if options.size and not any(isinstance(case, OperationCase) for case in cases):
+    found = _cases(options, limits)
+    if options.size and not any(isinstance(case, OperationCase) for case in found):
         parser.error("--size is for operations, and only trainings were asked for")
     asked = options.implementation or ()
-    available = list(dict.fromkeys(name for case in cases for name in case.implementations))
+    available = list(dict.fromkeys(name for case in found for name in case.implementations))
     for name in asked:
         if name not in available:
             parser.error(f"--implementation {name}: expected one of {', '.join(available)}")
-    wanted = asked or available
+    chosen: Sequence[str] = asked or available
     if _is_short(options):
-        wanted = [name for name in available if name != "python-lists"]
+        chosen = [name for name in available if name != "python-lists"]
     plan = []
-    for case in cases:
+    for case in found:
         if options.group == "gpu" and not asked:
-            wanted = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
-        plan.append((case, [name for name in case.implementations if name in wanted]))
-    return [(case, implementations) for case, implementations in plan if implementations]
+            chosen = GPU_TRAININGS.get(str(case), GPU_OPERATIONS)
+        if names := [name for name in case.implementations if name in chosen]:
+            plan.append((case, names))
+    return plan
 
 
-def _known_cases(options: argparse.Namespace) -> tuple[str, ...]:
-    """The names of the group's cases."""
-    names: dict[str, tuple[str, ...]] = {
-        "ops": tuple(OPERATIONS),
-        "train": tuple(TRAININGS),
-        "growth": tuple(GROWTHS),
-        "gpu": (*OPERATIONS, *GPU_TRAININGS),
-        "all": (*OPERATIONS, *TRAININGS),
-    }
-    return names[options.group]
-
-
-def _cases(
-    options: argparse.Namespace, limits: dict[str, dict[str, float]], short: bool
-) -> list[Case]:
-    """The cases of the group, those of a short run if it is one."""
+def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> list[Case]:
+    """The cases of the group."""
+    short = _is_short(options)
     asked = options.implementation or ()
-    others = options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
-    on_gpus = any(map(on_gpu, asked)) or backend.why_not() is None
-    if options.group == "gpu":
-        others = on_gpus = True
-    cases: list[Case] = []
-    for name in _known_cases(options):
+    of_gpu = options.group == "gpu"
+    others = of_gpu or options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
+    on_gpus = of_gpu or any(map(peers.on_gpu, asked)) or backend.why_not() is None
+    found: list[Case] = []
+    for name in GROUPS[options.group]():
         if options.case and name not in options.case:
             continue
-        if name in GROWTHS:
-            cases += GROWTHS[name]
-        elif name in OPERATIONS:
+        if name in OPERATIONS:
             operation = OPERATIONS[name]
-            found = short_sizes(operation) if short else sizes(operation, options.dtype)
-            chosen = options.size or found
-            cases += [OperationCase(name, n, options.dtype, limits) for n in chosen]
+            known = cases.short_sizes(operation) if short else cases.sizes(operation, options.dtype)
+            chosen = options.size or known
+            found += [OperationCase(name, n, options.dtype, limits) for n in chosen]
         elif not short or name in SHORT_TRAININGS:
-            cases.append(TrainingCase(name, options.dtype, limits, others, on_gpus))
-    return cases
-
-
-def _left_out(plan: Plan, options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> str:
-    """What a short run does not measure, in a line."""
-    measured = {str(case) for case, _ in plan}
-    missing = [case for case in _cases(options, limits, short=False) if str(case) not in measured]
-    trainings = sum(isinstance(case, TrainingCase) for case in missing)
-    parts = []
-    if len(missing) > trainings:
-        parts.append(f"{len(missing) - trainings} more sizes and loops over Python lists")
-    if trainings:
-        parts.append(f"{trainings} more trainings")
-    return f"--full also measures {', '.join(parts)}, and each row for longer (10 minutes)."
-
-
-def _dtypes_to_warm_up(plan: Plan) -> list[str]:
-    """The dtypes in which accelnn trains on the CPU."""
-    dtypes = set()
-    for case, implementations in plan:
-        if isinstance(case, GrowthCase):
-            dtypes.add(case.dtype)
-        elif isinstance(case, TrainingCase) and "accelnn" in implementations:
-            dtypes.add(case.dtype_of("accelnn"))
-    return sorted(dtypes)
-
-
-def _places(plan: Plan) -> list[backend.Backend]:
-    """The backends whose limits the rows need: CuPy's only where it works."""
-    names = {name for _, implementations in plan for name in implementations}
-    usable = names - {*ON_GPU} if backend.why_not() else names
-    places = {place_of(name).name: place_of(name) for name in sorted(usable)}
-    return list(places.values())
-
-
-def _precisions(plan: Plan) -> list[str]:
-    """Those of the trainings that have one of their own."""
-    found = {case.training.precision for case, _ in plan if isinstance(case, TrainingCase)}
-    return sorted(precision for precision in found if precision)
+            for training in GROWTHS.get(name) or [TRAININGS[name]]:
+                case = TrainingCase(name, training, options.dtype, limits, others, on_gpus)
+                found.append(case)
+    return found
 
 
 def _positive(text: str) -> int:

@@ -1,7 +1,12 @@
 """The notes' operations as benchmark cases; the trainings are in `trainings.py`.
 
-A case prepares, for each implementation, a contestant that does its job. The benchmark command
-and the pytest-benchmark suites both take the cases from these tables.
+A case has the names of its `implementations`; `record(name)` is an empty record, and `prepare(name,
+seconds, repeat)` a contestant that can be measured `repeat` times in about `seconds`, or raises
+Skip. `finish(records)` compares the good ones and frees the data.
+
+A contestant's `run` does the job, or a part of it (`run_share`) that can be checked; its `error`
+against a float64 reference must not exceed `tolerance`. `measure` returns the seconds of a unit of
+the job, which has `scale` of them, `finish(record)` completes the record, `close` frees the rest.
 """
 
 import functools
@@ -9,52 +14,17 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numba
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, Backend, to_host
+from accelnn.backend import Array, Backend, array_module, to_host
 from accelnn.bench import machine
-from accelnn.bench.records import Record
+from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels import jit, loops
-
-
-class Skip(Exception):
-    """An implementation cannot run here; the message says why."""
-
-
-class Contestant(Protocol):
-    """One implementation of one case, ready to run.
-
-    tolerance : the largest error with which the result of `run` counts as right
-    scale : units of `measure` in the whole job
-    run_share : units that `run` does
-    transfer_seconds : to move the inputs to the device, or None
-    """
-
-    tolerance: float
-    scale: float
-    run_share: float
-    transfer_seconds: float | None
-
-    def run(self) -> None:
-        """Do the job, or a part of it that can be checked."""
-
-    def error(self) -> float:
-        """The largest error of the result of `run`, relative to the float64 reference."""
-
-    def measure(self) -> float:
-        """Measure once; return the seconds of one unit of the job."""
-
-    def finish(self, record: Record) -> None:
-        """Complete the record after the last measurement."""
-
-    def close(self) -> None:
-        """Free what `prepare` started."""
-
 
 # Our implementations that run on the GPU
 ON_GPU = ("cupy", "accelnn-cupy")
@@ -73,126 +43,114 @@ def place_of(implementation: str) -> Backend:
     return backend.CupyBackend()
 
 
-class Case(Protocol):
-    """A job that several implementations can do."""
-
-    @property
-    def implementations(self) -> Sequence[str]:
-        """The implementations that can do the job."""
-
-    def record(self, implementation: str) -> Record:
-        """A record of what is to be measured, without a result."""
-
-    def prepare(self, implementation: str, seconds: float, repeat: int) -> Contestant:
-        """A contestant that can be measured `repeat` times within about `seconds`.
-
-        Raises Skip if the implementation cannot run here.
-        """
-
-    def compare(self, records: Sequence[Record]) -> None:
-        """Compare the results of all implementations with one another."""
-
-
 # --------------------------------------------------------------------------------------------
 # the notes' operations
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on inputs whose shapes follow from a size n.
+    """One operation on vectors of n or matrices of n × n numbers.
 
     vectorised : (xp, *inputs, out) -> the result, in `out` unless that is None
-    inputs, output : shapes
-    sizes : those measured on every machine
-    gpu_sizes : more of them for a machine with a GPU: between those, to find the size from which
-        the GPU is faster, and one of 2^28 elements, or fewer if these do not fit the memory
+    inputs, output : their dimensions: 0 for a number, 1 for a vector, 2 for a matrix
+    sums : whether each element of the result adds up n terms; NumPy then calls BLAS
     by_rows : the inputs that share their rows with the output; slow loops get fewer rows
-    sums : terms that each element of the result adds up
     bound : its limit, "stream" (memory) or "matmul" (arithmetic)
-    by_blas : whether NumPy calls BLAS, which uses all threads
     """
 
     vectorised: Callable[..., Array]
-    inputs: Callable[[int], Sequence[Shape]]
-    output: Callable[[int], Shape]
-    sizes: Sequence[int]
-    gpu_sizes: Sequence[int]
+    inputs: Sequence[int]
+    output: int
+    sums: bool = False
     by_rows: Sequence[int] = (0,)
-    sums: Callable[[int], int] = lambda _: 1
     bound: str = "stream"
-    by_blas: bool = False
+
+    def shapes(self, n: int) -> list[tuple[int, ...]]:
+        """The shapes of the inputs and of the output."""
+        return [(n,) * dimensions for dimensions in (*self.inputs, self.output)]
 
     def elements(self, n: int) -> int:
         """Numbers read and written."""
-        return sum(math.prod(shape) for shape in (*self.inputs(n), self.output(n)))
+        return sum(map(math.prod, self.shapes(n)))
 
     def multiplications(self, n: int) -> int:
         """Iterations of the innermost loop."""
-        return math.prod(self.output(n)) * self.sums(n)
+        return int(n ** (self.output + self.sums))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes measured on every machine."""
+        return (15, 100, 1_000) if 2 in (*self.inputs, self.output) else (15, 1_000, 1_000_000)
+
+    @property
+    def gpu_sizes(self) -> tuple[int, ...]:
+        """More sizes for a machine with a GPU: between those, to find the size from which it is
+        faster, and one of 2^28 elements, or fewer for a product of matrices."""
+        if self.sizes[-1] > 1_000:
+            return 10_000, 100_000, 2**28
+        return 300, 2**13 if self.bound == "matmul" else 2**14
 
 
 OPERATIONS = {
-    "dot": Operation(
-        vectorised=lambda xp, a, b, _: xp.dot(a, b),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda _: (),
-        sizes=(15, 1_000, 1_000_000),
-        gpu_sizes=(10_000, 100_000, 2**28),
-        by_rows=(0, 1),
-        sums=lambda n: n,
-        by_blas=True,
-    ),
-    "outer": Operation(
-        vectorised=lambda xp, a, b, out: xp.multiply(a[:, None], b, out=out),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda n: (n, n),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**14),
-    ),
+    "dot": Operation(lambda xp, a, b, _: xp.dot(a, b), (1, 1), 0, sums=True, by_rows=(0, 1)),
+    "outer": Operation(lambda xp, a, b, out: xp.multiply(a[:, None], b, out=out), (1, 1), 2),
     "elementwise": Operation(
-        vectorised=lambda xp, a, b, out: xp.multiply(a, b, out=out),
-        inputs=lambda n: ((n,), (n,)),
-        output=lambda n: (n,),
-        sizes=(15, 1_000, 1_000_000),
-        gpu_sizes=(10_000, 100_000, 2**28),
-        by_rows=(0, 1),
+        lambda xp, a, b, out: xp.multiply(a, b, out=out), (1, 1), 1, by_rows=(0, 1)
     ),
-    "gdot": Operation(
-        vectorised=lambda xp, W, x, out: xp.matmul(W, x, out=out),
-        inputs=lambda n: ((n, n), (n,)),
-        output=lambda n: (n,),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**14),
-        sums=lambda n: n,
-        by_blas=True,
-    ),
+    "gdot": Operation(lambda xp, W, x, out: xp.matmul(W, x, out=out), (2, 1), 1, sums=True),
     "matmul": Operation(
-        vectorised=lambda xp, A, B, out: xp.matmul(A, B, out=out),
-        inputs=lambda n: ((n, n), (n, n)),
-        output=lambda n: (n, n),
-        sizes=(15, 100, 1_000),
-        gpu_sizes=(300, 2**13),
-        sums=lambda n: n,
-        bound="matmul",
-        by_blas=True,
+        lambda xp, A, B, out: xp.matmul(A, B, out=out), (2, 2), 2, sums=True, bound="matmul"
     ),
 }
 
-LOOPS: dict[str, Any] = {
-    "python-lists": loops,
-    "python": loops,
-    "numba": jit.serial,
-    "numba-parallel": jit.parallel,
+# --------------------------------------------------------------------------------------------
+# their implementations
+
+Job = tuple[Callable[[], Any], Any]  # the function to time, and its result if it returns None
+
+
+def loop(module: Any, case: "OperationCase", inputs: Sequence[Any], out: Any) -> Job:
+    """The loops of a module."""
+    arguments = (*inputs, out) if case.operation.output else inputs
+    return functools.partial(getattr(module, case.name), *arguments), out
+
+
+def loop_over_lists(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
+    """The same loops over Python lists."""
+    return loop(loops, case, [array.tolist() for array in inputs], out.tolist())
+
+
+def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
+    """NumPy, or CuPy if that has the arrays."""
+    xp = array_module(out)
+    return functools.partial(case.operation.vectorised, xp, *inputs, out), out
+
+
+# By name, a function of the case, its inputs and the array for the result; it returns a Job. An
+# implementation needs nothing else; those named in ON_GPU get arrays on the GPU.
+IMPLEMENTATIONS: dict[str, Callable[["OperationCase", list[Array], Array], Job]] = {
+    "python-lists": loop_over_lists,
+    "python": functools.partial(loop, loops),
+    "numba": functools.partial(loop, jit.serial),
+    "numba-parallel": functools.partial(loop, jit.parallel),
+    "numpy": vectorised,
+    "cupy": vectorised,
 }
 
 # The most seconds that an iteration of the innermost loop takes, to choose the number of rows
 TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
 
-
 # The most seconds that one row of a loop may take
 LONGEST_ROW = 10.0
+
+# The share of the free memory that one size may take
+HEADROOM = 0.9
+
+# Implementations that each keep a whole result on the host
+OUTPUTS = 4
+
+# Bytes of a float in a Python list: the object and the pointer to it
+LIST_ELEMENT = 32
 
 
 def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
@@ -229,10 +187,6 @@ def _with_room(operation: Operation, n: int, dtype: str) -> int:
     return n
 
 
-# The share of the free memory that one size may take
-HEADROOM = 0.9
-
-
 def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | None:
     """Why a size cannot be measured on a backend: it does not fit the free memory."""
     needed, free = _bytes_needed(operation, n, dtype, place.name), place.memory()[0]
@@ -244,24 +198,17 @@ def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | 
 
 def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
     """The most memory that the implementations of one size hold at the same time."""
-    inputs = sum(math.prod(shape) for shape in operation.inputs(n))
-    output, itemsize = math.prod(operation.output(n)), int(np.dtype(dtype).itemsize)
+    *inputs, output = map(math.prod, operation.shapes(n))
+    itemsize = int(np.dtype(dtype).itemsize)
     if place == "cupy":  # the inputs a second time when they are timed from the host
-        return itemsize * (2 * inputs + output)
-    shared = [math.prod(s) for i, s in enumerate(operation.inputs(n)) if i not in operation.by_rows]
+        return itemsize * (2 * sum(inputs) + output)
+    shared = [size for i, size in enumerate(inputs) if i not in operation.by_rows]
     return (
-        itemsize * (inputs + OUTPUTS * output)
+        itemsize * (sum(inputs) + OUTPUTS * output)
         + 8 * 2 * output  # the reference and its difference from a result
-        + (0 if dtype == "float64" else 8 * inputs)  # from which the reference is computed
+        + (0 if dtype == "float64" else 8 * sum(inputs))  # from which the reference is computed
         + LIST_ELEMENT * sum(shared)
     )
-
-
-# Implementations that each keep a whole result on the host
-OUTPUTS = 4
-
-# Bytes of a float in a Python list: the object and the pointer to it
-LIST_ELEMENT = 32
 
 
 def _gib(size: int) -> str:
@@ -270,18 +217,23 @@ def _gib(size: int) -> str:
 
 @dataclass
 class OperationCase:
-    """One operation at one size."""
+    """One operation at one size.
+
+    limits : by backend, as `machine.limits` gives them
+    """
 
     name: str
     n: int
     dtype: str
-    limits: dict[str, dict[str, float]]  # by backend, as machine.limits gives them
-
-    implementations = ("python-lists", "python", "numba", "numba-parallel", "numpy", "cupy")
+    limits: dict[str, dict[str, float]]
 
     @property
     def operation(self) -> Operation:
         return OPERATIONS[self.name]
+
+    @property
+    def implementations(self) -> Sequence[str]:
+        return tuple(IMPLEMENTATIONS)
 
     def __str__(self) -> str:
         return f"{self.name}({self.n:,})"
@@ -290,18 +242,13 @@ class OperationCase:
         threads: int | None = 1
         if implementation == "numba-parallel":
             threads = numba.get_num_threads()
-        elif implementation == "numpy" and self.operation.by_blas:
+        elif implementation == "numpy" and self.operation.sums:
             threads = machine.blas_threads()
-        elif implementation == "cupy":
+        elif implementation in ON_GPU:
             threads = None
-        return Record(
-            case=self.name,
-            implementation=implementation,
-            size={"n": self.n},
-            dtype=self.dtype,
-            backend="cupy" if implementation == "cupy" else "numpy",
-            threads=threads,
-        )
+        place = "cupy" if implementation in ON_GPU else "numpy"
+        size = {"n": self.n}
+        return Record(self.name, implementation, size, self.dtype, place, threads=threads)
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
@@ -309,11 +256,9 @@ class OperationCase:
         if reason:
             raise Skip(f"{self} {reason}")
         rows = self._affordable_rows(implementation, seconds / repeat)
-        if place.name == "cupy":
-            return DeviceContestant(self, implementation, place, rows)
         return OperationContestant(self, implementation, place, rows)
 
-    def compare(self, records: Sequence[Record]) -> None:
+    def finish(self, records: Sequence[Record]) -> None:
         """Nothing to compare: each result was checked against the float64 reference."""
 
     @functools.cached_property
@@ -327,10 +272,10 @@ class OperationCase:
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
         if implementation not in TURN:
             return self.n
-        if LOOPS[implementation] is loops:  # a measurement takes up to five runs to prepare
-            seconds /= 3
         one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
-        if implementation == "numba-parallel":
+        if "python" in implementation:  # a measurement takes up to five runs to prepare
+            seconds /= 3
+        elif implementation == "numba-parallel":
             one_row /= numba.get_num_threads()
         if one_row > LONGEST_ROW:
             raise Skip(f"one of {self.n:,} rows would take about {one_row:.0f} s")
@@ -342,27 +287,30 @@ class OperationCase:
 def _inputs(name: str, n: int, dtype: str) -> list[Array]:
     """The inputs of an operation, drawn from [0, 1)."""
     random = np.random.default_rng(0)
-    return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].inputs(n)]
+    return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].shapes(n)[:-1]]
 
 
 @functools.lru_cache(maxsize=1)
 def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
     """The first rows of the result, computed in float64."""
-    operation, inputs = OPERATIONS[name], list(_inputs(name, n, dtype))
-    for i in operation.by_rows:
-        inputs[i] = inputs[i][:rows]
-    in_float64 = (array.astype(np.float64, copy=False) for array in inputs)
-    return np.asarray(operation.vectorised(np, *in_float64, None))
+    inputs = (array.astype(np.float64, copy=False) for array in _rows(name, n, dtype, rows))
+    return np.asarray(OPERATIONS[name].vectorised(np, *inputs, None))
+
+
+def _rows(name: str, n: int, dtype: str, rows: int) -> list[Array]:
+    """The inputs for the first rows of the result."""
+    by_rows = OPERATIONS[name].by_rows
+    inputs = _inputs(name, n, dtype)
+    return [array[:rows] if i in by_rows else array for i, array in enumerate(inputs)]
 
 
 class OperationContestant:
     """One implementation of an operation, on the first rows. Measures the seconds of a run.
 
-    inputs, out : arrays on the host; `out` receives the result
+    inputs, out : arrays on the host; on a GPU `out` receives the result of `upload_run_download`
     """
 
     run_share = 1.0
-    transfer_seconds: float | None = None
 
     def __init__(self, case: OperationCase, implementation: str, place: Backend, rows: int) -> None:
         self.case, self.place, self.rows = case, place, rows
@@ -371,26 +319,17 @@ class OperationContestant:
         # The rounding error of a sum of k terms, in any order, is below about k u (Higham 2002,
         # chapter 4). Four times that still exposes a wrong result.
         unit = float(np.finfo(case.dtype).eps)
-        self.tolerance = min(4 * unit * operation.sums(case.n), 1e-2)
-
-        self.inputs = list(_inputs(case.name, case.n, case.dtype))
-        for i in operation.by_rows:
-            self.inputs[i] = self.inputs[i][:rows]
-        shape = operation.output(case.n)
+        self.tolerance = min(4 * unit * (case.n if operation.sums else 1), 1e-2)
+        self.inputs = _rows(case.name, case.n, case.dtype, rows)
+        shape = operation.shapes(case.n)[-1]
         self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
-        self.job, self.result = self._job(implementation, operation)
-        self._seconds = stopwatch(self.job, place)
+        self.on_place = place.to_device(self.out)
+        start = IMPLEMENTATIONS[implementation]
+        self.job, self.result = start(case, self._upload(), self.on_place)
+        self.measure = stopwatch(self.job, place)
 
-    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
-        """The function to time, and the array that holds its result if it returns none."""
-        arrays: list[Any] = self.inputs
-        out: Any = self.out
-        if implementation == "numpy":
-            return functools.partial(operation.vectorised, np, *arrays, out), out
-        if implementation == "python-lists":
-            arrays, out = [array.tolist() for array in arrays], out.tolist()
-        function = getattr(LOOPS[implementation], self.case.name)
-        return functools.partial(function, *arrays, *((out,) if self.out.ndim else ())), out
+    def _upload(self) -> list[Array]:
+        return [self.place.to_device(array) for array in self.inputs]
 
     def run(self) -> None:
         """Do the job once, and keep the result."""
@@ -406,12 +345,9 @@ class OperationContestant:
         largest = max(abs(reference.max()), abs(reference.min()))
         return float(np.abs(difference, out=difference).max() / largest)
 
-    def measure(self) -> float:
-        """Measure once; return the seconds of a run."""
-        return self._seconds()
-
     def finish(self, record: Record) -> None:
-        """Enter the rate, its share of the machine's limit, and the rows that were run."""
+        """Enter the rate, its share of the machine's limit, and the rows that were run; on a GPU
+        also measure and enter the times with the transfers."""
         assert record.seconds is not None
         case, operation = self.case, self.case.operation
         record.device = self.place.device_name()
@@ -427,38 +363,24 @@ class OperationContestant:
             record.gb_per_s = bytes_moved / record.seconds / 1e9
             if bytes_moved > machine.cache_of(self.place):
                 record.share_of_limit = record.gb_per_s / limits["stream_gb_per_s"]
+        if record.backend == "cupy":
+            host = backend.NumpyBackend()
+            record.transfer_seconds = _median_of_a_few(stopwatch(self.move, host))
+            record.end_to_end_seconds = _median_of_a_few(stopwatch(self.upload_run_download, host))
+
+    def move(self) -> None:
+        """The inputs to the GPU and the result back."""
+        self._upload()
+        to_host(self.on_place, out=self.out)
+
+    def upload_run_download(self) -> None:
+        """The job from inputs in NumPy's memory to the result in NumPy's memory."""
+        job, _ = vectorised(self.case, self._upload(), self.on_place)
+        job()
+        to_host(self.on_place, out=self.out)
 
     def close(self) -> None:
         """Nothing to close."""
-
-
-class DeviceContestant(OperationContestant):
-    """An operation on the GPU: by events on arrays in its memory, and end to end as the host waits
-    for it, from inputs in NumPy's memory to the result in NumPy's memory."""
-
-    def _job(self, implementation: str, operation: Operation) -> tuple[Callable[[], Array], Any]:
-        del implementation
-        place, host = self.place, backend.NumpyBackend()
-        there = place.to_device(self.out)
-
-        def upload() -> list[Array]:
-            return [place.to_device(array) for array in self.inputs]
-
-        def move() -> None:
-            upload()
-            to_host(there, out=self.out)
-
-        def upload_run_download() -> None:
-            to_host(operation.vectorised(place.xp, *upload(), there), out=self.out)
-
-        self.move, self.whole = stopwatch(move, host), stopwatch(upload_run_download, host)
-        return functools.partial(operation.vectorised, place.xp, *upload(), there), there
-
-    def finish(self, record: Record) -> None:
-        """Measure and enter the times of the transfers too."""
-        super().finish(record)
-        record.transfer_seconds = _median_of_a_few(self.move)
-        record.end_to_end_seconds = _median_of_a_few(self.whole)
 
 
 def _median_of_a_few(measure: Callable[[], float]) -> float:

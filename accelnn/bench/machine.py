@@ -55,18 +55,16 @@ def blas_threads() -> int:
 
 def describe() -> dict[str, Any]:
     """The machine, as in the JSON; with several GPUs, the one that is measured."""
-    machine: dict[str, Any] = {
+    has_gpu = backend.why_not() is None
+    return {
         "processor": backend.NumpyBackend().device_name(),
         "architecture": platform.machine(),
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         "memory_bytes": psutil.virtual_memory().total,
         "last_level_cache_bytes": last_level_cache(),
-        "gpu": None,
+        "gpu": asdict(gpus.describe(backend.CupyBackend().index)) if has_gpu else None,
     }
-    if backend.why_not() is None:
-        machine["gpu"] = asdict(gpus.describe(backend.CupyBackend().index))
-    return machine
 
 
 def versions() -> dict[str, str]:
@@ -97,26 +95,26 @@ def limits(
     of: Callable[[list[float]], float] = min
     if isinstance(place, CupyBackend):
         of, n = median, min(2**28, place.memory()[0] // 40)
-        streams = _cupy_streams(place, n)
     else:
         # each array is four times the cache, so that none of it is cached in the next run
         n = max(2**23, 4 * last_level_cache() // 8)
-        streams = _numba_streams(n)
-    rates = {}
-    for name, (run, arrays) in streams.items():
+
+    def fastest(run: Callable[[], object]) -> float:
         measure = stopwatch(run, place)
-        rates[name] = arrays * n * 8 / of([measure() for _ in range(repeat)]) / 1e9
-    found = {f"stream_{name}_gb_per_s": rate for name, rate in rates.items()}
-    found["stream_gb_per_s"] = rates["copy"] if place.name == "cupy" else max(rates.values())
-    del streams  # the arrays are large
+        return of([measure() for _ in range(repeat)])
+
+    found = {
+        f"stream_{name}_gb_per_s": arrays * n * 8 / fastest(run) / 1e9
+        for name, (run, arrays) in _streams(place, n).items()
+    }
+    copying = place.name == "cupy"
+    found["stream_gb_per_s"] = found["stream_copy_gb_per_s"] if copying else max(found.values())
     products = {"": functools.partial(_product, place, dtype)}
     if isinstance(place, CupyBackend):
         products |= {f"{name}_": functools.partial(_product_in, place, name) for name in precisions}
     for name, product in products.items():
         run, operations = product()
-        measure = stopwatch(run, place)
-        seconds = of([measure() for _ in range(repeat)])
-        found[f"matmul_{name}gflop_per_s"] = operations / seconds / 1e9
+        found[f"matmul_{name}gflop_per_s"] = operations / fastest(run) / 1e9
     return found
 
 
@@ -170,30 +168,17 @@ def _product_in(place: CupyBackend, precision: str) -> tuple[Callable[[], Array]
     return run, 2 * n**3
 
 
-Streams = dict[str, tuple[Callable[[], object], int]]  # name: (run, arrays read and written)
-
-
-def _numba_streams(n: int) -> Streams:
-    a, b, c = np.ones(n), np.ones(n), np.ones(n)
+def _streams(place: Backend, n: int) -> dict[str, tuple[Callable[[], object], int]]:
+    """By name, a function to time, and the arrays that it reads and writes."""
+    a: Array = place.xp.ones(n)
+    if isinstance(place, CupyBackend):
+        c = place.xp.empty_like(a)
+        return {"copy": (lambda: place.xp.copyto(c, a), 2)}
+    b, c = np.ones(n), np.ones(n)
     return {
         "copy": (lambda: _copy(a, c), 2),
-        "add": (lambda: _add(a, b, c), 3),
         "triad": (lambda: _triad(a, b, c), 3),
-        "fill": (lambda: _fill(c), 1),
         "sum": (lambda: _sum(a), 1),
-        "dot": (lambda: _dot(a, b), 2),
-    }
-
-
-def _cupy_streams(place: Backend, n: int) -> Streams:
-    a: Array = place.xp.ones(n)
-    b, c = a + 1, place.xp.empty_like(a)
-    return {
-        "copy": (lambda: place.xp.copyto(c, a), 2),
-        "add": (lambda: place.xp.add(a, b, out=c), 3),
-        "fill": (lambda: c.fill(1.0), 1),
-        "sum": (a.sum, 1),
-        "dot": (lambda: place.xp.dot(a, b), 2),
     }
 
 
@@ -208,21 +193,9 @@ def _copy(a: Array, c: Array) -> None:
 
 
 @_parallel
-def _add(a: Array, b: Array, c: Array) -> None:
-    for i in numba.prange(len(a)):
-        c[i] = a[i] + b[i]
-
-
-@_parallel
 def _triad(a: Array, b: Array, c: Array) -> None:
     for i in numba.prange(len(a)):
         c[i] = a[i] + 3.0 * b[i]
-
-
-@_parallel
-def _fill(c: Array) -> None:
-    for i in numba.prange(len(c)):
-        c[i] = 1.0
 
 
 @_parallel
@@ -230,14 +203,6 @@ def _sum(a: Array) -> float:
     total = 0.0
     for i in numba.prange(len(a)):
         total += a[i]
-    return total
-
-
-@_parallel
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for i in numba.prange(len(a)):
-        total += a[i] * b[i]
     return total
 
 

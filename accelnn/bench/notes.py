@@ -20,30 +20,27 @@ def sigmoid(Z: Array) -> Array:
 
 
 def sigmoid_backward(dA: Array, Z: Array) -> Array:
-    """dZ of a sigmoid layer."""
+    """dZ, as of the two functions below."""
     s = 1 / (1 + np.exp(-Z))
     return dA * s * (1 - s)
 
 
-def tanh_backward(dA: Array, Z: Array) -> Array:
-    """dZ of a tanh layer."""
+def _tanh_backward(dA: Array, Z: Array) -> Array:
     return dA * (1 - np.power(np.tanh(Z), 2))
 
 
-def relu(Z: Array) -> Array:
-    """max(0, Z)."""
-    return np.maximum(0, Z)
-
-
-def relu_backward(dA: Array, Z: Array) -> Array:
-    """dZ of a relu layer."""
+def _relu_backward(dA: Array, Z: Array) -> Array:
     dZ = np.array(dA, copy=True)
     dZ[Z <= 0] = 0
     return dZ
 
 
-FORWARD: dict[str, Callable[..., Array]] = {"sigmoid": sigmoid, "tanh": np.tanh, "relu": relu}
-BACKWARD = {"sigmoid": sigmoid_backward, "tanh": tanh_backward, "relu": relu_backward}
+FORWARD: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": sigmoid,
+    "tanh": np.tanh,
+    "relu": lambda Z: np.maximum(0, Z),
+}
+BACKWARD = {"sigmoid": sigmoid_backward, "tanh": _tanh_backward, "relu": _relu_backward}
 
 
 def model_forward(
@@ -88,13 +85,6 @@ def model_backward(
     return grads
 
 
-def update_parameters(
-    parameters: dict[str, Array], grads: dict[str, Array], learning_rate: float
-) -> dict[str, Array]:
-    """Every parameter minus the learning rate times its gradient."""
-    return {name: value - learning_rate * grads["d" + name] for name, value in parameters.items()}
-
-
 def model(
     X: Array,
     Y: Array,
@@ -110,7 +100,9 @@ def model(
         AL, caches = model_forward(X, parameters, activations)
         cost = compute_cost(AL, Y, parameters, lambd)
         grads = model_backward(AL, Y, caches, activations, lambd)
-        parameters = update_parameters(parameters, grads, learning_rate)
+        parameters = {
+            name: value - learning_rate * grads["d" + name] for name, value in parameters.items()
+        }
         if epoch % 100 == 0:
             costs.append(cost)
     return parameters, costs

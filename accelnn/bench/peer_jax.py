@@ -12,7 +12,8 @@ from jax import lax
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of, on_gpu
+from accelnn.bench.peers import PeerJob, PeerTrainer, flat_of, layers_of, on_gpu
+from accelnn.bench.records import Skip
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -37,11 +38,11 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
             jax.config.update("jax_default_device", jax.devices("cuda")[job.gpu])
         except Exception as error:  # without its plugin JAX raises one or another
             reason = f"{type(error).__name__}: {error}".splitlines()[0].strip(": ")
-            raise Unfit(f"JAX has no CUDA device here ({reason}): {INSTALL}") from None
-        products = PRODUCTS.get(job.precision or "", "highest")
+            raise Skip(f"JAX has no CUDA device here ({reason}): {INSTALL}") from None
+        products = PRODUCTS.get(job.recipe.precision or "", "highest")
         jax.config.update("jax_default_matmul_precision", products)
     jax.config.update("jax_enable_x64", job.weights.dtype == np.float64)
-    if job.batch_size is None:
+    if job.recipe.batch_size is None:
         return {"fori_loop": lambda: FullBatch(job)}
     return {
         "gather": functools.partial(MiniBatches, job, False),
@@ -87,7 +88,7 @@ class MiniBatches(FullBatch):
 
     def __init__(self, job: PeerJob, shuffled: bool) -> None:
         super().__init__(job)
-        step, size = functools.partial(step_of, job), job.batch_size
+        step, size = functools.partial(step_of, job), job.recipe.batch_size
         assert size is not None
         whole = job.m - job.m % size
 
@@ -117,9 +118,8 @@ class MiniBatches(FullBatch):
 
 def first_state(job: PeerJob, weights: Array) -> State:
     """W (n_{l-1}, n_l) and b of each layer; the optimizer's moments and the count of steps."""
-    layers = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in layers_of(weights, job.layers)]
-
-    count = {"sgd": 0, "momentum": 1, "adam": 2}[job.optimizer]
+    layers = [(jnp.asarray(W.T), jnp.asarray(b)) for W, b in layers_of(weights, job.net.layers)]
+    count = 2 if job.recipe.optimizer == "adam" else 0
     moments = [jax.tree.map(jnp.zeros_like, layers) for _ in range(count)]
     return layers, moments, jnp.zeros((), job.weights.dtype)
 
@@ -128,12 +128,9 @@ def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
     """The state after one update."""
     layers, moments, t = state
     gradients = jax.grad(functools.partial(cost, job))(layers, X, Y)
-    rate, t = job.learning_rate, t + 1
-    if job.optimizer == "sgd":
+    rate, t = job.recipe.learning_rate, t + 1
+    if job.recipe.optimizer == "sgd":
         return jax.tree.map(lambda w, g: w - rate * g, layers, gradients), [], t
-    if job.optimizer == "momentum":
-        V = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g, moments[0], gradients)
-        return jax.tree.map(lambda w, v: w - rate * v, layers, V), [V], t
     M = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], gradients)
     V = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
     m_scale, v_scale = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
@@ -147,16 +144,16 @@ def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
 def cost(job: PeerJob, layers: Any, X: Any, Y: Any) -> Any:
     """The cost, X (m, n_0)."""
     A, m = X, X.shape[0]
-    for (W, b), activation in zip(layers, job.hidden, strict=False):
+    for (W, b), activation in zip(layers, job.net.hidden, strict=False):
         A = ACTIVATIONS[activation](A @ W + b)
     W, b = layers[-1]
     Z = A @ W + b
-    if job.output == "softmax":
+    if job.net.output == "softmax":
         total = -(Y * jax.nn.log_softmax(Z, axis=1)).sum()
-    elif job.output == "sigmoid":
+    elif job.net.output == "sigmoid":
         total = (jax.nn.softplus(Z) - Z * Y).sum()
     else:
         total = jnp.square(Z - Y).sum() / 2
-    if job.l2:
-        total += job.l2 / 2 * sum((W * W).sum() for W, _ in layers)
+    if job.net.l2:
+        total += job.net.l2 / 2 * sum((W * W).sum() for W, _ in layers)
     return total / m

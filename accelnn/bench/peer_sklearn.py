@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from accelnn.backend import Array
-from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of
+from accelnn.bench.peers import PeerJob, PeerTrainer, flat_of, layers_of
+from accelnn.bench.records import Skip
 
 ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 
@@ -15,44 +16,40 @@ ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The one way in which MLPClassifier can do a job."""
     del name
-    if len(set(job.hidden)) > 1:
-        raise Unfit("MLPClassifier has one activation for all hidden layers")
-    if not set(job.hidden) <= set(ACTIVATIONS):
-        raise Unfit(f"MLPClassifier has no {job.hidden[0]}")
-    if job.output == "linear":
-        raise Unfit("MLPClassifier has no linear output")
-    return {f"MLPClassifier {job.optimizer}": lambda: Classifier(job)}
+    if len(set(job.net.hidden)) > 1:
+        raise Skip("MLPClassifier has one activation for all hidden layers")
+    if not set(job.net.hidden) <= set(ACTIVATIONS):
+        raise Skip(f"MLPClassifier has no {job.net.hidden[0]}")
+    if job.net.output == "linear":
+        raise Skip("MLPClassifier has no linear output")
+    return {f"MLPClassifier {job.recipe.optimizer}": lambda: Classifier(job)}
 
 
 class Classifier:
     """MLPClassifier with our weights and without early stopping.
 
-    Its `fit` goes on from the weights, but with a new optimizer: momentum and Adam have to be
-    trained in one go.
+    Its `fit` goes on from the weights, but with a new optimizer: Adam has to train in one go.
     """
 
     def __init__(self, job: PeerJob) -> None:
         self.job = job
         # softmax for classes, sigmoid for two classes or for several labels
-        self.labels = job.Y.argmax(axis=1) if job.output == "softmax" else job.Y.astype(int)
+        self.labels = job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y.astype(int)
         if self.labels.ndim == 2 and self.labels.shape[1] == 1:
             self.labels = self.labels[:, 0]
-        self.classes = np.arange(max(2, job.layers[-1]))
+        self.classes = np.arange(max(2, job.net.layers[-1]))
 
     def restart(self, weights: Array, seed: int) -> None:
         job = self.job
-        momentum = 0.9 if job.optimizer == "momentum" else 0.0
         self.model = MLPClassifier(
-            hidden_layer_sizes=job.layers[1:-1],
-            activation=ACTIVATIONS[job.hidden[0]] if job.hidden else "relu",
-            solver="adam" if job.optimizer == "adam" else "sgd",
-            alpha=job.l2,  # divided by the examples of a step there, as here
-            batch_size=job.batch_size or job.m,
-            # V = βV + (1 - β)g is its velocity times 1 - β
-            learning_rate_init=job.learning_rate * (1 - momentum),
-            momentum=momentum,
-            nesterovs_momentum=False,
-            shuffle=job.batch_size is not None,
+            hidden_layer_sizes=job.net.layers[1:-1],
+            activation=ACTIVATIONS[job.net.hidden[0]] if job.net.hidden else "relu",
+            solver="adam" if job.recipe.optimizer == "adam" else "sgd",
+            alpha=job.net.l2,  # which it divides by the examples of a step, as we do
+            batch_size=job.recipe.batch_size or job.m,
+            learning_rate_init=job.recipe.learning_rate,
+            momentum=0.0,
+            shuffle=job.recipe.batch_size is not None,
             random_state=np.random.RandomState(seed),
             tol=0.0,
             n_iter_no_change=np.inf,
@@ -61,7 +58,7 @@ class Classifier:
             warnings.simplefilter("ignore")  # a warning that one example is fewer than a batch
             # the only way to make it allocate its arrays, which then get our values
             self.model.partial_fit(job.X[:1], self.labels[:1], classes=self.classes)
-        layers = list(layers_of(weights, job.layers))
+        layers = list(layers_of(weights, job.net.layers))
         self.model.coefs_ = [np.ascontiguousarray(W.T) for W, _ in layers]
         self.model.intercepts_ = [b for _, b in layers]
         self.model.t_ = 0

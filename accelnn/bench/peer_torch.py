@@ -1,12 +1,11 @@
-"""PyTorch as a peer: eager, compiled, and given our sample-space algorithm; on a GPU also with the
-whole step captured as a CUDA graph. Runs in the child.
+"""PyTorch as a peer: eager, compiled, and in sample space; on a GPU also with the whole step
+captured as a CUDA graph. Runs in the child.
 
 Measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as [2, 4, 1] one thread is faster
 than two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with forward and loss compiled,
 1100 with the whole step, so "torch-compile" compiles the whole step.
 
-On a GPU all data is uploaded before the training starts; during it only the order of the
-mini-batches of each epoch is.
+On a GPU all data is uploaded before the training starts; during it only each epoch's order is.
 """
 
 import functools
@@ -18,7 +17,8 @@ import torch.nn.functional as F
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.bench.peers import PeerJob, PeerTrainer, Unfit, flat_of, layers_of, on_gpu
+from accelnn.bench.peers import PeerJob, PeerTrainer, flat_of, layers_of, on_gpu
+from accelnn.bench.records import Skip
 
 Tensor = Any  # a torch.Tensor
 Layers = list[tuple[Tensor, Tensor]]
@@ -41,13 +41,12 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 # the implementations of PyTorch's optimizers
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
-
 CPU = torch.device("cpu")
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
     """The ways in which PyTorch can do a job."""
-    torch.set_float32_matmul_precision("high" if job.precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("high" if job.recipe.precision == "tf32" else "highest")
     if on_gpu(name):
         return trainers_on_gpu(name, job)
     if name == "torch-compile":
@@ -57,10 +56,10 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
         for way, options in OPTIMIZERS.items()
     }
     if name == "torch-gram":
-        if job.batch_size is not None or job.optimizer != "sgd":
-            raise Unfit("sample space is for full-batch gradient descent")
-        if job.m >= job.layers[0]:
-            raise Unfit("sample space saves work only with fewer examples than features")
+        if job.recipe.batch_size is not None or job.recipe.optimizer != "sgd":
+            raise Skip("sample space is for full-batch gradient descent")
+        if job.m >= job.net.layers[0]:
+            raise Skip("sample space saves work only with fewer examples than features")
         ways = {
             "eager": functools.partial(SampleSpaceTraining, job, False),
             "compiled": functools.partial(SampleSpaceTraining, job, True),
@@ -78,11 +77,11 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
 
 
 def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways on the job's GPU. Raises Unfit if PyTorch cannot use it."""
+    """The ways on the job's GPU. Raises Skip if PyTorch cannot use it."""
     if torch.version.cuda is None:
-        raise Unfit(f"this PyTorch, {torch.__version__}, is built without CUDA")
+        raise Skip(f"this PyTorch, {torch.__version__}, is built without CUDA")
     if not torch.cuda.is_available():
-        raise Unfit(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
+        raise Skip(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
     torch.cuda.set_device(job.gpu)
     gpu = torch.device("cuda", job.gpu)
     if name == "torch-cuda-compile":
@@ -101,7 +100,7 @@ def gpu_name(job: PeerJob) -> str:
 
 def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, X (m, n_0); its products in the job's precision."""
-    if job.precision != "bfloat16":
+    if job.recipe.precision != "bfloat16":
         return cost(job, layers, X, Y)
     # As PyTorch's users do it. Without cached copies of the weights: each is used once a step, and
     # a graph would keep old ones.
@@ -112,12 +111,12 @@ def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
 def cost(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
     """The cost without L2, in the precision that PyTorch is set to."""
     A = X
-    for (W, b), activation in zip(layers, job.hidden, strict=False):
+    for (W, b), activation in zip(layers, job.net.hidden, strict=False):
         A = ACTIVATIONS[activation](F.linear(A, W, b))
     Z = F.linear(A, *layers[-1])
-    if job.output == "softmax":
+    if job.net.output == "softmax":
         return F.cross_entropy(Z, Y)
-    if job.output == "sigmoid":
+    if job.net.output == "sigmoid":
         return F.binary_cross_entropy_with_logits(Z, Y, reduction="sum") / len(X)
     return F.mse_loss(Z, Y, reduction="sum") / (2 * len(X))
 
@@ -127,18 +126,18 @@ class Eager:
 
     def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         self.job, self.device, self.threads, self.options = job, device, threads, options
-        self.X = self.there(job.X)
+        self.X = self.on_device(job.X)
         # cross_entropy is fastest with classes as indices
-        self.Y = self.there(job.Y.argmax(axis=1) if job.output == "softmax" else job.Y)
+        self.Y = self.on_device(job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y)
 
-    def there(self, array: Array) -> Tensor:
+    def on_device(self, array: Array) -> Tensor:
         """The array as a tensor on the training's device."""
         return torch.from_numpy(array).to(self.device)
 
     def restart(self, weights: Array, seed: int) -> None:
         self.layers = [
-            (self.there(W).requires_grad_(), self.there(b).requires_grad_())
-            for W, b in layers_of(weights, self.job.layers)
+            (self.on_device(W).requires_grad_(), self.on_device(b).requires_grad_())
+            for W, b in layers_of(weights, self.job.net.layers)
         ]
         self.optimizer = self._optimizer()
         self.orders = batches.orders(self.job.m, seed)
@@ -150,30 +149,27 @@ class Eager:
             {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
             {"params": [b for _, b in self.layers]},
         ]
-        if job.optimizer == "adam":
-            return torch.optim.Adam(groups, lr=job.learning_rate, **self.options)
-        if job.optimizer == "momentum":  # V = βV + (1 - β) g is PyTorch's buffer times 1 - β
-            rate = job.learning_rate * (1 - 0.9)
-            return torch.optim.SGD(groups, lr=rate, momentum=0.9, **self.options)
-        return torch.optim.SGD(groups, lr=job.learning_rate, **self.options)
+        kind = torch.optim.Adam if job.recipe.optimizer == "adam" else torch.optim.SGD
+        return kind(groups, lr=job.recipe.learning_rate, **self.options)
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
+        size = self.job.recipe.batch_size
         for _ in range(epochs):
-            if self.job.batch_size is None:
-                self.step(self.X, self.Y)
-                continue
-            for chosen in self.there(next(self.orders)).split(self.job.batch_size):
-                self.step(self.X[chosen], self.Y[chosen])
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until all launched work is done."""
+            for chosen in self.on_device(next(self.orders)).split(size) if size else (None,):
+                self.step(chosen)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def step(self, X: Tensor, Y: Tensor) -> None:
-        """One update."""
+    def step(self, chosen: Tensor | None) -> None:
+        """One update, by the chosen examples or by all."""
+        if chosen is None:
+            self.update(self.X, self.Y)
+        else:
+            self.update(self.X[chosen], self.Y[chosen])
+
+    def update(self, X: Tensor, Y: Tensor) -> None:
+        """One update of the weights."""
         self.optimizer.zero_grad()
         loss(self.job, self.layers, X, Y).backward()
         self.optimizer.step()
@@ -186,14 +182,14 @@ class Eager:
 
 class CapturedStep(Eager):
     """Eager's steps as CUDA graphs: all that a step launches is launched at once. The mini-batch is
-    gathered in the graph as well, from the indices that are copied to where it reads them.
+    gathered in the graph as well, from indices that are copied into its input.
 
     Weights and the optimizer's state stay where they were when the graphs were captured.
     """
 
     def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         # Adam's count of steps has to be on the GPU
-        more = {"capturable": True} if job.optimizer == "adam" else {}
+        more = {"capturable": True} if job.recipe.optimizer == "adam" else {}
         super().__init__(job, device, threads, options | more)
         self.launches: dict[int, Callable[[], None]] = {}
 
@@ -203,9 +199,9 @@ class CapturedStep(Eager):
             self._capture()
         self.orders = batches.orders(self.job.m, seed)
         with torch.no_grad():
-            pairs = zip(self.layers, layers_of(weights, self.job.layers), strict=True)
-            for there, first in pairs:
-                for parameter, values in zip(there, first, strict=True):
+            pairs = zip(self.layers, layers_of(weights, self.job.net.layers), strict=True)
+            for ours, first in pairs:
+                for parameter, values in zip(ours, first, strict=True):
                     parameter.copy_(torch.from_numpy(values))
             for state in self.optimizer.state.values():
                 for value in state.values():
@@ -214,37 +210,30 @@ class CapturedStep(Eager):
 
     def _capture(self) -> None:
         """A graph of a step for each size of a batch."""
-        job = self.job
-        if job.batch_size is None:
-            self.launches[job.m] = captured(lambda: self.step(self.X, self.Y))
+        m, batch_size = self.job.m, self.job.recipe.batch_size
+        if batch_size is None:
+            self.launches[m] = captured(lambda: self.update(self.X, self.Y))
             return
-        self.chosen = {
-            size: torch.arange(size, device=self.device)
-            for size in set(batches.sizes(job.m, job.batch_size))
-        }
+        sizes = set(batches.sizes(m, batch_size))
+        self.chosen = {size: torch.arange(size, device=self.device) for size in sizes}
         for size, chosen in self.chosen.items():
-            self.launches[size] = captured(functools.partial(self._gathered_step, chosen))
+            self.launches[size] = captured(functools.partial(self._gathered_update, chosen))
 
-    def _gathered_step(self, chosen: Tensor) -> None:
-        self.step(self.X.index_select(0, chosen), self.Y.index_select(0, chosen))
+    def _gathered_update(self, chosen: Tensor) -> None:
+        self.update(self.X.index_select(0, chosen), self.Y.index_select(0, chosen))
 
-    def train(self, epochs: int) -> None:
-        job = self.job
-        for _ in range(epochs):
-            if job.batch_size is None:
-                self.launches[job.m]()
-                continue
-            for chosen in self.there(next(self.orders)).split(job.batch_size):
-                self.chosen[len(chosen)].copy_(chosen)
-                self.launches[len(chosen)]()
-        self.wait()
+    def step(self, chosen: Tensor | None) -> None:
+        size = self.job.m if chosen is None else len(chosen)
+        if chosen is not None:
+            self.chosen[size].copy_(chosen)
+        self.launches[size]()
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:
     """A function that launches all work of `function` as one CUDA graph.
 
-    Before the capture it runs on a side stream, as PyTorch wants it: so that everything is there
-    that is made at the first call, such as the optimizer's state and cuBLAS's workspace.
+    It first runs on a side stream, as PyTorch asks, which creates what a first call creates: the
+    optimizer's state, cuBLAS's workspace.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -270,14 +259,12 @@ class Compiled(Eager):
     def restart(self, weights: Array, seed: int) -> None:
         super().restart(weights, seed)
         self.layers = [(W.detach(), b.detach()) for W, b in self.layers]
-        count = {"sgd": 0, "momentum": 1, "adam": 2}[self.job.optimizer]
         self.moments = [
-            [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers]
-            for _ in range(count)
+            [(torch.zeros_like(W), torch.zeros_like(b)) for W, b in self.layers] for _ in range(2)
         ]
         self.t = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def step(self, X: Tensor, Y: Tensor) -> None:
+    def update(self, X: Tensor, Y: Tensor) -> None:
         self.layers, self.moments, self.t = self.compiled(self.layers, self.moments, self.t, X, Y)
 
 
@@ -286,20 +273,17 @@ def step_of(
 ) -> tuple[Layers, list[Layers], Tensor]:
     """Weights, the optimizer's moments and the count of steps after one update."""
     gradients = torch.func.grad(functools.partial(loss, job))(layers, X, Y)
-    if job.l2:
+    if job.net.l2:
         gradients = [
             (dW + job.decay * W, db) for (dW, db), (W, _) in zip(gradients, layers, strict=True)
         ]
-    t = t + 1
-    if job.optimizer == "sgd":
-        return combined(layers, gradients, lambda w, g: w - job.learning_rate * g), [], t
-    if job.optimizer == "momentum":
-        V = combined(moments[0], gradients, lambda v, g: 0.9 * v + (1 - 0.9) * g)
-        return combined(layers, V, lambda w, v: w - job.learning_rate * v), [V], t
+    rate, t = job.recipe.learning_rate, t + 1
+    if job.recipe.optimizer == "sgd":
+        return combined(layers, gradients, lambda w, g: w - rate * g), moments, t
     M = combined(moments[0], gradients, lambda m, g: 0.9 * m + (1 - 0.9) * g)
     V = combined(moments[1], gradients, lambda v, g: 0.999 * v + (1 - 0.999) * g * g)
-    rate, correction = job.learning_rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
-    steps = combined(M, V, lambda m, v: rate * m / (torch.sqrt(v * correction) + 1e-8))
+    scale, correction = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
+    steps = combined(M, V, lambda m, v: scale * m / (torch.sqrt(v * correction) + 1e-8))
     return combined(layers, steps, lambda w, step: w - step), [M, V], t
 
 
@@ -313,11 +297,8 @@ def combined(ones: Layers, others: Layers, function: Callable[[Tensor, Tensor], 
 
 class SampleSpaceTraining:
     """Our sample-space gradient descent in PyTorch: W1 = c W1⁽⁰⁾ + Sᵀ X, so that an epoch touches
-    G = X Xᵀ (m, m) instead of X (m, n_0).
-
-    Without autograd, whose overhead would be most of the time of arrays this small. Forming G,
-    and W1 in the end, is part of the training.
-    """
+    G = X Xᵀ (m, m) instead of X (m, n_0). Without autograd, whose overhead would be most of the
+    time of arrays this small. Forming G, and W1 in the end, is part of the training."""
 
     def __init__(self, job: PeerJob, compiled: bool, threads: int) -> None:
         self.job, self.threads = job, threads
@@ -325,12 +306,9 @@ class SampleSpaceTraining:
         epoch = functools.partial(gram_epoch, job)
         self.epoch = torch.compile(epoch, dynamic=False) if compiled else epoch
 
-    def restart(self, weights: Array, seed: int) -> None:
-        del seed  # there are no mini-batches
-        self.layers = [
-            (torch.from_numpy(W), torch.from_numpy(b))
-            for W, b in layers_of(weights, self.job.layers)
-        ]
+    def restart(self, weights: Array, _seed: int) -> None:
+        pairs = layers_of(weights, self.job.net.layers)
+        self.layers = [(torch.from_numpy(W), torch.from_numpy(b)) for W, b in pairs]
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
@@ -349,24 +327,25 @@ def gram_epoch(
     job: PeerJob, G: Tensor, P0: Tensor, Y: Tensor, S: Tensor, c: Tensor, b1: Tensor, upper: Layers
 ) -> tuple[Tensor, Tensor, Tensor, Layers]:
     """S, c, b1 and the upper layers after one epoch."""
-    scale, shrink = job.learning_rate / job.m, 1 - job.learning_rate * job.decay
-    A = [torch.addmm(c * P0 if job.l2 else P0, G, S) + b1]
-    for (W, b), activation in zip(upper, job.hidden, strict=True):
+    hidden, l2, rate = job.net.hidden, job.net.l2, job.recipe.learning_rate
+    shrink = 1 - rate * job.decay
+    A = [torch.addmm(c * P0 if l2 else P0, G, S) + b1]
+    for (W, b), activation in zip(upper, hidden, strict=True):
         A[-1] = ACTIVATIONS[activation](A[-1])
         A.append(F.linear(A[-1], W, b))
-    dZ = scale * (output(job, A[-1]) - Y)
+    dZ = rate / job.m * (output(job, A[-1]) - Y)
     changed: Layers = []
-    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], job.hidden, strict=True))):
-        W_new = torch.addmm(shrink * W if job.l2 else W, dZ.T, A_before, alpha=-1)
+    for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], hidden, strict=True))):
+        W_new = torch.addmm(shrink * W if l2 else W, dZ.T, A_before, alpha=-1)
         changed.insert(0, (W_new, b - dZ.sum(0)))
         dZ = BACKWARD[activation](dZ @ W, A_before)
-    if job.l2:
+    if l2:
         S, c = shrink * S, shrink * c
     return S - dZ, c, b1 - dZ.sum(0), changed
 
 
 def output(job: PeerJob, Z: Tensor) -> Tensor:
     """The output's activations."""
-    if job.output == "softmax":
+    if job.net.output == "softmax":
         return torch.softmax(Z, 1)
-    return torch.sigmoid(Z) if job.output == "sigmoid" else Z
+    return torch.sigmoid(Z) if job.net.output == "sigmoid" else Z

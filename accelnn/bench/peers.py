@@ -2,37 +2,35 @@
 
 They get the same data, first weights, dtype, threads, epochs and mini-batches, and run in the best
 way that their users would choose: if there are several, a short trial picks the fastest, which the
-record names. The packages are imported in the child only. X (m, n_0) and Y (m, n_L) hold examples
-first, both C-contiguous: the layout of all of these packages.
+record names. Only the child imports the package.
 
-A package is one entry of PEERS: a module whose `trainers(name, job)` returns, by name, the ways in
-which it can do a job (`PeerTrainer`), and whose `gpu_name(job)` returns the name of the GPU, for
-those that run on one. `Peer` is the parent's end of the process.
+A package is one row of PEERS: a module whose `trainers(name, job)` returns, by name, functions
+that make a `PeerTrainer`, and whose `gpu_name(job)` returns the name of the GPU, if it uses one.
 """
 
 import contextlib
 import importlib
+import multiprocessing
 import os
-import pickle
-import queue
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
-from itertools import pairwise
-from typing import IO, Any, NamedTuple, Protocol
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from accelnn.backend import Array
+from accelnn.bench.records import Skip
 from accelnn.install import install_command
+from accelnn.network import Network, Parameters
+from accelnn.recipes import Recipe
 
-# Ends the name of a peer that trains in float32 where the others train in float64.
+# Ends the name of a peer that trains in float32 while the others train in float64.
 FLOAT32 = "-float32"
 
 # Seconds after which a peer that does not answer is ended: compiling takes longest
@@ -42,57 +40,41 @@ TIMEOUT = 600.0
 TRIAL = 0.5
 
 
-class Unfit(Exception):
-    """A peer cannot do a job here; the message says why."""
-
-
 class PeerError(Exception):
     """A peer's process crashed, hung or raised an error; the message says which."""
 
 
 @dataclass(frozen=True, eq=False)
 class PeerJob:
-    """A training, as plain data.
+    """A training, as it is sent to a process.
 
-    layers, hidden, output, l2 : as in Network
-    optimizer : "sgd" | "momentum" (β = 0.9) | "adam" (β = 0.9 and 0.999, ε = 1e-8)
-    batch_size : None is full batch
-    threads : for the peer to use
+    recipe : the net and how to train it, by "sgd" or "adam" (β = 0.9 and 0.999, ε = 1e-8), without
+        data; the mini-batches' order is that of accelnn.batches
     weights : the first ones as one vector, as Parameters.flat
-    seed : of the mini-batches' order, which is that of accelnn.batches
-    X : (m, n_0), Y : (m, n_L), C-contiguous, of the job's dtype
-    precision : of the matrix products, "tf32" | "bfloat16" with sums in float32; None is the dtype
+    X : (m, n_0), Y : (m, n_L), C-contiguous, of the weights' dtype
+    threads : for the peer to use
     gpu : index of the GPU, for peers that run on one
     """
 
-    layers: tuple[int, ...]
-    hidden: tuple[str, ...]
-    output: str
-    l2: float
-    optimizer: str
-    learning_rate: float
-    batch_size: int | None
-    threads: int
+    recipe: Recipe
     weights: Array
-    seed: int
     X: Array
     Y: Array
-    precision: str | None = None
+    threads: int
     gpu: int = 0
 
     @property
+    def net(self) -> Network:
+        return self.recipe.net
+
+    @property
     def m(self) -> int:
-        """The number of examples."""
         return len(self.X)
 
     @property
     def decay(self) -> float:
         """λ/m with the examples m of a full step: decay * W is added to dW."""
-        return self.l2 / (self.batch_size or self.m)
-
-    def first_step(self) -> "PeerJob":
-        """The job on its first mini-batch alone, where an epoch is a single step."""
-        return replace(self, X=self.X[: self.batch_size], Y=self.Y[: self.batch_size])
+        return self.net.l2 / min(self.recipe.batch_size or self.m, self.m)
 
 
 class PeerTrainer(Protocol):
@@ -109,13 +91,8 @@ class PeerTrainer(Protocol):
 
 
 class PeerKind(NamedTuple):
-    """A way of training by another package.
-
-    module : with its trainers
-    package : that it needs, by import name
-    compiles : whether the time of its first run beyond the second is compiling
-    gpu : whether it runs on the GPU instead of the CPU
-    """
+    """A way of training: the module with its trainers, the package that it needs, whether the time
+    of its first run beyond the second is compiling, and whether it runs on the GPU."""
 
     module: str
     package: str
@@ -123,48 +100,48 @@ class PeerKind(NamedTuple):
     gpu: bool = False
 
 
+_TORCH, _JAX = ("accelnn.bench.peer_torch", "torch"), ("accelnn.bench.peer_jax", "jax")
 PEERS = {
-    "torch": PeerKind("accelnn.bench.peer_torch", "torch", compiles=False),
-    "torch-compile": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True),
-    "torch-gram": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True),
-    "jax": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True),
+    "torch": PeerKind(*_TORCH, compiles=False),
+    "torch-compile": PeerKind(*_TORCH, compiles=True),
+    "torch-gram": PeerKind(*_TORCH, compiles=True),
+    "jax": PeerKind(*_JAX, compiles=True),
     "sklearn": PeerKind("accelnn.bench.peer_sklearn", "sklearn", compiles=False),
-    "torch-cuda": PeerKind("accelnn.bench.peer_torch", "torch", compiles=False, gpu=True),
-    "torch-cuda-compile": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
-    # capturing counts as compiling
-    "torch-cuda-graph": PeerKind("accelnn.bench.peer_torch", "torch", compiles=True, gpu=True),
-    "jax-cuda": PeerKind("accelnn.bench.peer_jax", "jax", compiles=True, gpu=True),
+    "torch-cuda": PeerKind(*_TORCH, compiles=False, gpu=True),
+    "torch-cuda-compile": PeerKind(*_TORCH, compiles=True, gpu=True),
+    "torch-cuda-graph": PeerKind(*_TORCH, compiles=True, gpu=True),  # capturing is compiling
+    "jax-cuda": PeerKind(*_JAX, compiles=True, gpu=True),
 }
+
+
+def kind_of(implementation: str) -> PeerKind | None:
+    """The peer of this name, in either precision; None if it is no peer."""
+    return PEERS.get(implementation.removesuffix(FLOAT32))
 
 
 def on_gpu(implementation: str) -> bool:
     """Whether this is a peer that runs on a GPU."""
-    kind = PEERS.get(implementation.removesuffix(FLOAT32))
+    kind = kind_of(implementation)
     return kind is not None and kind.gpu
 
 
 def versions(implementations: Iterable[str]) -> dict[str, str]:
     """The versions of the installed packages behind the peers among these implementations."""
     found = {}
-    for name in implementations:
-        kind = PEERS.get(name.removesuffix(FLOAT32))
-        if kind is not None:
-            distribution = {"sklearn": "scikit-learn"}.get(kind.package, kind.package)
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found[distribution] = metadata.version(distribution)
+    for kind in filter(None, map(kind_of, implementations)):
+        distribution = {"sklearn": "scikit-learn"}.get(kind.package, kind.package)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[distribution] = metadata.version(distribution)
     return found
 
 
 def layers_of(flat: Array, layers: Sequence[int]) -> Iterator[tuple[Array, Array]]:
     """W (n_l, n_{l-1}) and b (n_l,) of each layer as copies out of a flat vector."""
-    start = 0
-    for before, n in pairwise(layers):
-        end = start + n * before
-        yield flat[start:end].reshape(n, before).copy(), flat[end : end + n].copy()
-        start = end + n
+    for W, b in Parameters(flat, layers):
+        yield W.copy(), b[:, 0].copy()
 
 
-def flat_of(pairs: Sequence[tuple[Array, Array]]) -> Array:
+def flat_of(pairs: Iterable[tuple[Any, Any]]) -> Array:
     """The flat vector of W (n_l, n_{l-1}) and b of each layer."""
     return np.concatenate([np.asarray(part).ravel() for pair in pairs for part in pair])
 
@@ -174,103 +151,83 @@ def flat_of(pairs: Sequence[tuple[Array, Array]]) -> Array:
 
 
 class Peer:
-    """A peer's process, ready to train: started, compiled, warmed up.
+    """A peer's process, ready to train; it must be closed, and ends with this process.
 
     variant : the way of running that the trial picked
     compile_seconds : to compile it; None if it compiles nothing
     device : the GPU's name; None on the CPU
 
-    Raises Unfit if the package is not installed or cannot do this job, and PeerError if it fails.
-    Must be closed; it also ends when this process ends.
+    Raises Skip if the package is not installed or cannot do this job, and PeerError if it fails.
     """
 
     def __init__(self, name: str, job: PeerJob) -> None:
         self.name = name
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        # In its own session Ctrl-C in the terminal reaches only the parent, which then ends it.
-        # If the parent dies, the child reads the end of the pipe.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from accelnn.bench.peers import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=os.environ | _environment(name, job.threads),
-            start_new_session=True,
-        )
-        self.variant: str
-        self.compile_seconds: float | None
-        self.device: str | None
+        self._output = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed by `close`
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, self._output.name, name, PEERS[name], job)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
         try:
-            self.variant, self.compile_seconds, self.device = self._ask("prepare", name, job)
+            with _inherited(_environment(name, job.threads)):
+                self._process.start()
+            theirs.close()
+            self.variant, self.compile_seconds, self.device = self._answer()
         except BaseException:
             self.close()
             raise
 
-    def first_step(self) -> Array:
-        """The weights (flat) after one step on the first mini-batch."""
-        return self._ask("first_step")
-
-    def restart(self, weights: Array, seed: int) -> None:
-        """Start again from these weights, with a new optimizer and order of mini-batches."""
-        self._ask("restart", weights, seed)
-
-    def train(self, epochs: int) -> float:
-        """Continue training; return the seconds it took, measured in the child."""
-        return float(self._ask("train", epochs))
-
-    def weights(self) -> Array:
-        """The current weights as one vector."""
-        return self._ask("weights")
+    def train(
+        self, weights: Array, epochs: int, seed: int, m: int | None = None
+    ) -> tuple[Array, float]:
+        """Train from these weights (flat), on the first m examples; return the trained ones, and
+        the seconds it took, measured in the child."""
+        with contextlib.suppress(OSError):  # if it is gone, there is no answer either
+            self._connection.send((weights, epochs, seed, m))
+        trained, seconds = self._answer()
+        return trained, seconds
 
     def close(self) -> None:
-        """End the process and all that it started."""
-        with contextlib.suppress(OSError):  # it is gone already
-            if os.name == "posix":
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            assert pipe is not None
-            with contextlib.suppress(OSError):  # what was never read by the child
-                pipe.close()
-
-    def _ask(self, *request: Any) -> Any:
-        """The child's answer; the child is ended if there is none within TIMEOUT."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
+        """End the process."""
+        if self._process.pid is not None:
             self._process.kill()
+            self._process.join()
+        self._connection.close()
+        self._output.close()
 
-        timer = threading.Timer(TIMEOUT, give_up)
-        timer.start()
+    def _answer(self) -> Any:
+        """The child's answer; the child is ended if there is none within TIMEOUT."""
         try:
-            pickle.dump(request, self._process.stdin)
-            self._process.stdin.flush()
-            status, answer = pickle.load(self._process.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            if late.is_set():
-                raise PeerError(f"{self.name} did not answer within {TIMEOUT:g} s") from None
-            status_code = self._process.wait()
+            if not self._connection.poll(TIMEOUT):
+                self._process.kill()
+                raise PeerError(f"{self.name} did not answer within {TIMEOUT:g} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            lines = self._output.read().decode(errors="replace").strip().splitlines()
             raise PeerError(
-                f"the process of {self.name} ended with status {status_code}{self._last_words()}"
+                f"the process of {self.name} ended with status {self._process.exitcode}"
+                + (f": {lines[-1][:200]}" if lines else "")
             ) from None
-        finally:
-            timer.cancel()
-        if status == "unfit":
-            raise Unfit(answer)
-        if status == "failed":
-            raise PeerError(answer)
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
-    def _last_words(self) -> str:
-        """The last line that the child wrote to its standard error."""
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1][:200]}" if lines else ""
+
+@contextlib.contextmanager
+def _inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Processes started in the block have these variables, and ignore Ctrl-C: the parent ends
+    them."""
+    before = dict(os.environ)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _environment(name: str, threads: int) -> dict[str, str]:
@@ -295,62 +252,75 @@ def _environment(name: str, threads: int) -> dict[str, str]:
 # the child's end
 
 
-class Service:
-    """What a child does on request."""
+def serve(connection: Connection, output: str, name: str, kind: PeerKind, job: PeerJob) -> None:
+    """Get ready, then answer the parent's requests until it ends."""
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for standard in (1, 2):
+        os.dup2(file, standard)
+    # A thread waits, so that the end of the parent is noticed during a training too.
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+    try:
+        trainers, variant, *ready = prepare(name, kind, job)
+        connection.send((variant, *ready))
+        while True:
+            weights, epochs, seed, m = connection.recv()
+            if m not in trainers:
+                part = replace(job, X=job.X[:m], Y=job.Y[:m])
+                trainers[m] = _trainers(name, kind, part)[variant]()
+            trainers[m].restart(weights, seed)
+            seconds = seconds_of(trainers[m], epochs)
+            connection.send((trainers[m].weights(), seconds))
+    except Skip as reason:
+        connection.send(reason)
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        connection.send(PeerError(message[:200]))
 
-    def prepare(self, name: str, job: PeerJob) -> tuple[str, float | None, str | None]:
-        """Compile, warm up and choose; return the fastest way of running, the seconds to compile
-        it, and the GPU's name."""
-        kind = PEERS[name]
+
+def _follow(parent: Any) -> None:
+    """End this process when its parent ends."""
+    parent.join()
+    os._exit(1)
+
+
+def _trainers(name: str, kind: PeerKind, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
+    """The ways in which a peer can do a job. Raises Skip if its package is not installed."""
+    if job.recipe.optimizer not in ("sgd", "adam"):
+        raise Skip(f"peers train by sgd and adam, not {job.recipe.optimizer}")
+    try:
+        found: dict[str, Callable[[], PeerTrainer]]
+        found = importlib.import_module(kind.module).trainers(name, job)
+        return found
+    except ModuleNotFoundError as error:
+        if error.name != kind.package:
+            raise
+        raise Skip(f"{kind.package} is not installed: {install_command('peers')}") from None
+
+
+def prepare(
+    name: str, kind: PeerKind, job: PeerJob
+) -> tuple[dict[int | None, PeerTrainer], str, float | None, str | None]:
+    """Compile, warm up and choose: the fastest trainer for all examples, its name, the seconds to
+    compile it, and the GPU's name."""
+    ready, compiling, failed = {}, {}, []
+    for variant, make in _trainers(name, kind, job).items():
         try:
-            module = importlib.import_module(kind.module)
-        except ModuleNotFoundError as error:
-            if error.name != kind.package:
-                raise
-            raise Unfit(f"{kind.package} is not installed: {install_command('peers')}") from None
-        self.name, self.job = name, job
-        self.trainers: Callable[[str, PeerJob], dict[str, Callable[[], PeerTrainer]]] = (
-            module.trainers
-        )
-        ready, compiling, failed = {}, {}, []
-        for variant, make in self.trainers(name, job).items():
-            try:
-                trainer = make()
-                trainer.restart(job.weights, job.seed)
-                first, second = seconds_of(trainer, 1), seconds_of(trainer, 1)
-            except Unfit:
-                raise
-            except Exception as error:  # an older release may lack one of the ways
-                failed.append(error)
-                continue
-            ready[variant], compiling[variant] = trainer, max(0.0, first - second)
-        if not ready:
-            raise failed[0]
-        self.variant = fastest(ready) if len(ready) > 1 else next(iter(ready))
-        self.trainer: PeerTrainer = ready[self.variant]
-        self.restart(job.weights, job.seed)
-        # the largest, because code that they share is compiled with the first
-        compile_seconds = max(compiling.values()) if kind.compiles else None
-        return self.variant, compile_seconds, module.gpu_name(job) if kind.gpu else None
-
-    def first_step(self) -> Array:
-        """The weights after one step on the first mini-batch, in the chosen way."""
-        trainer = self.trainers(self.name, self.job.first_step())[self.variant]()
-        trainer.restart(self.job.weights, self.job.seed)
-        trainer.train(1)
-        return trainer.weights()
-
-    def restart(self, weights: Array, seed: int) -> None:
-        """Start again."""
-        self.trainer.restart(weights, seed)
-
-    def train(self, epochs: int) -> float:
-        """Continue training; return the seconds it took."""
-        return seconds_of(self.trainer, epochs)
-
-    def weights(self) -> Array:
-        """The current weights."""
-        return self.trainer.weights()
+            trainer = make()
+            trainer.restart(job.weights, job.recipe.seed)
+            first, second = seconds_of(trainer, 1), seconds_of(trainer, 1)
+        except Skip:
+            raise
+        except Exception as error:  # an older release may lack one of the ways
+            failed.append(error)
+            continue
+        ready[variant], compiling[variant] = trainer, max(0.0, first - second)
+    if not ready:
+        raise failed[0]
+    variant = fastest(ready) if len(ready) > 1 else next(iter(ready))
+    # the largest, because code that they share is compiled with the first
+    compile_seconds = max(compiling.values()) if kind.compiles else None
+    device = importlib.import_module(kind.module).gpu_name(job) if kind.gpu else None
+    return dict.fromkeys((None, job.m), ready[variant]), variant, compile_seconds, device
 
 
 def seconds_of(trainer: PeerTrainer, epochs: int) -> float:
@@ -370,31 +340,3 @@ def fastest(trainers: dict[str, PeerTrainer]) -> str:
         for name, trainer in trainers.items():
             seconds[name] = min(seconds[name], seconds_of(trainer, epochs))
     return min(seconds, key=lambda name: seconds[name])
-
-
-def serve() -> None:
-    """Answer the parent's requests on standard input until it ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # output of a package must not mix with the answers
-    service = Service()
-    # A thread reads, so that the end of the parent is noticed during a training too.
-    arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def read() -> None:
-        while True:
-            try:
-                arrived.put(pickle.load(requests))
-            except (EOFError, OSError):
-                os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        name, *arguments = arrived.get()
-        try:
-            answer = ("ok", getattr(service, name)(*arguments))
-        except Unfit as reason:
-            answer = ("unfit", str(reason))
-        except Exception as error:
-            answer = ("failed", f"{type(error).__name__}: {error}".strip().splitlines()[0][:200])
-        pickle.dump(answer, answers)
-        answers.flush()

@@ -1,14 +1,21 @@
-"""The benchmark's results as data, written as JSON: a `Record` for each case, size and
-implementation."""
+"""The results of the benchmark as data, read from and written as JSON: a `Record` for each case,
+size and implementation."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
+from accelnn.bench.crossover import crossovers
 from accelnn.cli.console import as_json
 
 SCHEMA = 1
+
+
+class Skip(Exception):
+    """An implementation cannot do a job here; the message says why."""
 
 
 @dataclass
@@ -17,7 +24,7 @@ class Record:
 
     status : "ok" | "wrong" (not timed: the result differs from the reference) | "skipped" |
         "failed"
-    reason : why it is not "ok", or a remark on the figures of an "ok" record
+    reason : why it is not "ok", or a remark on an "ok" record
     seconds, seconds_min, seconds_max : median, minimum and maximum of `repeats` measurements; on
         our GPU by CUDA events, with the arrays in its memory
     compile_seconds : the time of the first call beyond that of the others; in no other figure
@@ -26,7 +33,7 @@ class Record:
     end_to_end_seconds : of an operation on a GPU, from inputs on the host to the result on it
     gb_per_s, gflop_per_s : None for a training in sample space, which does fewer operations
     share_of_limit : of the machine's measured stream or matrix-product rate (in the same
-        precision); None if the data fits the cache, where the stream rate is no limit
+        precision); None if the data fits the cache
     max_rel_error : max |result - reference| / max |reference|, the reference in float64
     """
 
@@ -51,6 +58,28 @@ class Record:
     share_of_limit: float | None = None
     max_rel_error: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The case and its size: "dot(1,000)"."""
+        size = self.size.get("n", self.size.get("value"))
+        return self.case if size is None else f"{self.case}({size:,})"
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether only a part was measured, and scaled to the whole."""
+        return self.status == "ok" and self.reason is not None
+
+    def set_times(self, times: Sequence[float], scale: float = 1.0) -> None:
+        """Enter measured seconds, each multiplied by `scale`."""
+        self.repeats = len(times)
+        self.seconds = median(times) * scale
+        self.seconds_min, self.seconds_max = min(times) * scale, max(times) * scale
+
+    def reject(self, status: str, reason: str) -> None:
+        """Make the record "wrong" or "failed", without times."""
+        self.status, self.reason = status, reason
+        self.seconds = self.seconds_min = self.seconds_max = None
+
 
 @dataclass
 class TrainingRecord(Record):
@@ -63,7 +92,7 @@ class TrainingRecord(Record):
     optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
-    data : "real" | "stand-in" | "drawn" (for trainings where only the shape matters)
+    data : "real" | "stand-in" | "drawn" (if only the shape matters)
     """
 
     solver: str | None = None
@@ -80,46 +109,20 @@ class TrainingRecord(Record):
     data: str | None = None
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether fewer epochs, or epochs on fewer examples, were measured."""
+        return bool(self.epochs and self.epochs_measured and self.epochs_measured < self.epochs)
+
+    @property
     def in_sample_space(self) -> bool:
         """Whether it skipped the products with X, which a rate would count."""
         return "gram" in f"{self.implementation} {self.solver}"
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """The size from which the GPU is faster, interpolated between the sizes measured.
-
-    bound : "<" if it is faster at all of them, and `size` is the smallest; ">" if it is not
-        faster at the largest, which `size` then is; else "="
-    against : the fastest implementation on the CPU at that size
-    """
-
-    size: int
-    bound: str
-    against: str
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """The size from which the GPU is faster at an operation.
-
-    smallest, largest : sizes that were measured
-    resident, end_to_end : with the arrays on the device; with the transfers there and back
-    """
-
-    case: str
-    dtype: str
-    smallest: int
-    largest: int
-    resident: Crossing
-    end_to_end: Crossing
 
 
 @dataclass
 class Report:
     """All that one run of the benchmark measured.
 
-    crossovers : if a GPU was measured
     warm_up_seconds : by dtype, until accelnn's compiled solvers were ready: half a minute when
         they had to be compiled, about a second when they were loaded
     """
@@ -128,17 +131,25 @@ class Report:
     versions: Mapping[str, str]
     limits: dict[str, dict[str, float]]
     records: list[Record] = field(default_factory=list)
-    crossovers: list[Crossover] = field(default_factory=list)
     warm_up_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Valid JSON: what is not finite becomes null."""
-        return as_json({"schema": SCHEMA, **asdict(self)})
+        found = crossovers(self.records)
+        return as_json({"schema": SCHEMA, **asdict(self), "crossovers": found})
 
-
-def set_times(record: Record, times: Sequence[float], scale: float = 1.0) -> None:
-    """Enter measured seconds, each multiplied by `scale`."""
-    record.repeats = len(times)
-    record.seconds = median(times) * scale
-    record.seconds_min = min(times) * scale
-    record.seconds_max = max(times) * scale
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The report stored at `path`. Raises OSError, or ValueError if it holds none."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise ValueError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
+            records: list[Record] = [
+                TrainingRecord(**row) if "epochs" in row else Record(**row)
+                for row in content["records"]
+            ]
+            machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))
+            return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error

@@ -5,9 +5,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from accelnn.bench.cases import COMPILED, Case, Contestant, Skip
-from accelnn.bench.records import Record, set_times
+from accelnn.bench.cases import COMPILED, OperationCase, OperationContestant
+from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import alternate
+from accelnn.bench.trainings import TrainingCase, TrainingContestant
+
+Case = OperationCase | TrainingCase
+Contestant = OperationContestant | TrainingContestant
 
 
 def run_case(
@@ -32,7 +36,7 @@ def run_case(
     """
     mine = {name: case.record(name) for name in implementations}
     contestants: dict[str, Contestant] = {}
-    right: dict[str, Contestant] = {}
+    measures: dict[str, Callable[[], float]] = {}
     first_seconds: dict[str, float] = {}
     times: dict[str, list[float]] = {name: [] for name in implementations}
     for record in mine.values():
@@ -48,45 +52,37 @@ def run_case(
                 start = time.perf_counter()
                 contestant.run()
                 first_seconds[name] = time.perf_counter() - start
-                record.max_rel_error = contestant.error()
+                error = record.max_rel_error = contestant.error()
             except Skip as reason:
                 record.reason = str(reason)
-                continue
-            except Exception as error:
-                _fail(record, error)
-                continue
-            record.transfer_seconds = contestant.transfer_seconds
-            if record.max_rel_error <= contestant.tolerance:
-                right[name] = contestant
-            else:  # NaN comes here too
-                record.status = "wrong"
-                record.reason = (
-                    f"the error {record.max_rel_error:.1e} exceeds {contestant.tolerance:.1e}"
-                )
-        measures: dict[str, Callable[[], float]] = {
-            name: functools.partial(_measure, contestant, mine[name])
-            for name, contestant in right.items()
-        }
+            except Exception as reason:
+                record.reject("failed", _describe(reason))
+            else:
+                if error is None or error <= contestant.tolerance:
+                    measures[name] = functools.partial(_measure, contestant, record)
+                else:  # also for NaN
+                    limit = contestant.tolerance
+                    record.reject("wrong", f"the error {error:.1e} exceeds {limit:.1e}")
         threaded = {name for name in measures if (mine[name].threads or 1) > 1}
         alternate(measures, times, repeat, seconds, threaded)
     finally:
-        for name, contestant in right.items():
-            record = mine[name]
+        for name in measures:
+            record, contestant = mine[name], contestants[name]
             if not times[name] or record.status == "failed":
                 continue
             record.status, record.reason = "ok", None
-            set_times(record, times[name], contestant.scale)
+            record.set_times(times[name], contestant.scale)
             if name in COMPILED:
                 # the first run compiled, and then did a share of the job
                 run_seconds = min(times[name]) * contestant.run_share
                 record.compile_seconds = max(0.0, first_seconds[name] - run_seconds)
             try:
                 contestant.finish(record)
-            except Exception as error:
-                _fail(record, error)
+            except Exception as reason:
+                record.reject("failed", _describe(reason))
         for contestant in contestants.values():
             contestant.close()
-        case.compare([record for record in mine.values() if record.status == "ok"])
+        case.finish([record for record in mine.values() if record.status == "ok"])
         records.extend(mine.values())
 
 
@@ -96,11 +92,10 @@ def _measure(contestant: Contestant, record: Record) -> float:
         return math.nan
     try:
         return contestant.measure()
-    except Exception as error:
-        _fail(record, error)
+    except Exception as reason:
+        record.reject("failed", _describe(reason))
         return math.nan
 
 
-def _fail(record: Record, error: Exception) -> None:
-    record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
-    record.seconds = record.seconds_min = record.seconds_max = None
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -13,9 +13,8 @@ SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the c
 
 # Seconds of rest after a measurement with several threads. Threads of BLAS and OpenMP spin for up
 # to 27 ms after their work and keep the cores from the next measurement: without a rest an epoch in
-# parallel loops took 22 ms instead of 10.6, a matrix product 20 ms instead of 11.4. A long
-# measurement needs a longer rest: with 30 ms after each, trainings of half a second took 370 to
-# 554 ms; with 100 ms they took 335 to 391.
+# parallel loops took 22 ms instead of 10.6. A long measurement needs a longer rest: with 30 ms
+# after each, trainings of half a second took 370 to 554 ms; with 100 ms they took 335 to 391.
 REST, LONG_REST = 0.03, 0.1
 
 
@@ -58,15 +57,10 @@ def alternate(
     seconds: float,
     threaded: Container[str] = (),
 ) -> None:
-    """Measure each up to `repeat` times, in turn; one that has spent `seconds` is left out.
+    """Append up to `repeat` measurements of each function to its `times`, in turn; one that has
+    spent `seconds` is left out. A rest follows those with several threads, named in `threaded`.
 
     Every second round runs backwards, because a measurement after a long one is slower.
-
-    Parameters
-    ----------
-    measures : by name, a function that measures once and returns seconds
-    times : by name, receives the measurements; an interrupt loses none
-    threaded : the names that use several threads, which need a rest to end
     """
     spent = dict.fromkeys(measures, 0.0)
     for round_number in range(repeat):

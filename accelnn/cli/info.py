@@ -14,7 +14,7 @@ from accelnn.cli.console import console, names_and_texts
 
 PACKAGES = (
     *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
-    *("nvmath-python", "nvidia-ml-py"),
+    "nvmath-python",
 )
 
 

@@ -1,0 +1,79 @@
+"""A bar chart of one training: the time that each implementation takes."""
+
+from pathlib import Path
+
+from accelnn.bench.records import Report, TrainingRecord
+from accelnn.bench.tables import ratio, seconds, split, time
+from accelnn.install import install_command
+
+LABELS = {
+    "python": "Python loops",
+    "numba": "loops, compiled by Numba",
+    "notes": "the notes' NumPy",
+    "numpy": "NumPy, without needless copies",
+    "torch": "PyTorch",
+    "torch-compile": "PyTorch, compiled",
+    "torch-gram": "PyTorch in sample space",
+    "jax": "JAX",
+    "sklearn": "scikit-learn",
+}
+TICKS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 3600.0, 36000.0)
+OURS, OTHERS, TEXT = "#e8590c", "#748ffc", "#808080"  # readable on white and on black
+
+
+def draw(report: Report, path: Path, case: str | None = None) -> None:
+    """Write a chart of the training `case` to `path` (.svg or .png), its background transparent.
+
+    case : by default cat-2layer, or the first training of the report
+
+    Raises ValueError if the report has no such training, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ValueError(f"a chart needs matplotlib: {install_command('plot')}") from None
+    records = [r for r in split(report.records)[1] if r.seconds and r.implementation != "products"]
+    cases = list(dict.fromkeys(record.case for record in records))
+    case = case or ("cat-2layer" if "cat-2layer" in cases else (cases or [""])[0])
+    rows = [record for record in records if record.case == case]
+    if not rows:
+        raise ValueError(f"no training {case} was timed: expected one of {', '.join(cases)}")
+    rows.sort(key=lambda record: record.seconds or 0.0)
+    figure = Figure((8, 1 + 0.42 * len(rows)), layout="constrained")
+    figure.suptitle(_title(rows[0]), x=0.01, ha="left", color=TEXT, fontsize="medium")
+    axes = figure.subplots()
+    times = [record.seconds or 0.0 for record in rows]
+    colours = [OURS if r.implementation.startswith("accelnn") else OTHERS for r in rows]
+    bars = axes.barh([_label(record) for record in rows], times, color=colours)
+    axes.bar_label(bars, [_figures(r, rows) for r in rows], padding=4, color=TEXT)
+    axes.set_xscale("log")
+    least, most = min(times) / 3, max(times)
+    axes.set_xlim(least, most * (most / least) ** 0.4)  # with room for the figures
+    axes.set_xticks([tick for tick in TICKS if least < tick <= 10 * most])
+    axes.xaxis.set_major_formatter(lambda value, _: seconds(value))
+    axes.minorticks_off()
+    axes.tick_params(colors=TEXT, length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    figure.savefig(path, transparent=True, dpi=150)
+
+
+def _label(record: TrainingRecord) -> str:
+    name = record.implementation.removesuffix("-float32")
+    label = LABELS.get(name, name)
+    return f"{label}, float32" if name != record.implementation else label
+
+
+def _figures(record: TrainingRecord, rows: list[TrainingRecord]) -> str:
+    """Its time, and how many times as long that is as accelnn's."""
+    ours = next((r.seconds for r in rows if r.implementation == "accelnn"), None)
+    if ours is None or record.seconds is None or record.implementation == "accelnn":
+        return time(record)
+    return f"{time(record)}  ({ratio(record.seconds / ours)} ×)"
+
+
+def _title(record: TrainingRecord) -> str:
+    layers, epochs = list(record.size["layers"]), record.epochs or 0
+    job = f"{record.case}: {layers}, {epochs:,} epochs in {record.dtype}"
+    return f"{job} on {record.device}, {record.threads} threads (log scale)"
