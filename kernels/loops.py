@@ -25,6 +25,10 @@ HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LE
 OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
 KINDS = HIDDEN_KINDS | OUTPUT_KINDS
 
+# The optimizers that the compiled steps and the GPU's kernels know
+SGD, MOMENTUM, ADAM = range(3)
+OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
+
 LEAK = 0.01  # slope of the leaky ReLU below zero
 SMALLEST = 1e-16  # for logarithms: below it, float64 cannot tell 1 - p from 1
 

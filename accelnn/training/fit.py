@@ -14,7 +14,6 @@ from accelnn.backend import Array, array_module, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, penalty
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
-from accelnn.solvers.captured import Uncaptured
 from accelnn.solvers.choice import SOLVERS
 from accelnn.solvers.job import Job, Trainer
 from accelnn.training.checks import check_count, checked, converted, not_finite, set_apart
@@ -139,7 +138,7 @@ def fit(
         # divergence is reported once, below
         stack.enter_context(np.errstate(over="ignore", invalid="ignore"))
         stack.enter_context(precisions.of_products(array_module(params.flat), precision))
-        stack.enter_context(job.held)
+        stack.enter_context(job.resources)
         callbacks = list(callbacks)
         if verbose:
             callbacks.append(stack.enter_context(following(verbose, epochs)))
@@ -187,8 +186,8 @@ def _descend(
         history.stopped = "interrupted"
         return job.params, True
     history.compile_seconds = trainer.compile_seconds
-    if isinstance(trainer, Uncaptured):
-        history.reason = f"{history.reason}: jitted; not captured: {trainer.reason}"
+    if trainer.not_captured:
+        history.reason = f"{history.reason}: jitted; not captured: {trainer.not_captured}"
         history.solver = "direct"
     starts = range(0, epochs, record_every)
     xp, watched = array_module(job.params.flat), job.validation is not None
