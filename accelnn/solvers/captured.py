@@ -24,7 +24,7 @@ from accelnn.kernels.gpu.cublaslt import Product, Unsupported
 from accelnn.network import Parameters
 from accelnn.solvers import precisions
 from accelnn.solvers.direct import Direct
-from accelnn.solvers.job import Job, Trainer, why_not_kernels, why_not_streamed
+from accelnn.solvers.job import Job, Trainer
 
 PLANNED = 1000  # epochs of full batches whose learning rates are sent at a time
 
@@ -49,6 +49,8 @@ class Captured(Trainer):
     numbers : `steps` of step.cu
     losses : the sum of the costs, in a part for each block of threads
     """
+
+    by_kernels = True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -115,10 +117,6 @@ class Captured(Trainer):
         trainer = Direct(job)
         trainer.not_captured = reason
         return trainer
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        return why_not_streamed(job) or why_not_kernels(job)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         if cost is not None:
@@ -188,9 +186,7 @@ class Captured(Trainer):
             kinds[type(value)](value) if type(value) in kinds else value for value in arguments
         )
         size = shared * self.params.dtype.itemsize
-        return functools.partial(
-            self._function(name), blocks, threads, arguments, shared_mem=size
-        )
+        return functools.partial(self._function(name), blocks, threads, arguments, shared_mem=size)
 
     def real(self, array: Array) -> Array:
         """The array that a product writes for `array`: itself, or floats if it is bfloat16."""
@@ -237,7 +233,7 @@ class Step(NamedTuple):
     update: Launch
 
     def enqueue(self, main: Any, side: Any) -> None:
-        """Launch on the stream `main`, the current one, and what only the update needs on `side`."""
+        """Launch on `main`, the current stream, and on `side` what only the update needs."""
         for launch in self.forward:
             launch()
         for weight_gradient, bias_gradient, before in self.backward:

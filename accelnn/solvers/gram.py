@@ -15,19 +15,12 @@ of a network of any depth.
 
 import functools
 
-from accelnn.backend import Array, array_module
-from accelnn.network import (
-    Parameters,
-    Workspace,
-    backpropagate,
-    cost_and_accuracy,
-    penalty,
-    propagate,
-)
+from accelnn.backend import Array
+from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
 from accelnn.optimizers import SGD, Momentum
 from accelnn.solvers import precisions
 from accelnn.solvers.direct import Batch, Direct
-from accelnn.solvers.job import Job, Weights, why_not_streamed
+from accelnn.solvers.job import Job, Trainer, Weights
 
 
 class SampleSpace(Weights):
@@ -103,7 +96,7 @@ class Gram(Direct):
 
     @classmethod
     def why_not(cls, job: Job) -> str | None:
-        return why_not_streamed(job) or why_not(job) or precisions.why_not(job.precision)
+        return Trainer.why_not(job) or why_not(job) or precisions.why_not(job.precision)
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         job, space, work, (S, _) = self.job, self.weights, batch.work, self.params[0]

@@ -21,7 +21,7 @@ from accelnn.kernels import loops
 from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
 from accelnn.solvers.gram import Gram, SampleSpace
-from accelnn.solvers.job import Job, Trainer, Weights, draw_mask, why_not_kernels
+from accelnn.solvers.job import Job, Trainer, Weights, draw_mask, layer_table
 
 # Inputs from which examples are stored as rows: BLAS then forms the first product, and a row is
 # gathered in one go. With fewer, loops run along the examples.
@@ -36,6 +36,8 @@ LARGEST_MASKS = 2**20
 class Jitted(Trainer):
     """A training in compiled steps."""
 
+    by_kernels = True
+
     def __init__(self, job: Job, weights: Weights | None = None) -> None:
         super().__init__(job, weights)
         self.space = weights if isinstance(weights, SampleSpace) else None
@@ -43,10 +45,6 @@ class Jitted(Trainer):
         self.orders = batches.orders(job.examples, job.seed)
         self.state = _state(job, self.weights)
         self.sizes = np.array(job.sizes)
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        return why_not_kernels(job)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         per_epoch = len(self.sizes)
@@ -191,7 +189,7 @@ def _state(job: Job, weights: Weights) -> Any:
         gemm=blas.address(dtype),
         settings=np.array([code, in_space, examples_first, _drops(job), threads, 0, 1]),
         phases=_phases(layers, not whole, in_space, separate),
-        layers=_layer_table(job.net, layers),
+        layers=layer_table(job.net, layers),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
         betas=np.array(optimizer.betas),
         theta=params.flat,
@@ -220,16 +218,6 @@ def _flat(array: Array) -> Array:
     """The elements in C order, contiguous and writable: compiled code knows no other arrays."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat if flat.flags.writeable else flat.copy()
-
-
-def _layer_table(net: Network, layers: tuple[int, ...]) -> Array:
-    """`State.layers`"""
-    rows, place, unit = [], 0, 0
-    for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):
-        rows.append((n, before, place, place + n * before, unit, loops.KINDS[kind]))
-        place += n * (before + 1)
-        unit += n
-    return np.array(rows)
 
 
 def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, separate: bool) -> Array:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -131,11 +132,13 @@ class Weights:
 class Trainer:
     """A training under way, which never waits for the device; each solver has its own steps.
 
+    by_kernels : whether kernels compute it, which know certain optimizers and activations
     steps : updates so far
     compile_seconds : spent on compiling so far
-    not_captured : why steps on a GPU are not captured as CUDA graphs though they could be, or ""
+    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
     """
 
+    by_kernels = False
     compile_seconds = 0.0
     not_captured = ""
 
@@ -143,6 +146,8 @@ class Trainer:
         self.job = job
         self.weights = weights or Weights(job)
         self.params = self.weights.params
+        self.gradients = self.params.empty_like()
+        self.moments = new_moments(job.optimizer, self.params.flat)
         self.xp = job.xp
         self.steps = 0
 
@@ -154,7 +159,12 @@ class Trainer:
     @classmethod
     def why_not(cls, job: Job) -> str | None:
         """Why it cannot do a job, or None."""
-        raise NotImplementedError
+        if job.streamed:
+            return (
+                "X and Y are on the host, and the parameters on the device: the solver 'direct' "
+                "streams them; or move them with accelnn.to_device"
+            )
+        return why_not_kernels(job) if cls.by_kernels else None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Run an epoch for each rate, or fewer if the job's interruption is requested.
@@ -171,14 +181,6 @@ class Trainer:
     def parameters(self) -> Parameters:
         """A copy of the present parameters."""
         return self.weights.parameters()
-
-    @functools.cached_property
-    def gradients(self) -> Parameters:
-        return self.params.empty_like()
-
-    @functools.cached_property
-    def moments(self) -> list[Array]:
-        return new_moments(self.job.optimizer, self.params.flat)
 
     @functools.cached_property
     def random(self) -> Any:
@@ -225,11 +227,12 @@ def why_not_kernels(job: Job) -> str | None:
     return kernels.why_not(job.net.hidden, job.net.output)
 
 
-def why_not_streamed(job: Job) -> str | None:
-    """Why a solver that needs its data on the device cannot do a job, or None."""
-    if not job.streamed:
-        return None
-    return (
-        "X and Y are on the host, and the parameters on the device: the solver 'direct' streams "
-        "them; or move them with accelnn.to_device"
-    )
+def layer_table(net: Network, layers: tuple[int, ...]) -> Array:
+    """For each layer, as kernels read it: n_l, n_{l-1}, the places of W and b in the flat
+    parameters, the place of its first unit among all, and the kind of its activation."""
+    rows, place, unit = [], 0, 0
+    for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):
+        rows.append((n, before, place, place + n * before, unit, loops.KINDS[kind]))
+        place += n * (before + 1)
+        unit += n
+    return np.array(rows)

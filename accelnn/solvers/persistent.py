@@ -5,6 +5,7 @@ fifty times as long as the work. One launch stays on the device for thousands of
 blocks share the examples; see sample_space.cu.
 """
 
+import functools
 import time
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,11 +14,10 @@ import numpy as np
 
 from accelnn.backend import Array
 from accelnn.kernels.gpu import cuda
-from accelnn.kernels.loops import KINDS
 from accelnn.network import Network
 from accelnn.solvers import precisions
 from accelnn.solvers.gram import SampleSpace, why_not
-from accelnn.solvers.job import Job, Trainer, why_not_kernels, why_not_streamed
+from accelnn.solvers.job import Job, Trainer, layer_table
 
 THREADS = 64, 512  # of a block, at least and at most
 WARP = 32
@@ -138,16 +138,14 @@ class Partition(NamedTuple):
         return shape.layers[0] * shape.m + (shape.uppers + 1) * padded + shape.uppers
 
     def table(self, net: Network) -> Array:
-        """`table` of sample_space.cu: a row for each layer."""
-        rows, place, unit = [], 0, 0
-        layers = pairwise((0, *self.shape.layers))  # the upper parameters have no first W
-        kinds, keeps = (*net.hidden, net.output), (*net.keep_prob, 1)
-        for (before, n), kind, keep in zip(layers, kinds, keeps, strict=True):
-            bits = self._inner_bits(n, before), self._inner_bits(before, n)
-            rows.append((n, before, place, place + n * before, unit, KINDS[kind], keep < 1, *bits))
-            place += n * (before + 1)
-            unit += n
-        return np.array(rows, np.int32)
+        """`table` of sample_space.cu: a row for each layer, whose first W is not among the upper
+        parameters."""
+        layers = (0, *self.shape.layers)
+        bits = [
+            (keep < 1, self._inner_bits(n, before), self._inner_bits(before, n))
+            for (before, n), keep in zip(pairwise(layers), (*net.keep_prob, 1), strict=True)
+        ]
+        return np.hstack([layer_table(net, layers), bits]).astype(np.int32)
 
     def _inner_bits(self, count: int, terms: int) -> int:
         """2 to this power threads share an inner product of `terms`, of which each column has
@@ -156,15 +154,11 @@ class Partition(NamedTuple):
         return max(0, min(5, free, (terms // 8).bit_length() - 1))
 
 
-def least_shared(shape: Shape, limits: Limits) -> int:
-    """Bytes of shared memory that a block needs at least."""
-    width, rows = -(-shape.m // limits.processors), min(shape.layers[0], TILE)
-    return min(Partition(shape, width, in_shares, rows).shared for in_shares in (False, True))
-
-
-def partition(shape: Shape, limits: Limits) -> Partition | None:
+@functools.lru_cache
+def partition(shape: Shape, limits: Limits) -> Partition:
     """A partition into as many blocks as the device runs at once, unless these had less than
-    LEAST_WIDTH examples each, with as much in shared memory as fits; None if too little does."""
+    LEAST_WIDTH examples each, with as much in shared memory as fits; the one that needs least if
+    none fits."""
     m, units = shape.m, shape.layers[0]
     # Half of the threads wait for S: with 4 numbers each, all are on their way at once.
     threads = 1 << (units * m // 2 - 1).bit_length()
@@ -180,17 +174,17 @@ def partition(shape: Shape, limits: Limits) -> Partition | None:
                 rows -= rows % TILE
             if rows:
                 return option._replace(rows=rows)
-    return None
+    return option._replace(rows=min(units, TILE))
 
 
 class Persistent(Trainer):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
+    by_kernels = True
     weights: SampleSpace
 
     def __init__(self, job: Job, chosen: Partition | None = None) -> None:
         chosen = chosen or partition(Shape.of(job), Limits.of_device())
-        assert chosen is not None, self.why_not(job)
         self.partition, self.dtype = chosen, job.params.dtype
         start = time.perf_counter()
         self.kernel = cuda.kernel(
@@ -227,7 +221,7 @@ class Persistent(Trainer):
     def why_not(cls, job: Job) -> str | None:
         import cupy
 
-        reason = why_not_streamed(job) or why_not(job) or why_not_kernels(job)
+        reason = super().why_not(job) or why_not(job)
         if reason is not None:
             return reason
         if job.precision in precisions.ROUNDED:
@@ -237,13 +231,14 @@ class Persistent(Trainer):
         shape, limits = Shape.of(job), Limits.of_device()
         if shape.layers[0] * shape.m >= 2**31:
             return f"S has {shape.layers[0] * shape.m:,} numbers, and the kernel counts to 2^31"
-        if partition(shape, limits) is None:
-            return (
-                f"a block needs {least_shared(shape, limits) / 1024:,.0f} KB of shared memory for "
-                "the upper parameters, a few rows of S and its examples' activations, and this "
-                f"GPU has {limits.shared / 1024:,.0f} KB"
-            )
-        return None
+        needed = partition(shape, limits).shared
+        if needed <= limits.shared:
+            return None
+        return (
+            f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, a "
+            "few rows of S and its examples' activations, and this GPU has "
+            f"{limits.shared / 1024:,.0f} KB"
+        )
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
