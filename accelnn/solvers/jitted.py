@@ -66,7 +66,7 @@ class Jitted(Trainer):
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = _drops(self.job)
-        most = int(LONGEST_CALL / _multiply_adds(layers, largest))
+        most = int(LONGEST_CALL / _multiply_adds(self.params, largest))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
@@ -188,7 +188,7 @@ def _state(job: Job, weights: Weights) -> Any:
     return steps.State(
         gemm=blas.address(dtype),
         settings=np.array([code, in_space, examples_first, _drops(job), threads, 0, 1]),
-        phases=_phases(layers, not whole, in_space, separate),
+        phases=_phases(params, not whole, in_space, separate),
         layers=layer_table(job.net, layers),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
         betas=np.array(optimizer.betas),
@@ -220,10 +220,11 @@ def _flat(array: Array) -> Array:
     return flat if flat.flags.writeable else flat.copy()
 
 
-def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, separate: bool) -> Array:
+def _phases(params: Parameters, gathered: bool, sample_space: bool, separate: bool) -> Array:
     """`State.phases`: what a step does, and how much work it is."""
     from accelnn.kernels.cpu import steps as t
 
+    layers = params.layers
     products = [n * before for before, n in pairwise(layers)]
     last = len(products) - 1
     rows = [(t.GATHER, 0, layers[0], 0)] if gathered else []
@@ -232,14 +233,13 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, separat
     rows += [(t.BACKWARD, l, products[l], 0) for l in range(last, 0, -1)]
     if sample_space:
         products[0] = layers[1]
-    elements = sum(n * (before + 1) for before, n in pairwise(layers))
-    rows += [(t.UPDATE, last, sum(products), 10 * elements if separate else 0)]
+    rows += [(t.UPDATE, last, sum(products), 10 * params.flat.size if separate else 0)]
     return np.array(rows)
 
 
-def _multiply_adds(layers: tuple[int, ...], m: int) -> int:
+def _multiply_adds(params: Parameters, m: int) -> int:
     """Multiply-adds of a step on m examples, about."""
-    return 3 * m * sum(n * (before + 1) for before, n in pairwise(layers))
+    return 3 * m * int(params.flat.size)
 
 
 # -------------------------------------------------------------------------------- compilation

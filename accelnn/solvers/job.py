@@ -221,8 +221,8 @@ def why_not_kernels(job: Job) -> str | None:
     name, known = job.optimizer.name, loops.OPTIMIZERS
     if name not in known or type(job.optimizer) is not OPTIMIZERS.get(name):
         return (
-            f"the kernels have no optimizer {type(job.optimizer).__name__}, only "
-            f"{', '.join(known)}: use the solver 'direct'"
+            f"the kernels have no optimizer {name!r}, only {', '.join(known)}: use the solver "
+            "'direct'"
         )
     return kernels.why_not(job.net.hidden, job.net.output)
 
