@@ -340,7 +340,7 @@ def test_a_partition_fits_the_device_or_none_does_and_every_block_has_work(
         for in_shares in (False, True):
             bare = one._replace(in_shares=in_shares, G_shared=False, rows=rows)
             assert bare.shared >= one.shared
-        assert -(-shape.m // (one.width - 1 or 0.5)) > processors
+        assert one.width == -(-shape.m // processors)
 
 
 def test_the_cats_are_shared_by_many_blocks_that_have_all_they_need():
