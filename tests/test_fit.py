@@ -415,8 +415,7 @@ def test_ctrl_c_while_a_solver_gets_ready_gives_the_first_parameters(flower, mon
     def compiling(_job):
         raise KeyboardInterrupt
 
-    slow = accelnn.solvers.SOLVERS["direct"]._replace(start=compiling)
-    monkeypatch.setitem(accelnn.solvers.SOLVERS, "direct", slow)
+    monkeypatch.setattr("accelnn.solvers.direct.Direct.start", compiling)
     net, params = small()
     with pytest.raises(accelnn.Interrupted) as interrupted:
         accelnn.fit(net, params, *flower, epochs=10, learning_rate=0.5)

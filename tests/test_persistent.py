@@ -18,7 +18,7 @@ from accelnn.solvers import persistent
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
 from accelnn.solvers.job import Job
-from accelnn.solvers.persistent import Limits, Partition, Persistent, Shape, partition
+from accelnn.solvers.persistent import Limits, Partition, Persistent, fitted, partition
 
 pytestmark = pytest.mark.slow
 
@@ -71,9 +71,14 @@ def check_same(trainer, reference, tolerance, rates=(0.3,) * 50, every=10, varia
 
 def small_blocks(of, width, **options):
     """A partition of small blocks, all in shared memory unless `options` say otherwise."""
-    shape = Shape.of(of)
-    options = {"rows": shape.layers[0], "G_shared": True, "threads": 64} | options
-    return Partition(shape, width, **options)
+    work = partition(of)
+    options = {
+        "rows": work.layers[0],
+        "G_shared": True,
+        "threads": 64,
+        "in_shares": False,
+    } | options
+    return work._replace(width=width, **options)
 
 
 # --------------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ def test_the_blocks_of_an_h200_give_the_same_training(monkeypatch):
     options = Network([300, 7, 1]), 209, "sgd", "float32"
     monkeypatch.setitem(device_double.ATTRIBUTES, "MultiProcessorCount", H200.processors)
     trainer = Persistent(job(*options))
-    assert trainer.partition == partition(Shape((7, 1), 209, False, 4), H200)
+    assert trainer.partition == fitted(Partition((7, 1), 209, False, 4), H200)
     check_same(trainer, on_host(*options), 1e-4, (0.01,) * 5, 2)
 
 
@@ -230,8 +235,8 @@ def test_a_cost_is_only_written_if_asked_for(double_with_kernels):
 def test_long_launches_are_split_and_few_of_them_are_queued(double_with_kernels, monkeypatch):
     whole = trained(Persistent(job(NETS["tanh with L2"], 13)), [0.3] * 20, 20)
     trainer = Persistent(job(NETS["tanh with L2"], 13))
-    assert trainer.partition.shape.multiply_adds == persistent.LEAST_STEP
-    assert Shape((20, 1), 3000, False, 4).multiply_adds == 20 * 3000**2
+    assert trainer.partition.multiply_adds == persistent.LEAST_STEP
+    assert Partition((20, 1), 3000, False, 4).multiply_adds == 20 * 3000**2
     monkeypatch.setattr(persistent, "LONGEST_LAUNCH", int(3.5 * persistent.LEAST_STEP))
     device_double.Log.synchronizations = device_double.Log.launches = 0
     trainer.advance([0.3] * 20, double_with_kernels.empty((), np.float64))
@@ -316,46 +321,51 @@ def test_a_cupy_without_kernels_is_refused():
 # --------------------------------------------------------------------------------------------
 # how blocks share the work
 
-shapes = st.builds(
-    Shape,
+works = st.builds(
+    Partition,
     layers=st.lists(st.integers(1, 80), min_size=1, max_size=4).map(tuple),
     m=st.integers(1, 6000),
     momentum=st.booleans(),
     itemsize=st.sampled_from([4, 8]),
+    width=st.just(1),
+    in_shares=st.just(False),
+    rows=st.just(0),
+    G_shared=st.just(False),
+    threads=st.just(512),
 )
 
 
 @settings(max_examples=200, deadline=None)
-@given(shape=shapes, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
+@given(work=works, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
 def test_a_partition_fits_the_device_or_none_does_and_every_block_has_work(
-    shape, processors, shared
+    work, processors, shared
 ):
-    one = partition(shape, Limits(processors, shared))
+    one = fitted(work, Limits(processors, shared))
     assert one.blocks <= processors
-    assert (one.blocks - 1) * one.width < shape.m <= one.blocks * one.width
-    assert one.rows == shape.layers[0] or (one.rows and one.rows % persistent.TILE == 0)
+    assert (one.blocks - 1) * one.width < work.m <= one.blocks * one.width
+    assert one.rows == work.layers[0] or (one.rows and one.rows % persistent.TILE == 0)
     assert 2 * persistent.WARP <= one.threads <= 512
     if one.shared > shared:  # the narrowest blocks with the fewest rows of S
-        rows = min(shape.layers[0], persistent.TILE)
+        rows = min(work.layers[0], persistent.TILE)
         for in_shares in (False, True):
             bare = one._replace(in_shares=in_shares, G_shared=False, rows=rows)
             assert bare.shared >= one.shared
-        assert one.width == -(-shape.m // processors)
+        assert one.width == -(-work.m // processors)
 
 
 def test_the_cats_are_shared_by_many_blocks_that_have_all_they_need():
     for layers, itemsize in [((1,), 4), ((7, 1), 4), ((20, 7, 5, 1), 4), ((7, 1), 8)]:
-        one = partition(Shape(layers, 209, False, itemsize), H200)
+        one = fitted(Partition(layers, 209, False, itemsize), H200)
         assert one.blocks == 27
         assert (one.rows, one.G_shared, one.in_shares) == (layers[0], True, False)
 
 
 def test_many_upper_parameters_are_added_up_in_shares():
-    assert partition(Shape((60, 60, 10), 500, False, 4), H200).in_shares
+    assert fitted(Partition((60, 60, 10), 500, False, 4), H200).in_shares
 
 
 def test_columns_of_G_too_large_for_shared_memory_stay_outside():
-    one = partition(Shape((7, 1), 6000, False, 4), H200)
+    one = fitted(Partition((7, 1), 6000, False, 4), H200)
     assert not one.G_shared
     assert one.rows == 7
 

@@ -1,11 +1,10 @@
 """Gradient descent on a GPU as CUDA graphs: a step is captured once, and replayed for each batch.
 
-That saves the time that Python takes between two launches, and most launches: cuBLASLt adds biases
-and applies relu within its products, and one kernel updates all parameters. The kernels of
-`kernels/gpu/step.cu` read from device memory what changes from step to step (learning rate, Adam's
-corrections, the batch's examples, the place in dropout's random numbers); it is sent for one epoch
-of mini-batches, or for many epochs of full batches, at a time. Batches of two sizes, if the last
-of an epoch is short, have a graph each.
+That saves the time of Python between two launches, and most launches: cuBLASLt adds biases and
+applies relu within its products, and one kernel updates all parameters. Values that change from
+step to step (learning rate, Adam's corrections, the batch, the place in dropout's random numbers)
+are sent to device memory for an epoch of mini-batches, or many epochs of full batches, at a time.
+Each size of a batch has a graph of its own.
 """
 
 import functools
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelnn import batches
-from accelnn.backend import Array, array_module, install_cupy
+from accelnn.backend import Array, install_cupy
 from accelnn.kernels.gpu import cublaslt, cuda
 from accelnn.kernels.gpu.cublaslt import Product, Unsupported
 from accelnn.network import Parameters
@@ -62,8 +61,7 @@ class Captured(Trainer):
         self._function("begin_step")
         self.compile_seconds = time.perf_counter() - start
 
-        whole, self.sizes = job.batch_size is None, job.sizes
-        self.most = max(self.sizes)
+        whole, self.sizes, self.most = job.batch_size is None, job.sizes, max(job.sizes)
         self.operand_type = np.dtype(np.uint16) if rounded else dtype
         self.operands = self.params
         if rounded:
@@ -79,16 +77,16 @@ class Captured(Trainer):
         self.tickets = xp.zeros(_parts(max(layers[1:]), UNITS), np.uint32)
         self.is_weight = self._is_weight()
         if whole:
-            self.X, self.Y = self._as_operand(_dense(job.X)), job.Y
+            dense = job.X.flags.c_contiguous or job.X.flags.f_contiguous
+            self.X = self._as_operand(job.X if dense else xp.ascontiguousarray(job.X))
+            self.Y = job.Y
         else:
             X, Y = (batches.examples_first(array) for array in (job.X, job.Y))
             self.rows = self._as_operand(X), Y
             self.orders = batches.orders(job.examples, job.seed)
             self.order = xp.zeros(job.examples, np.int64)
             self.X, self.Y = self._matrix(layers[0]), xp.empty((self.most, layers[-1]), dtype).T
-        # Graphs know the addresses of arrays only: the steps keep these alive.
-        self.captured = [_Builder(self, size).step() for size in sorted(set(self.sizes))]
-        self.graphs = self._capture()
+        self.graphs, self.captured = self._capture()
 
     @classmethod
     def start(cls, job: Job) -> Trainer:
@@ -142,21 +140,21 @@ class Captured(Trainer):
         self.steps += len(plan)
 
     def _send(self, array: Array, to: Array) -> None:
-        """Copy to the array that kernels read, through one that CuPy allocates: its copies from
-        the host are pinned and do not wait."""
+        """Copy to the array that kernels read, by CuPy's pinned upload, which does not wait."""
         to[: len(array)] = self.xp.asarray(array)
 
-    def _capture(self) -> dict[int, Any]:
-        """The graph of a step for each batch size."""
-        stream = self.xp.cuda.Stream
-        current = self.xp.cuda.get_current_stream()
+    def _capture(self) -> tuple[dict[int, Any], list["Step"]]:
+        """The graph of a step for each batch size, and the steps, which keep alive the arrays
+        whose addresses are in the graphs."""
+        stream, current = self.xp.cuda.Stream, self.xp.cuda.get_current_stream()
         main, side = stream(non_blocking=True), stream(non_blocking=True)
+        steps = [_Builder(self, size).step() for size in sorted(set(self.sizes))]
         graphs, state = {}, [self.params.flat, *self.moments]
         before = [array.copy() for array in state]
         main.wait_event(current.record())
         try:
             with main:
-                for step in self.captured:
+                for step in steps:
                     self.numbers.fill(0)  # a step counts on, and would gather the next batch
                     step.enqueue(main, side)  # a trial: CUDA loads much only at its first use
                     graphs[step.m] = step.capture(main, side)
@@ -166,7 +164,7 @@ class Captured(Trainer):
                 array[...] = original
         if self.operands is not self.params:
             self._to_operands(self.params.flat, self.operands.flat)
-        return graphs
+        return graphs, steps
 
     # ------------------------------------------------------------------------ arrays and kernels
 
@@ -222,8 +220,7 @@ class Step(NamedTuple):
     """The launches of a step on m examples.
 
     forward : from the beginning to dZ of the last layer
-    backward : for each layer from the last on, the launches that lead from its dZ to its dW, to
-        its db, and to dZ of the layer before
+    backward : for each layer, the last first, from its dZ to its dW, its db, and dZ before it
     update : the last one
     """
 
@@ -234,17 +231,22 @@ class Step(NamedTuple):
 
     def enqueue(self, main: Any, side: Any) -> None:
         """Launch on `main`, the current stream, and on `side` what only the update needs."""
+        import cupy
+
+        def follow(stream: Any, other: Any) -> None:
+            stream.wait_event(other.record(cupy.cuda.Event(disable_timing=True)))
+
         for launch in self.forward:
             launch()
         for weight_gradient, bias_gradient, before in self.backward:
-            _follow(side, main)
+            follow(side, main)
             with side:
                 bias_gradient()
                 if before:
                     weight_gradient()
             for launch in before or [weight_gradient]:
                 launch()
-        _follow(main, side)
+        follow(main, side)
         self.update()
 
     def capture(self, main: Any, side: Any) -> Any:
@@ -338,8 +340,7 @@ class _Builder:
     def _bias_gradient(self, l: int) -> Launch:
         t, n, m = self.training, self.layers[l + 1], self.m
         blocks = _parts(n, UNITS), min(_parts(m, SHARE), SHARES)
-        arrays = (self.dZ[l], t.gradients[l][1]), (t.shares, t.tickets)
-        arguments = *arrays[0], n, m, _stride(n), *arrays[1]
+        arguments = self.dZ[l], t.gradients[l][1], n, m, _stride(n), t.shares, t.tickets
         return t.kernel("bias_gradient", blocks, (UNITS, EXAMPLES), *arguments, shared=THREADS)
 
     def _output(self) -> list[Launch]:
@@ -375,13 +376,6 @@ def why_not() -> str | None:
     return reason and f"{reason}: {install_cupy()}"
 
 
-def _follow(stream: Any, other: Any) -> None:
-    """Let `stream` wait for all that is now on the other."""
-    import cupy
-
-    stream.wait_event(other.record(cupy.cuda.Event(disable_timing=True)))
-
-
 def _stride(n: int) -> int:
     """Elements from one column of (n, m) to the next: whole 16 bytes, as tensor cores need."""
     return -(-n // 8) * 8
@@ -400,11 +394,3 @@ def _grid(n: int, m: int) -> tuple[tuple[int, int], tuple[int, int]]:
 def _row(count: int) -> tuple[tuple[int], tuple[int]]:
     """Blocks and threads for `count` numbers in a row."""
     return (min(_parts(count, THREADS), BLOCKS),), (THREADS,)
-
-
-def _dense(array: Array) -> Array:
-    """The array, or a copy of it, without gaps in memory."""
-    flags = array.flags
-    if flags.c_contiguous or flags.f_contiguous:
-        return array
-    return array_module(array).ascontiguousarray(array)

@@ -6,11 +6,10 @@ layer needs only G = Xᵀ X (m, m) and P⁰ = W⁰ X (n_1, m), formed once:
 
     W[1] X = c P⁰ + S G        S ← (1 - αλ/m) S - α/m dZ[1]        c ← (1 - αλ/m) c
 
-A step takes 2 n_1 m² operations instead of 4 n_0 n_1 m. The gradient of S is dZ[1] itself: an
-optimizer that is linear in the gradients updates S as it would W[1], and c as a weight on which
-only L2 acts. Nothing drifts, because W[1] X is formed from S at each step. For a network without
-hidden layers this is the textbook's dual form of gradient descent; here it serves the first layer
-of a network of any depth.
+A step takes 2 n_1 m² operations instead of 4 n_0 n_1 m. The gradient of S is dZ[1]: an optimizer
+that is linear in the gradients updates S as it would W[1], and c as a weight on which only L2
+acts. Nothing drifts, because W[1] X is formed from S at each step. Without hidden layers this is
+the textbook's dual form of gradient descent; here it serves networks of any depth.
 """
 
 import functools

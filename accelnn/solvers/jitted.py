@@ -52,7 +52,10 @@ class Jitted(Trainer):
         order = np.zeros(0, np.int64)
         if self.job.batch_size is not None:
             order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
-        l2_cost = self._l2_cost() if cost is not None else 0.0
+        l2_cost: Any = 0.0
+        if cost is not None and self.space is not None and self.job.net.l2:
+            with one_blas_thread():
+                l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
         recorded = per_epoch if cost is not None else 0
         total = self._run(np.repeat(rates, per_epoch), sizes, order, recorded)
         if cost is not None:
@@ -62,10 +65,11 @@ class Jitted(Trainer):
         """Take these steps by `kernels.cpu.steps.train`, in calls short enough to be interrupted;
         returns the sum of the costs of the first `recorded`, each times its examples."""
         from accelnn.kernels import jit
+        from accelnn.kernels.cpu import steps
 
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
-        dropout = _drops(self.job)
+        dropout = state.settings[steps.DROPOUT] != 0
         most = int(LONGEST_CALL / _multiply_adds(self.params, largest))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
@@ -110,13 +114,6 @@ class Jitted(Trainer):
                     draw_mask(layer, keep, self.random)
                 start += n * m
         return D
-
-    def _l2_cost(self) -> Any:
-        """λ/(2m) Σ ‖W‖² in sample space; elsewhere the compiled steps add it."""
-        if self.space is None or not self.job.net.l2:
-            return 0.0
-        with one_blas_thread():
-            return self.space.penalty(self.params[0][0] @ self.space.G)
 
     def validation(self) -> tuple[Array, Array | None]:
         if self.space is not None:
@@ -185,9 +182,10 @@ def _state(job: Job, weights: Weights) -> Any:
         X_batch = empty(most * layers[0])
     separate = optimizer.moments > 1  # the update, from the product that forms the gradient
     code, in_space = loops.OPTIMIZERS[optimizer.name], space is not None
+    dropout = min(job.net.keep_prob, default=1) < 1
     return steps.State(
         gemm=blas.address(dtype),
-        settings=np.array([code, in_space, examples_first, _drops(job), threads, 0, 1]),
+        settings=np.array([code, in_space, examples_first, dropout, threads, 0, 1]),
         phases=_phases(params, not whole, in_space, separate),
         layers=layer_table(job.net, layers),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
@@ -207,11 +205,6 @@ def _state(job: Job, weights: Weights) -> Any:
         work=empty((2, most)),
         losses=np.zeros(threads),
     )
-
-
-def _drops(job: Job) -> bool:
-    """Whether hidden units are dropped while training."""
-    return min(job.net.keep_prob, default=1) < 1
 
 
 def _flat(array: Array) -> Array:

@@ -5,7 +5,6 @@ fifty times as long as the work. One launch stays on the device for thousands of
 blocks share the examples; see sample_space.cu.
 """
 
-import functools
 import time
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -50,18 +49,26 @@ class Limits(NamedTuple):
         return cls(attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"])
 
 
-class Shape(NamedTuple):
-    """What the work of a training depends on: n_1, ..., n_L; m; V or not; bytes of a number."""
+class Partition(NamedTuple):
+    """How the blocks of a launch share the steps of a training.
+
+    layers, m, momentum, itemsize : n_1, ..., n_L; examples; V or not; bytes of a number
+    width : examples of a block
+    in_shares : whether each block adds up a share of the sums for all blocks, or all of them itself
+    rows : rows of S that are in shared memory at once
+    G_shared : whether the block's columns of G are in shared memory
+    threads : of a block: a power of two
+    """
 
     layers: tuple[int, ...]
     m: int
     momentum: bool
     itemsize: int
-
-    @classmethod
-    def of(cls, job: Job) -> "Shape":
-        layers, momentum = tuple(job.net.layers[1:]), job.optimizer.moments > 0
-        return cls(layers, job.examples, momentum, job.params.dtype.itemsize)
+    width: int = 1
+    in_shares: bool = False
+    rows: int = 0
+    G_shared: bool = False
+    threads: int = THREADS[1]
 
     @property
     def uppers(self) -> int:
@@ -73,27 +80,9 @@ class Shape(NamedTuple):
         """Of a step: those of S G, or more if these are few."""
         return max(self.layers[0] * self.m**2, LEAST_STEP)
 
-
-class Partition(NamedTuple):
-    """How the blocks of a launch share the steps of a training.
-
-    width : examples of a block
-    in_shares : whether each block adds up a share of the sums for all blocks, or all of them itself
-    rows : rows of S that are in shared memory at once
-    G_shared : whether the block's columns of G are in shared memory
-    threads : of a block: a power of two
-    """
-
-    shape: Shape
-    width: int
-    in_shares: bool = False
-    rows: int = 0
-    G_shared: bool = False
-    threads: int = THREADS[1]
-
     @property
     def blocks(self) -> int:
-        return -(-self.shape.m // self.width)
+        return -(-self.m // self.width)
 
     @property
     def column_bits(self) -> int:
@@ -103,8 +92,7 @@ class Partition(NamedTuple):
     @property
     def share(self) -> int:
         """The upper parameters that a block updates."""
-        uppers = self.shape.uppers
-        return -(-uppers // self.blocks) if self.in_shares else uppers
+        return -(-self.uppers // self.blocks) if self.in_shares else self.uppers
 
     @property
     def sum_bits(self) -> int:
@@ -117,30 +105,29 @@ class Partition(NamedTuple):
     @property
     def shared(self) -> int:
         """Bytes of shared memory: the same as in `Block::begin` of sample_space.cu."""
-        layers, m, momentum, itemsize = self.shape
-        stride = (1 << self.column_bits) + 1
-        return itemsize * (
+        layers, stride = self.layers, (1 << self.column_bits) + 1
+        return self.itemsize * (
             (COLUMNS + 1) * len(layers)
-            + self.shape.uppers
-            + momentum * self.share
-            + (2 + momentum) * layers[0] * self.width
+            + self.uppers
+            + self.momentum * self.share
+            + (2 + self.momentum) * layers[0] * self.width
             + layers[-1] * self.width
             + 2 * sum(layers) * stride
             + self.threads // WARP
-            + self.rows * m
-            + self.G_shared * self.width * m
+            + self.rows * self.m
+            + self.G_shared * self.width * self.m
         )
 
     @property
     def numbers(self) -> int:
         """Numbers of a step that blocks exchange: the same as in `Block::begin`."""
-        shape, padded = self.shape, -(-self.blocks // 4) * 4
-        return shape.layers[0] * shape.m + (shape.uppers + 1) * padded + shape.uppers
+        padded = -(-self.blocks // 4) * 4
+        return self.layers[0] * self.m + (self.uppers + 1) * padded + self.uppers
 
     def table(self, net: Network) -> Array:
         """`table` of sample_space.cu: a row for each layer, whose first W is not among the upper
         parameters."""
-        layers = (0, *self.shape.layers)
+        layers = (0, *self.layers)
         bits = [
             (keep < 1, self._inner_bits(n, before), self._inner_bits(before, n))
             for (before, n), keep in zip(pairwise(layers), (*net.keep_prob, 1), strict=True)
@@ -154,22 +141,27 @@ class Partition(NamedTuple):
         return max(0, min(5, free, (terms // 8).bit_length() - 1))
 
 
-@functools.lru_cache
-def partition(shape: Shape, limits: Limits) -> Partition:
-    """A partition into as many blocks as the device runs at once, unless these had less than
-    LEAST_WIDTH examples each, with as much in shared memory as fits; the one that needs least if
-    none fits."""
-    m, units = shape.m, shape.layers[0]
+def partition(job: Job) -> Partition:
+    """The best partition of a job for the current device."""
+    layers, momentum = tuple(job.net.layers[1:]), job.optimizer.moments > 0
+    work = Partition(layers, job.examples, momentum, job.params.dtype.itemsize)
+    return fitted(work, Limits.of_device())
+
+
+def fitted(work: Partition, limits: Limits) -> Partition:
+    """`work` in as many blocks as the device runs at once, unless these had less than LEAST_WIDTH
+    examples each, with as much in shared memory as fits; if nothing fits, what needs least."""
+    m, units = work.m, work.layers[0]
     # Half of the threads wait for S: with 4 numbers each, all are on their way at once.
     threads = 1 << (units * m // 2 - 1).bit_length()
     threads = min(max(threads, THREADS[0]), THREADS[1])
     even = -(-m // limits.processors)
     whole_tiles = min(m, max(LEAST_WIDTH, -(-even // TILE) * TILE))
     for width in (whole_tiles, even):
-        in_shares = shape.uppers * -(-m // width) > WORTH_SHARING
-        bare = Partition(shape, width, in_shares, threads=threads)
+        in_shares = work.uppers * -(-m // width) > WORTH_SHARING
+        bare = work._replace(width=width, in_shares=in_shares, threads=threads)
         for option in (bare._replace(G_shared=True), bare, bare._replace(in_shares=True)):
-            rows = min(units, max(limits.shared - option.shared, 0) // (m * shape.itemsize))
+            rows = min(units, max(limits.shared - option.shared, 0) // (m * work.itemsize))
             if rows < units:
                 rows -= rows % TILE
             if rows:
@@ -184,8 +176,8 @@ class Persistent(Trainer):
     weights: SampleSpace
 
     def __init__(self, job: Job, chosen: Partition | None = None) -> None:
-        chosen = chosen or partition(Shape.of(job), Limits.of_device())
-        self.partition, self.dtype = chosen, job.params.dtype
+        self.partition = chosen = chosen or partition(job)
+        self.dtype = job.params.dtype
         start = time.perf_counter()
         self.kernel = cuda.kernel(
             "sample_space.cu", "train", self.dtype, cooperative=True, shared=chosen.shared
@@ -228,21 +220,20 @@ class Persistent(Trainer):
             return f"its products are the parameters' own, not {job.precision}"
         if not hasattr(cupy, "RawModule"):
             return "this CuPy compiles no kernels: it has no RawModule"
-        shape, limits = Shape.of(job), Limits.of_device()
-        if shape.layers[0] * shape.m >= 2**31:
-            return f"S has {shape.layers[0] * shape.m:,} numbers, and the kernel counts to 2^31"
-        needed = partition(shape, limits).shared
-        if needed <= limits.shared:
+        numbers = job.net.layers[1] * job.examples
+        if numbers >= 2**31:
+            return f"S has {numbers:,} numbers, and the kernel counts to 2^31"
+        needed, limit = partition(job).shared, Limits.of_device().shared
+        if needed <= limit:
             return None
         return (
             f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, a "
-            "few rows of S and its examples' activations, and this GPU has "
-            f"{limits.shared / 1024:,.0f} KB"
+            f"few rows of S and its activations, and this GPU has {limit / 1024:,.0f} KB"
         )
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
-        most = max(1, LONGEST_LAUNCH // self.partition.shape.multiply_adds)
+        most = max(1, LONGEST_LAUNCH // self.partition.multiply_adds)
         for start in range(0, len(rates), most):
             if self.job.interruption.requested:
                 return
@@ -258,7 +249,7 @@ class Persistent(Trainer):
         blocks, threads = self.partition.blocks, self.partition.threads
         self.kernel((blocks,), (threads,), arguments, shared_mem=self.partition.shared)
         self.steps += len(rates)
-        self._bound_queue(len(rates) * self.partition.shape.multiply_adds)
+        self._bound_queue(len(rates) * self.partition.multiply_adds)
 
     def _plan(self, rates: list[float]) -> Array:
         """For each step α, the factor of dZ, that times λ, and c."""
