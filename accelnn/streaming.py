@@ -63,7 +63,7 @@ class Slot:
         return self
 
     def send(self, upload: Any) -> Self:
-        """Begin to copy what was collected, once the batch before has been used."""
+        """Begin to copy the collected columns, once the batch before has been used."""
         for piece in self.pieces:
             piece.result()
         upload.wait_event(self.used)

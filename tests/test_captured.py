@@ -224,7 +224,7 @@ def test_divergence_is_warned_about():
 
 
 # --------------------------------------------------------------------------------------------
-# graphs, and what they wait for
+# graphs and waiting
 
 
 @on_double

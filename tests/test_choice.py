@@ -204,7 +204,7 @@ def test_rounded_products_are_left_to_the_solvers_that_have_them(capturable):
         pick("gram-jitted", of, epochs=2000)
     of.precision = "bfloat16"
     capturable("nvmath-python is not installed")
-    assert pick("auto", of, epochs=2000)[0] == "jitted"  # which says what to install
+    assert pick("auto", of, epochs=2000)[0] == "jitted"  # and names the package to install
     for name in ("direct", "gram", "gram-jitted"):
         with pytest.raises(ValueError, match=f"'{name}' cannot do this: .*bfloat16"):
             pick(name, of, epochs=2000)
@@ -222,7 +222,7 @@ def test_a_gpu_does_not_wait_for_the_compiler_of_the_cpu():
 
 
 # --------------------------------------------------------------------------------------------
-# against what was measured
+# against measurements
 
 
 def growth_tables():

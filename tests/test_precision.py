@@ -38,7 +38,7 @@ def train(dtype="float32", net=NET, **options):
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# refusals
 
 
 @pytest.mark.usefixtures("there")

@@ -674,7 +674,7 @@ def test_patience_and_callbacks_work_on_the_device():
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# refusals
 
 
 @in_sample_space

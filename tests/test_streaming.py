@@ -420,7 +420,7 @@ def test_nothing_is_left_if_waiting_for_a_batch_is_interrupted(data, monkeypatch
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# refusals
 
 
 def _with(array, value):

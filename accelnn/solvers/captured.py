@@ -230,7 +230,7 @@ class Step(NamedTuple):
     update: Launch
 
     def enqueue(self, main: Any, side: Any) -> None:
-        """Launch on `main`, the current stream, and on `side` what only the update needs."""
+        """Launch on `main`, the current stream, and work that only the update needs on `side`."""
         import cupy
 
         def follow(stream: Any, other: Any) -> None:
@@ -262,7 +262,7 @@ class Step(NamedTuple):
 
 
 class _Builder:
-    """Makes the launches of a step on m examples, on arrays that stay where they are.
+    """Makes the launches of a step on m examples, on arrays that do not move.
 
     Layer l = 0, 1, ... has W[l], the input A[l], which is X for the first, and dZ[l].
     """
@@ -284,7 +284,7 @@ class _Builder:
         return Step(self.m, forward + self._output(), backward[::-1], self._update())
 
     def _begin(self) -> Launch:
-        """Gather the batch; a full batch is there."""
+        """Gather the batch; a full batch needs no gathering."""
         t, m, n, outputs = self.training, self.m, self.layers[0], self.layers[-1]
         if t.job.batch_size is None:
             return t.kernel("begin_step", (1,), (1,), t.numbers)
@@ -367,7 +367,7 @@ class _Builder:
 
 
 def why_not() -> str | None:
-    """Why steps cannot be captured here at all, and what to do about it, or None."""
+    """Why this machine can capture no steps, and the remedy, or None."""
     import cupy
 
     if not hasattr(cupy, "RawModule"):

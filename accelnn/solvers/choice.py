@@ -1,7 +1,7 @@
 """The solvers, and the rule by which "auto" picks one.
 
-The rule depends on the job alone: its shapes, optimizer, batch size and length. Nothing that ran
-before in the process changes it, except `warm_up`, which says that compiled solvers are ready.
+The rule depends on the job (shapes, optimizer, batch size, length) and on `warm_up`, which says
+that compiled solvers are ready; nothing else that ran before in the process changes it.
 """
 
 from itertools import pairwise
@@ -20,16 +20,13 @@ from accelnn.solvers.persistent import Persistent
 # Multiply-adds of the product S G, up to which compiled steps in sample space beat BLAS: on 2
 # cores of an AMD EPYC they take 0.66 of the vectorised time at 280,000 and 1.4 at 1,750,000.
 SMALL_PRODUCT = 1_000_000
-
-# Seconds that a vectorised training must take to be worth loading compiled code, which takes about
-# 1 s, and half a minute to compile the first time.
+# Seconds of a vectorised training that are worth loading compiled code: that takes about 1 s, and
+# half a minute to compile the first time.
 LONG = 10.0
-
-# What `vectorised_seconds` assumes: seconds for each layer of a step, and multiply-adds a second.
+# Assumptions of `vectorised_seconds`: seconds for each layer of a step, multiply-adds a second
 CALL, MULTIPLY_ADDS = 20e-6, 4e10
-
-# Examples up to which a GPU trains in sample space even if there are fewer features: G in float32
-# then stays in the cache of an A100 or newer (40 MB). Not measured.
+# Examples up to which a GPU trains in sample space even with fewer features: G in float32 stays in
+# the cache of an A100 (40 MB). Not measured.
 FEW_EXAMPLES = 3000
 
 
@@ -93,14 +90,12 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
     preferred = _preferred(job, epochs) if job.xp is np else _preferred_on_gpu(job, epochs)
-    refusals = {}
+    refusals = {name: SOLVERS[name].why_not(job) for name, _ in preferred}
     for name, reason in preferred:
-        refusals[name] = SOLVERS[name].why_not(job)
         if refusals[name] is None:
             return name, reason
-    raise ValueError(
-        "no solver can do this: " + "; ".join(f"{name}: {why}" for name, why in refusals.items())
-    )
+    reasons = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
+    raise ValueError(f"no solver can do this: {reasons}")
 
 
 WIDE = "fewer examples than features"
@@ -149,10 +144,8 @@ def _is_wide(job: Job, epochs: int) -> bool:
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:
     """About how long a training takes with vectorised arrays, within a factor of 3 or so."""
-    inputs = job.examples if sample_space else job.net.layers[0]
-    layers = (inputs, *job.net.layers[1:])
-    batch = min(job.batch_size or job.examples, job.examples)
-    products = 3 * batch * sum(n * before for before, n in pairwise(layers))
+    layers = (job.examples if sample_space else job.net.layers[0], *job.net.layers[1:])
+    products = 3 * max(job.sizes) * sum(n * before for before, n in pairwise(layers))
     size = job.params.dtype.itemsize / 8
     step = CALL * (len(layers) - 1) + products * size / MULTIPLY_ADDS
     return epochs * job.steps_per_epoch * step

@@ -1,7 +1,7 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend.
 
-A step takes all of X, or a mini-batch gathered where X is or streamed from the host. All arrays
-that a step writes are allocated before the first.
+A step takes all of X, or a mini-batch, gathered on the device of X or streamed from the host. All
+arrays that a step writes are allocated before the first.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Direct(Trainer):
         backward(net, self.params, X, Y, work, scale, self.gradients, cost)
 
     def _gathered(self) -> Iterator[Batch]:
-        """Mini-batches of arrays that are where the parameters are, epoch after epoch."""
+        """Mini-batches of arrays on the parameters' device, epoch after epoch."""
         sources = [batches.examples_first(array) for array in (self.job.X, self.job.Y)]
         room = {
             size: [self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in sources]

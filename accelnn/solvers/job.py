@@ -1,4 +1,4 @@
-"""What a solver of gradient descent gets, `Job`, and what all trainings have in common."""
+"""The `Job` that a solver of gradient descent gets, and the parts that all trainings share."""
 
 import functools
 import signal
@@ -25,8 +25,7 @@ class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
     return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
 
-    Does nothing outside the main thread, which alone receives signals, or if another handler is
-    installed.
+    Does nothing in other threads, which receive no signals, or if another handler is installed.
     """
 
     requested = False
@@ -99,12 +98,12 @@ class Job:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates of the parameters, one a batch."""
+        """The updates of an epoch, one a batch."""
         return len(self.sizes)
 
 
 class Weights:
-    """What steps of gradient descent update: W and b of all layers, themselves."""
+    """The weights that steps of gradient descent update: W and b of all layers."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.params = job, job.params
@@ -201,12 +200,11 @@ class Trainer:
                 draw_mask(mask, keep, self.random)
 
     def corrected(self, rates: Array) -> Array:
-        """α and ε of the next steps, (steps, 2), from α of each; only Adam corrects them."""
+        """α and ε of the next steps, (steps, 2), as Adam corrects them; else α and 0."""
         corrected = getattr(self.job.optimizer, "corrected", None)
         if corrected is None:
             return np.stack([rates, np.zeros(len(rates))], axis=1)
-        numbers = range(self.steps + 1, self.steps + 1 + len(rates))
-        return np.array([corrected(*now) for now in zip(rates, numbers, strict=True)])
+        return np.array([corrected(rate, self.steps + i) for i, rate in enumerate(rates, start=1)])
 
 
 def draw_mask(D: Array, keep: float, random: Any) -> None:
@@ -220,15 +218,13 @@ def why_not_kernels(job: Job) -> str | None:
     """Why kernels cannot train a job, or None."""
     name, known = job.optimizer.name, loops.OPTIMIZERS
     if name not in known or type(job.optimizer) is not OPTIMIZERS.get(name):
-        return (
-            f"the kernels have no optimizer {name!r}, only {', '.join(known)}: use the solver "
-            "'direct'"
-        )
+        only = ", ".join(known)
+        return f"the kernels have no optimizer {name!r}, only {only}: use the solver 'direct'"
     return kernels.why_not(job.net.hidden, job.net.output)
 
 
 def layer_table(net: Network, layers: tuple[int, ...]) -> Array:
-    """For each layer, as kernels read it: n_l, n_{l-1}, the places of W and b in the flat
+    """The layers as kernels read them, a row each: n_l, n_{l-1}, the places of W and b in the flat
     parameters, the place of its first unit among all, and the kind of its activation."""
     rows, place, unit = [], 0, 0
     for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):

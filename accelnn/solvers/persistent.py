@@ -1,8 +1,7 @@
 """Sample space on a GPU: one launch of kernels/gpu/sample_space.cu runs to the next record.
 
-The steps of a net on few examples are too small for a GPU: launching their dozen kernels takes
-fifty times as long as the work. One launch stays on the device for thousands of steps, and its
-blocks share the examples; see sample_space.cu.
+A step on few examples is too small for a GPU: launching its dozen kernels takes fifty times as
+long as the work. One launch makes thousands of steps, and its blocks share the examples.
 """
 
 import time
@@ -23,14 +22,11 @@ WARP = 32
 TILE = 4  # of sample_space.cu
 COLUMNS = 9  # of its table of layers
 
-# Examples of a block, at least: two tiles, so that few blocks exchange numbers
-LEAST_WIDTH = 2 * TILE
-# Numbers that blocks would each add up, from which every block adds up a share for all: that costs
-# a second exchange
-WORTH_SHARING = 8192
+LEAST_WIDTH = 2 * TILE  # examples of a block, so that not too many blocks exchange numbers
+WORTH_SHARING = 8192  # numbers added up by all blocks, to be worth a second exchange
 
-# Multiply-adds of a launch, about half a second's. Ctrl-C is heard between two launches, and as
-# much again may be queued. A step counts as LEAST_STEP at least, because blocks exchange numbers.
+# Multiply-adds of a launch, about half a second: Ctrl-C waits for its end, and as much again may be
+# queued. A step counts as LEAST_STEP at least, because blocks exchange numbers.
 LONGEST_LAUNCH, LEAST_STEP = 10**11, 10**6
 
 
@@ -54,7 +50,7 @@ class Partition(NamedTuple):
 
     layers, m, momentum, itemsize : n_1, ..., n_L; examples; V or not; bytes of a number
     width : examples of a block
-    in_shares : whether each block adds up a share of the sums for all blocks, or all of them itself
+    in_shares : whether each block adds up a share of the sums for all, or all for itself
     rows : rows of S that are in shared memory at once
     G_shared : whether the block's columns of G are in shared memory
     threads : of a block: a power of two
@@ -150,7 +146,7 @@ def partition(job: Job) -> Partition:
 
 def fitted(work: Partition, limits: Limits) -> Partition:
     """`work` in as many blocks as the device runs at once, unless these had less than LEAST_WIDTH
-    examples each, with as much in shared memory as fits; if nothing fits, what needs least."""
+    examples each, with as much in shared memory as fits; if nothing fits, the smallest."""
     m, units = work.m, work.layers[0]
     # Half of the threads wait for S: with 4 numbers each, all are on their way at once.
     threads = 1 << (units * m // 2 - 1).bit_length()
