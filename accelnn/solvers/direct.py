@@ -13,8 +13,7 @@ from accelnn import batches, streaming
 from accelnn.backend import Array
 from accelnn.columns import HostColumns
 from accelnn.network import Workspace, backward, forward
-from accelnn.solvers import precisions
-from accelnn.solvers.job import Job, Trainer, Weights
+from accelnn.solvers.job import Job, Trainer
 
 
 class Batch(NamedTuple):
@@ -28,8 +27,10 @@ class Batch(NamedTuple):
 class Direct(Trainer):
     """A training with vectorised arrays."""
 
-    def __init__(self, job: Job, weights: Weights | None = None) -> None:
-        super().__init__(job, weights)
+    streams = True
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self.sizes = job.sizes
         self.work = {
             size: Workspace(job.net, self.params, size, dropout=True) for size in set(self.sizes)
@@ -40,10 +41,6 @@ class Direct(Trainer):
             self.batches: Iterator[Batch] = itertools.repeat(whole)
         else:
             self.batches = self._streamed() if isinstance(job.X, HostColumns) else self._gathered()
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        return precisions.why_not(job.precision)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         for epoch, rate in enumerate(rates):

@@ -17,34 +17,35 @@ import functools
 from accelnn.backend import Array
 from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
 from accelnn.optimizers import SGD, Momentum
-from accelnn.solvers import precisions
 from accelnn.solvers.direct import Batch, Direct
-from accelnn.solvers.job import Job, Trainer, Weights
+from accelnn.solvers.job import Job, Trainer
 
 
-class SampleSpace(Weights):
-    """The weights of a training, the first layer's in sample space.
+class InSampleSpace(Trainer):
+    """A training in sample space, whichever solver makes its steps.
 
     params : S in the place of W[1], and all the other parameters
     P0, G : W⁰ X (n_1, m) and Xᵀ X (m, m)
     c : of W[1] = c W⁰ + S Xᵀ, a number on the host: it does not depend on the data
     """
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        X, (W, _), xp = job.X, job.params[0], job.xp
-        rest = job.params.flat[W.size :]
-        self.params = Parameters(
-            xp.concatenate([xp.zeros(W.shape[0] * job.examples, rest.dtype), rest]),
-            (job.examples, *job.net.layers[1:]),
-        )
+    def _first_params(self) -> Parameters:
+        job, xp = self.job, self.xp
+        X, (W, _) = job.X, job.params[0]
         # BLAS sees that X.T @ X is symmetric, and takes half the operations.
         self.P0, self.G = xp.matmul(W, X), xp.matmul(X.T, X)
         if job.validation is not None:
-            self.P0_validation, self.G_validation = (
-                xp.matmul(left, job.validation[0]) for left in (W, X.T)
-            )
+            X_validation = job.validation[0]
+            self.P0_validation = xp.matmul(W, X_validation)
+            self.G_validation = xp.matmul(X.T, X_validation)
         self.c, self._velocity = 1.0, 0.0
+        rest = job.params.flat[W.size :]
+        S = xp.zeros(W.shape[0] * job.examples, rest.dtype)
+        return Parameters(xp.concatenate([S, rest]), (job.examples, *job.net.layers[1:]))
+
+    @classmethod
+    def why_not(cls, job: Job) -> str | None:
+        return super().why_not(job) or why_not(job)
 
     def shrink(self, rate: float) -> float:
         """c before a step with this learning rate, which then becomes that after it."""
@@ -61,7 +62,7 @@ class SampleSpace(Weights):
         return (W * W).sum()
 
     def penalty(self, SG: Array) -> Array:
-        """λ/(2m) Σ ‖W‖², where ‖W[1]‖² = c² ‖W⁰‖² + 2 c ⟨S, P⁰⟩ + ⟨S G, S⟩."""
+        """λ/(2m) Σ ‖W‖², with ‖W[1]‖² = c² ‖W⁰‖² + 2 c ⟨S, P⁰⟩ + ⟨S G, S⟩."""
         S, c, m = self.params[0][0], self.c, self.job.examples
         squares = c * c * self.first_squares + 2 * c * (S * self.P0).sum() + (SG * S).sum()
         net, upper = self.job.net, list(self.params)[1:]
@@ -70,7 +71,7 @@ class SampleSpace(Weights):
     def validation(self) -> tuple[Array, Array | None]:
         assert self.job.validation is not None
         net, work = self.job.net, self.validation_workspace
-        work.xp.matmul(self.params[0][0], self.G_validation, out=work.A[0])
+        self.xp.matmul(self.params[0][0], self.G_validation, out=work.A[0])
         work.A[0] += self.c * self.P0_validation
         Z = propagate(net, self.params, work)
         return cost_and_accuracy(net, self.params, Z, self.job.validation[1])
@@ -79,31 +80,22 @@ class SampleSpace(Weights):
         params = self.job.params.copy()
         S, W = self.params[0][0], params[0][0]
         W *= self.c
-        W += self.job.xp.matmul(S, self.job.X.T)
+        W += self.xp.matmul(S, self.job.X.T)
         params.flat[W.size :] = self.params.flat[S.size :]
         return params
 
 
-class Gram(Direct):
+class Gram(InSampleSpace, Direct):
     """A training in sample space with vectorised arrays, on either backend."""
 
-    weights: SampleSpace
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, SampleSpace(job))
-        self.base = self.xp.empty_like(self.weights.P0)
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        return Trainer.why_not(job) or why_not(job) or precisions.why_not(job.precision)
+    streams = False
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
-        job, space, work, (S, _) = self.job, self.weights, batch.work, self.params[0]
-        net, xp = job.net, self.xp
-        P = xp.matmul(S, space.G, out=work.A[0])
-        l2_cost = space.penalty(P) if net.l2 and cost is not None else 0.0
-        c = space.shrink(rate)
-        P += space.P0 if c == 1 else xp.multiply(space.P0, c, out=self.base)
+        job, net, work, xp, (S, _) = self.job, self.job.net, batch.work, self.xp, self.params[0]
+        P = xp.matmul(S, self.G, out=work.A[0])
+        l2_cost = self.penalty(P) if net.l2 and cost is not None else 0.0
+        c = self.shrink(rate)
+        P += self.P0 if c == 1 else c * self.P0
         propagate(net, self.params, work)
         scale = job.optimizer.scale(rate) / job.examples
         dZ = backpropagate(net, self.params, batch.Y, work, scale, self.gradients, cost)

@@ -20,8 +20,8 @@ from accelnn.backend import Array
 from accelnn.kernels import loops
 from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
-from accelnn.solvers.gram import Gram, SampleSpace
-from accelnn.solvers.job import Job, Trainer, Weights, draw_mask, layer_table
+from accelnn.solvers.gram import InSampleSpace
+from accelnn.solvers.job import Job, Trainer, draw_mask, layer_table
 
 # Inputs from which examples are stored as rows: BLAS then forms the first product, and a row is
 # gathered in one go. With fewer, loops run along the examples.
@@ -38,12 +38,12 @@ class Jitted(Trainer):
 
     by_kernels = True
 
-    def __init__(self, job: Job, weights: Weights | None = None) -> None:
-        super().__init__(job, weights)
-        self.space = weights if isinstance(weights, SampleSpace) else None
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
         self.orders = batches.orders(job.examples, job.seed)
-        self.state = _state(job, self.weights)
+        self.state = _state(job, self.params, self.space)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -116,9 +116,6 @@ class Jitted(Trainer):
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
-        if self.space is not None:
-            with one_blas_thread():  # the others would still be awake when the training goes on
-                return self.space.validation()
         from accelnn.kernels import jit
 
         state, Z = self._validation_pass
@@ -137,7 +134,7 @@ class Jitted(Trainer):
         assert self.job.validation is not None
         X, Y = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
-        state = _state(replace(self.job, net=net, X=X, Y=Y, batch_size=None), self.weights)
+        state = _state(replace(self.job, net=net, X=X, Y=Y, batch_size=None), self.params)
         outputs, m = Y.shape
         return (
             state._replace(phases=state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]),
@@ -145,27 +142,23 @@ class Jitted(Trainer):
         )
 
 
-class JittedGram(Jitted):
+class JittedGram(InSampleSpace, Jitted):
     """A training in compiled steps in sample space."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job, SampleSpace(job))
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        return Gram.why_not(job) or super().why_not(job)
+    def validation(self) -> tuple[Array, Array | None]:
+        with one_blas_thread():  # the others would still be awake when the training goes on
+            return super().validation()
 
 
 # ------------------------------------------------------------------------- the compiled state
 
 
-def _state(job: Job, weights: Weights) -> Any:
+def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> Any:
     """The `State` of the compiled steps."""
     import numba
 
     from accelnn.kernels.cpu import blas, steps
 
-    params, space = weights.params, weights if isinstance(weights, SampleSpace) else None
     dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
     whole = job.batch_size is None
     most, units, outputs = max(job.sizes), sum(layers[1:]), layers[-1]
@@ -252,7 +245,7 @@ def load(dtype: Any) -> float:
     one = np.zeros((1, 1), dtype)
     job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
     plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
-    seconds = jit.prepare(jit.train(), (_state(job, Weights(job)), plan, sizes, order, 0.0, 0))
+    seconds = jit.prepare(jit.train(), (_state(job, job.params), plan, sizes, order, 0.0, 0))
     _loaded.add(dtype)
     return seconds
 

@@ -19,6 +19,7 @@ from accelnn.kernels.gpu.cuda import Philox
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 from accelnn.operations import fused_on_gpu
 from accelnn.optimizers import OPTIMIZERS, Optimizer, new_moments
+from accelnn.solvers import precisions
 
 
 class Interruption:
@@ -102,11 +103,52 @@ class Job:
         return len(self.sizes)
 
 
-class Weights:
-    """The weights that steps of gradient descent update: W and b of all layers."""
+class Trainer:
+    """A training under way, which never waits for the device; each solver has its own steps.
+
+    by_kernels : whether kernels compute it, which know certain optimizers and activations
+    streams : whether examples may stay on the host while the parameters are on a device
+    params : the arrays that steps update
+    steps : updates so far
+    compile_seconds : spent on compiling so far
+    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
+    """
+
+    by_kernels = streams = False
+    compile_seconds = 0.0
+    not_captured = ""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.params = job, job.params
+        self.job, self.xp, self.steps = job, job.xp, 0
+        self.params = self._first_params()
+        self.gradients = self.params.empty_like()
+        self.moments = new_moments(job.optimizer, self.params.flat)
+
+    def _first_params(self) -> Parameters:
+        return self.job.params
+
+    @classmethod
+    def start(cls, job: Job) -> "Trainer":
+        """Begin the training of a job."""
+        return cls(job)
+
+    @classmethod
+    def why_not(cls, job: Job) -> str | None:
+        """Why it cannot do a job, or None."""
+        if job.streamed and not cls.streams:
+            return (
+                "X and Y are on the host, and the parameters on the device: the solver 'direct' "
+                "streams them; or move them with accelnn.to_device"
+            )
+        return why_not_kernels(job) if cls.by_kernels else precisions.why_not(job.precision)
+
+    def advance(self, rates: list[float], cost: Array | None) -> None:
+        """Run an epoch for each rate, or fewer if the job's interruption is requested.
+
+        `cost`, 0-d, receives the cost of the first epoch: before its update, or the mean over its
+        batches, each before its update.
+        """
+        raise NotImplementedError
 
     def validation(self) -> tuple[Array, Array | None]:
         """The cost of the validation set, 0-d, without L2 and dropout, and its accuracy unless
@@ -119,67 +161,13 @@ class Weights:
         return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:
-        """A copy of the present W and b."""
+        """A copy of the present parameters."""
         return self.params.copy()
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
         assert self.job.validation is not None
         return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
-
-
-class Trainer:
-    """A training under way, which never waits for the device; each solver has its own steps.
-
-    by_kernels : whether kernels compute it, which know certain optimizers and activations
-    steps : updates so far
-    compile_seconds : spent on compiling so far
-    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
-    """
-
-    by_kernels = False
-    compile_seconds = 0.0
-    not_captured = ""
-
-    def __init__(self, job: Job, weights: Weights | None = None) -> None:
-        self.job = job
-        self.weights = weights or Weights(job)
-        self.params = self.weights.params
-        self.gradients = self.params.empty_like()
-        self.moments = new_moments(job.optimizer, self.params.flat)
-        self.xp = job.xp
-        self.steps = 0
-
-    @classmethod
-    def start(cls, job: Job) -> "Trainer":
-        """Begin the training of a job."""
-        return cls(job)
-
-    @classmethod
-    def why_not(cls, job: Job) -> str | None:
-        """Why it cannot do a job, or None."""
-        if job.streamed:
-            return (
-                "X and Y are on the host, and the parameters on the device: the solver 'direct' "
-                "streams them; or move them with accelnn.to_device"
-            )
-        return why_not_kernels(job) if cls.by_kernels else None
-
-    def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run an epoch for each rate, or fewer if the job's interruption is requested.
-
-        `cost`, 0-d, receives the cost of the first epoch: before its update, or the mean over its
-        batches, each before its update.
-        """
-        raise NotImplementedError
-
-    def validation(self) -> tuple[Array, Array | None]:
-        """As `Weights.validation`."""
-        return self.weights.validation()
-
-    def parameters(self) -> Parameters:
-        """A copy of the present parameters."""
-        return self.weights.parameters()
 
     @functools.cached_property
     def random(self) -> Any:

@@ -14,8 +14,8 @@ from accelnn.backend import Array
 from accelnn.kernels.gpu import cuda
 from accelnn.network import Network
 from accelnn.solvers import precisions
-from accelnn.solvers.gram import SampleSpace, why_not
-from accelnn.solvers.job import Job, Trainer, layer_table
+from accelnn.solvers.gram import InSampleSpace
+from accelnn.solvers.job import Job, layer_table
 
 THREADS = 64, 512  # of a block, at least and at most
 WARP = 32
@@ -165,11 +165,10 @@ def fitted(work: Partition, limits: Limits) -> Partition:
     return option._replace(rows=min(units, TILE))
 
 
-class Persistent(Trainer):
+class Persistent(InSampleSpace):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
     by_kernels = True
-    weights: SampleSpace
 
     def __init__(self, job: Job, chosen: Partition | None = None) -> None:
         self.partition = chosen = chosen or partition(job)
@@ -179,16 +178,16 @@ class Persistent(Trainer):
             "sample_space.cu", "train", self.dtype, cooperative=True, shared=chosen.shared
         )
         self.compile_seconds = time.perf_counter() - start
-        super().__init__(job, SampleSpace(job))
+        super().__init__(job)
 
-        xp, net, space = self.xp, job.net, self.weights
+        xp, net = self.xp, job.net
         self.theta = self.params.flat
         words = 2 * chosen.numbers * self.dtype.itemsize // 4
         self.arrays = (
             self.theta,
             self.moments[0] if self.moments else self.theta,
-            *(xp.ascontiguousarray(array) for array in (space.P0, space.G, job.Y)),
-            space.first_squares if net.l2 else self.theta,
+            *(xp.ascontiguousarray(array) for array in (self.P0, self.G, job.Y)),
+            self.first_squares if net.l2 else self.theta,
         )
         self.tables = (
             xp.asarray(chosen.table(net)),
@@ -209,7 +208,7 @@ class Persistent(Trainer):
     def why_not(cls, job: Job) -> str | None:
         import cupy
 
-        reason = super().why_not(job) or why_not(job)
+        reason = super().why_not(job)
         if reason is not None:
             return reason
         if job.precision in precisions.ROUNDED:
@@ -255,7 +254,7 @@ class Persistent(Trainer):
         plan[:, 1] = [optimizer.scale(rate) / self.job.examples for rate in rates]
         plan[:, 2] = plan[:, 1] * net.l2
         if net.l2:
-            plan[:, 3] = [self.weights.shrink(rate) for rate in rates]
+            plan[:, 3] = [self.shrink(rate) for rate in rates]
         return plan.astype(self.dtype)
 
     def _bound_queue(self, multiply_adds: int) -> None:
