@@ -47,6 +47,7 @@ class Captured(Trainer):
     plan : α and ε of each planned step
     numbers : `steps` of step.cu
     losses : the sum of the costs, in a part for each block of threads
+    is_weight : 1 for each element of a W, 0 for each of a b
     """
 
     by_kernels = True
@@ -75,7 +76,8 @@ class Captured(Trainer):
         self.numbers = xp.zeros(3, np.int64)
         self.shares = xp.empty((SHARES, max(layers[1:])), dtype)
         self.tickets = xp.zeros(_parts(max(layers[1:]), UNITS), np.uint32)
-        self.is_weight = self._is_weight()
+        ones = [np.repeat(np.array([1, 0], np.uint8), [W.size, b.size]) for W, b in self.params]
+        self.is_weight = xp.asarray(np.concatenate(ones))
         if whole:
             dense = job.X.flags.c_contiguous or job.X.flags.f_contiguous
             self.X = self._as_operand(job.X if dense else xp.ascontiguousarray(job.X))
@@ -207,13 +209,6 @@ class Captured(Trainer):
 
     def _to_operands(self, array: Array, operands: Array) -> None:
         self.kernel("to_operands", *_row(array.size), array, operands, array.size)()
-
-    def _is_weight(self) -> Array:
-        """1 for each W of the flat parameters and 0 for each b, if L2 needs it."""
-        flat = np.zeros(self.params.flat.size if self.job.net.l2 else 1, np.uint8)
-        for W, _ in Parameters(flat, self.params.layers) if self.job.net.l2 else ():
-            W[...] = 1
-        return self.xp.asarray(flat)
 
 
 class Step(NamedTuple):

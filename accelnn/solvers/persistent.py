@@ -241,8 +241,8 @@ class Persistent(InSampleSpace):
             *(cost if recorded else self.theta, *self.settings),
             *(np.int64(self.steps), np.int32(len(rates)), np.int32(recorded)),
         )
-        blocks, threads = self.partition.blocks, self.partition.threads
-        self.kernel((blocks,), (threads,), arguments, shared_mem=self.partition.shared)
+        one = self.partition
+        self.kernel((one.blocks,), (one.threads,), arguments, shared_mem=one.shared)
         self.steps += len(rates)
         self._bound_queue(len(rates) * self.partition.multiply_adds)
 
