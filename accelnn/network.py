@@ -17,7 +17,7 @@ from accelnn import backend
 from accelnn.backend import Array, array_module, as_array, at_work
 from accelnn.columns import HostColumns
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
-from accelnn.operations import operations_for
+from accelnn.operations import activation_gradient, bias_activation, output_gradient
 from accelnn.scores import accuracy
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -316,9 +316,9 @@ def labels_of(A: Array) -> Array:
 
 
 class Workspace:
-    """The arrays and operations for passes over m examples.
+    """The arrays for passes over m examples.
 
-    xp, operations : for the device that the parameters are on
+    xp : the module of the parameters' arrays
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
     D[l] : (n_l, m) of 0 and 1 / keep_prob if layer l drops units while training, else None
     """
@@ -326,7 +326,6 @@ class Workspace:
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
         self.m = m
         self.xp = xp = array_module(params.flat)
-        self.operations = operations_for(params.flat)
         outputs = net.layers[1:]
         self.A = [xp.empty((n, m), params.dtype) for n in outputs]
         self.D = [
@@ -350,7 +349,7 @@ def propagate(net: Network, params: Parameters, work: Workspace) -> Array:
     """`forward` from W[1] X on, which is in A[1]."""
     for l, activation in enumerate(net.hidden):
         b, W_next = params[l][1], params[l + 1][0]
-        work.operations.bias_activation(work.A[l], b, activation, work.D[l])
+        bias_activation(work.A[l], b, activation, work.D[l])
         work.xp.matmul(W_next, work.A[l], out=work.A[l + 1])
     return work.A[-1]
 
@@ -389,9 +388,8 @@ def backpropagate(
     cost: Array | None = None,
 ) -> Array:
     """`backward` without dW[1] and the cost of L2; returns dZ[1]."""
-    xp, operations = work.xp, work.operations
-    dZ = work.A[-1]
-    operations.output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
+    xp, dZ = work.xp, work.A[-1]
+    output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
     for l in range(len(params) - 1, 0, -1):
         W, dW = params[l][0], gradients[l][0]
         dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
@@ -399,9 +397,7 @@ def backpropagate(
         if net.l2:
             dW += scale * net.l2 * W
         xp.matmul(W.T, dZ, out=dA)
-        operations.activation_gradient(
-            dA, A, net.hidden[l - 1], db, work.D[l - 1], net.keep_prob[l - 1]
-        )
+        activation_gradient(dA, A, net.hidden[l - 1], db, work.D[l - 1], net.keep_prob[l - 1])
         dZ = dA
     return dZ
 

@@ -1,16 +1,12 @@
-"""The four operations of a dense net besides matrix products: bias and activation; derivative and
-bias gradient; output, loss and gradient; update. Each works in place.
+"""The operations of a dense net besides matrix products and the update: bias and activation;
+derivative and bias gradient; output, loss and gradient. Each works in place.
 
 These are the vectorised forms, for NumPy and CuPy; the kernels' forms are tested against the same
 reference. Shapes: Z, A, dA, D (n_l, m); b, db (n_l, 1); Y (n_outputs, m).
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array
 from accelnn.functions import ACTIVATIONS, OUTPUTS
-from accelnn.optimizers import adam_update, momentum_update, update
 
 
 def bias_activation(Z: Array, b: Array, activation: str, D: Array | None) -> None:
@@ -51,28 +47,3 @@ def output_gradient(
     Z -= Y
     Z *= scale
     Z.sum(axis=1, keepdims=True, out=db)
-
-
-class Operations(NamedTuple):
-    """The form of each operation that one backend runs."""
-
-    bias_activation: Callable[..., None] = bias_activation
-    activation_gradient: Callable[..., None] = activation_gradient
-    output_gradient: Callable[..., None] = output_gradient
-    update: Callable[..., None] = update
-    momentum_update: Callable[..., None] = momentum_update
-    adam_update: Callable[..., None] = adam_update
-
-
-VECTORISED = Operations()
-_chosen = {"numpy": VECTORISED, "cupy": VECTORISED}
-
-
-def register(backend: str, **forms: Callable[..., None]) -> None:
-    """Replace operations, by name, on "numpy" or "cupy"."""
-    _chosen[backend] = _chosen[backend]._replace(**forms)
-
-
-def operations_for(*arrays: Array) -> Operations:
-    """The operations to use on these arrays."""
-    return _chosen[array_module(*arrays).__name__]

@@ -4,72 +4,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from accelnn.backend import Array, array_module
 
-if TYPE_CHECKING:
-    from accelnn.operations import Operations
-
 # epoch (0, 1, 2, ...) -> α
 Schedule = Callable[[int], float]
-
-
-# --------------------------------------------------------------------------------------------
-# the vectorised updates, in place
-
-
-def update(theta: Array, step: Array) -> None:
-    """θ ← θ - step, where step is α dθ."""
-    theta -= step
-
-
-def momentum_update(theta: Array, step: Array, V: Array, beta: float, rate: float) -> None:
-    """V ← β V + step, θ ← θ - α V, where step is (1 - β) dθ and is overwritten."""
-    xp = array_module(theta)
-    V *= beta
-    V += step
-    xp.multiply(V, rate, out=step)
-    theta -= step
-
-
-def adam_update(
-    theta: Array,
-    step: Array,
-    M: Array,
-    V: Array,
-    beta1: float,
-    beta2: float,
-    rate: float,
-    epsilon: float,
-) -> None:
-    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
-
-    `step` is (1 - β₁) dθ and is overwritten; α and ε come corrected for bias.
-    """
-    xp = array_module(theta)
-    M *= beta1
-    M += step
-    V *= beta2
-    step *= math.sqrt(1 - beta2) / (1 - beta1)
-    xp.square(step, out=step)
-    V += step
-    xp.sqrt(V, out=step)
-    step += epsilon
-    xp.divide(M, step, out=step)
-    step *= rate
-    theta -= step
-
-
-# --------------------------------------------------------------------------------------------
-# the optimizers
 
 
 class Optimizer:
     """How a step follows from the gradient. Derive your own, and pass an instance to `fit`:
 
         class SignDescent(Optimizer):
-            def update(self, operations, theta, gradient, moments, learning_rate, step):
+            def update(self, theta, gradient, moments, learning_rate, step):
                 theta -= learning_rate * array_module(theta).sign(gradient)
 
     The solver "direct" runs any optimizer, the compiled solvers those of this module.
@@ -78,14 +25,12 @@ class Optimizer:
     moments : the number of arrays of θ's size that are kept between steps, zeros at first
     linear : whether a step is a linear function of all gradients so far, as sample space needs
     default_rate : the learning rate if none is given; None if one has to be
-    operation : the update above that `update` runs, with `coefficients`, unless overridden
     """
 
     name: ClassVar[str]
     moments: ClassVar[int] = 0
     linear: ClassVar[bool] = False
     default_rate: ClassVar[float | None] = None
-    operation: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         cls.name = vars(cls).get("name", cls.__name__.lower())
@@ -95,27 +40,16 @@ class Optimizer:
         """β of the first and of the second moment, 0 if there is none."""
         return 0.0, 0.0
 
-    def scale(self, learning_rate: float) -> float:  # noqa: ARG002
+    def scale(self, learning_rate: float) -> float:
         """The factor of the gradient that `update` receives; backward applies it for free."""
         return 1 - self.betas[0]
 
-    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
-        """The last arguments of `operation`."""
-        return ()
-
     def update(
-        self,
-        operations: "Operations",
-        theta: Array,
-        gradient: Array,
-        moments: list[Array],
-        learning_rate: float,
-        step: int,
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
     ) -> None:
-        """Update θ in place, at step 1, 2, 3, ...; all arrays are flat. `operations` has the
-        updates above; the gradient comes multiplied by `scale`, and may be overwritten."""
-        operation = getattr(operations, self.operation)
-        operation(theta, gradient, *moments, *self.coefficients(learning_rate, step))
+        """Update θ in place, at step 1, 2, 3, ...; all arrays are flat. The gradient comes
+        multiplied by `scale`, and may be overwritten."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +57,14 @@ class SGD(Optimizer):
     """Gradient descent, θ ← θ - α dθ; on mini-batches, stochastic."""
 
     linear: ClassVar[bool] = True
-    operation: ClassVar[str] = "update"
 
     def scale(self, learning_rate: float) -> float:
         return learning_rate
+
+    def update(
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
+    ) -> None:
+        theta -= gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +78,6 @@ class Momentum(Optimizer):
 
     moments: ClassVar[int] = 1
     linear: ClassVar[bool] = True
-    operation: ClassVar[str] = "momentum_update"
 
     def __post_init__(self) -> None:
         _check_shares(beta=self.beta)
@@ -149,8 +86,13 @@ class Momentum(Optimizer):
     def betas(self) -> tuple[float, float]:
         return self.beta, 0.0
 
-    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:  # noqa: ARG002
-        return self.beta, learning_rate
+    def update(
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
+    ) -> None:
+        [V] = moments
+        V *= self.beta
+        V += gradient
+        theta -= array_module(theta).multiply(V, learning_rate, out=gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +108,6 @@ class Adam(Optimizer):
 
     moments: ClassVar[int] = 2
     default_rate: ClassVar[float | None] = 1e-3
-    operation: ClassVar[str] = "adam_update"
 
     def __post_init__(self) -> None:
         _check_shares(beta1=self.beta1, beta2=self.beta2)
@@ -182,8 +123,21 @@ class Adam(Optimizer):
         root = math.sqrt(1 - self.beta2**step)
         return learning_rate * root / (1 - self.beta1**step), self.epsilon * root
 
-    def coefficients(self, learning_rate: float, step: int) -> tuple[float, ...]:
-        return self.beta1, self.beta2, *self.corrected(learning_rate, step)
+    def update(
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
+    ) -> None:
+        xp, (M, V) = array_module(theta), moments
+        rate, epsilon = self.corrected(learning_rate, step)
+        M *= self.beta1
+        M += gradient
+        V *= self.beta2
+        gradient *= math.sqrt(1 - self.beta2) / (1 - self.beta1)
+        V += xp.square(gradient, out=gradient)
+        root = xp.sqrt(V, out=gradient)
+        root += epsilon
+        change = xp.divide(M, root, out=root)
+        change *= rate
+        theta -= change
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}

@@ -1,16 +1,15 @@
-"""Data on the host for parameters on a CUDA device: columns gathered, sent and used side by side.
+"""Data on the host for parameters on a CUDA device, which the device never holds as a whole.
 
-Three things happen at once. Threads gather batch k+2 into pinned memory; the copy engine sends
-batch k+1, on a stream of its own; the device works on batch k. So an epoch takes as long as the
-slowest of the three, which is mostly the way there: about 25 GB/s over PCIe 4, 50 over PCIe 5.
-Columns therefore travel as they are stored (a picture as bytes), and become floats on the device.
+Three things happen at once: threads gather batch k+2 into pinned memory; the copy engine sends
+batch k+1, on a stream of its own; the device works on batch k. An epoch takes as long as the
+slowest of them, mostly the transfer: about 25 GB/s over PCIe 4, 50 over PCIe 5. So columns are
+sent as they are stored (pictures as bytes), and become floats on the device.
 
-All calls of CUDA are made by the caller's thread, for a thread has a current device and stream
-of its own; the others run NumPy alone.
+Only the caller's thread calls CUDA, because a thread has a current device and stream of its own;
+the others run NumPy.
 """
 
 import warnings
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -23,11 +22,10 @@ from accelnn.backend import Array, array_module, at_work, to_host
 from accelnn.columns import BLOCK_BYTES, THREADS, HostColumns
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 
-# One batch is gathered, one sent and one used.
-SLOTS = 3
+SLOTS = 3  # one batch is gathered, one sent and one used
 
-# Of a chunk of data and its activations, where all of the data is only looked at: enough to keep
-# a device busy, and little of its memory
+# Bytes of a chunk of data and its activations when all data is evaluated: enough to keep a device
+# busy, and little of its memory
 CHUNK_BYTES = 1 << 27
 
 T = TypeVar("T")
@@ -36,59 +34,54 @@ T = TypeVar("T")
 class Slot:
     """Room for one batch on its way.
 
-    pinned : filled by threads; pinned, for only then does a copy run beside everything else
-    landed : on the device, what `pinned` held
-    copied : passed by the upload stream when `pinned` may be filled again
-    used : passed by the stream that computes when `landed` may be overwritten
+    pinned : host memory that threads fill; only from pinned memory do copies run asynchronously
+    landed : on the device, the copy of `pinned`
+    copied : the event after which `pinned` may be filled again
+    used : the event after which `landed` may be overwritten
     """
 
     def __init__(self, data: Sequence[HostColumns], most: int, compute: Any, xp: Any) -> None:
         self.data = data
-        shapes = [(most, columns.shape[0]) for columns in data]
-        self.pinned = [
-            _pinned(shape, columns.wire, xp) for shape, columns in zip(shapes, data, strict=True)
-        ]
+        self.pinned = [_pinned((most, columns.shape[0]), columns.wire, xp) for columns in data]
         self.landed = [xp.empty(host.shape, host.dtype) for host in self.pinned]
         self.copied = xp.cuda.Event(block=True, disable_timing=True)
         self.used = xp.cuda.Event(disable_timing=True)
-        # What has just been allocated may still be in use by work that was begun earlier: CuPy
-        # gives a stream its freed memory back before the work on it is done.
+        # Work queued earlier may still use this memory: CuPy's pool reuses freed memory at once.
         self.used.record(compute)
         self.size = 0
         self.pieces: list[Future[None]] = []
 
-    def gather(self, pool: ThreadPoolExecutor, wanted: Array) -> Self:
-        """Begin to collect these columns, as soon as the batch before has left."""
+    def gather(self, pool: ThreadPoolExecutor, numbers: Array) -> Self:
+        """Begin to collect the columns of these numbers, once the batch before has been copied."""
         self.copied.synchronize()
-        self.size = len(wanted)
+        self.size = len(numbers)
         self.pieces = [
-            pool.submit(columns.gather, wanted[start:end], host[start:end])
+            pool.submit(columns.gather, numbers[start:end], host[start:end])
             for columns, host in zip(self.data, self.pinned, strict=True)
             for start, end in _pieces(self.size, host[:1].nbytes)
         ]
         return self
 
     def send(self, upload: Any) -> Self:
-        """Begin to copy what was collected, as soon as the batch before has been used."""
+        """Begin to copy the collected columns, once the batch before has been used."""
         for piece in self.pieces:
             piece.result()
         upload.wait_event(self.used)
-        for host, there in zip(self.pinned, self.landed, strict=True):
-            there[: self.size].set(host[: self.size], upload)
+        for host, landed in zip(self.pinned, self.landed, strict=True):
+            landed[: self.size].set(host[: self.size], upload)
         self.copied.record(upload)
         return self
 
     def receive(self, compute: Any, batch: Sequence[Array]) -> list[Array]:
-        """The columns (n, size) as floats, in the arrays of `batch`, as soon as they are there.
+        """The columns (n, size) as floats in the arrays of `batch`, once they have been copied.
 
-        A copy even where nothing is converted: it frees the slot for the next but two, and at
-        the rate of the device's memory it takes a fiftieth of the way there.
+        Always a copy: it frees the slot, and takes a fiftieth of the transfer.
         """
         compute.wait_event(self.copied)
         arrays = []
-        for columns, there, room in zip(self.data, self.landed, batch, strict=True):
+        for columns, landed, room in zip(self.data, self.landed, batch, strict=True):
             floats = room[: self.size]
-            floats[...] = there[: self.size]
+            floats[...] = landed[: self.size]
             if columns.scale != 1:
                 floats /= columns.scale
             arrays.append(floats.T)
@@ -97,43 +90,42 @@ class Slot:
 
 
 def stream(
-    data: Sequence[HostColumns], wanted: Iterable[Array], most: int, xp: Any
+    data: Sequence[HostColumns], batches: Iterable[Array], most: int, xp: Any
 ) -> Generator[list[Array], None, None]:
-    """For each array in `wanted` the columns that it names, of each of `data`, on the device.
+    """For each batch, the columns of its numbers from each of `data`, on the device.
 
     Parameters
     ----------
-    data : of as many columns each
-    wanted : arrays of column numbers, at most `most` of them in each; drawn two ahead
-    most : see there
+    data : with as many columns each
+    batches : arrays of at most `most` column numbers, drawn two ahead
     xp : cupy
 
-    Yields (n, size) arrays with contiguous columns, for work on the stream that was current when
-    the first was asked for, until the next is. To be closed, however it ends: then no thread
-    runs, no copy is under way and no memory is pinned.
+    Yields (n, size) arrays with contiguous columns, valid until the next, for work on the stream
+    that was current at the first. Close it however it ends: then no thread runs, no copy is under
+    way and no memory is pinned.
     """
     compute, upload = xp.cuda.get_current_stream(), xp.cuda.Stream(non_blocking=True)
-    slots = cycle(Slot(data, most, compute, xp) for _ in range(SLOTS))  # as far as they are needed
-    batch = [xp.empty((most, columns.shape[0]), columns.dtype) for columns in data]
+    slots = cycle(Slot(data, most, compute, xp) for _ in range(SLOTS))  # made when first needed
+    room = [xp.empty((most, columns.shape[0]), columns.dtype) for columns in data]
     pool = ThreadPoolExecutor(THREADS, "accelnn-gather")
     try:
-        gathered = (slot.gather(pool, some) for some, slot in zip(wanted, slots, strict=False))
+        gathered = (slot.gather(pool, batch) for batch, slot in zip(batches, slots, strict=False))
         sent = (slot.send(upload) for slot in _ahead(gathered))
         for slot in _ahead(sent):
-            yield slot.receive(compute, batch)
+            yield slot.receive(compute, room)
     finally:
         pool.shutdown(cancel_futures=True)
-        upload.synchronize()  # no memory goes back to CuPy's pools while it is read or written
+        upload.synchronize()  # CuPy's pools must not reuse memory that is read or written
 
 
 def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array], None, None]:
-    """All columns in their order, many at a time; those on the host as `stream` gives them."""
+    """All columns in their order, in chunks; those on the host are streamed."""
     m = data[0].shape[1]
     numbers = net.layers[0] + 2 * sum(net.layers[1:])
     size = min(m, max(1, CHUNK_BYTES // (numbers * data[0].dtype.itemsize)))
     if isinstance(data[0], HostColumns):
-        wanted = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
-        yield from stream(data, wanted, size, xp)
+        batches = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
+        yield from stream(data, batches, size, xp)
         return
     for start in range(0, m, size):
         yield [array[:, start : start + size] for array in data]
@@ -141,7 +133,7 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
 
 def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
     """The cost without L2, and the accuracy unless the output is linear, 0-d on the parameters'
-    device; in chunks, which data that stays on the host is sent there in."""
+    device, by chunks."""
     xp, m = array_module(params.flat), X.shape[1]
     cost, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
     accuracy = None
@@ -158,7 +150,7 @@ def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Arra
 
 @at_work("predicting")
 def predict(net: Network, params: Parameters, X: Array) -> Array:
-    """What `net.predict` gives, on X's side; in chunks if that is the host and not the device."""
+    """`net.predict`; by chunks, with the result on the host, if X alone stays on the host."""
     xp = array_module(params.flat)
     if xp is np or not isinstance(X, HostColumns):
         return net.predict(params, X)
@@ -167,22 +159,18 @@ def predict(net: Network, params: Parameters, X: Array) -> Array:
 
 
 def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, of which the next is drawn before one is given away."""
-    waiting: deque[T] = deque()
+    """The items; each is yielded after the next is drawn."""
+    waiting: list[T] = []
     for item in items:
-        waiting.append(item)
-        if len(waiting) > 1:
-            yield waiting.popleft()
+        yield from waiting
+        waiting = [item]
     yield from waiting
 
 
-def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any], xp: Any) -> Array:
-    """An array of page-locked host memory, which goes back to CuPy's pool with it.
-
-    Of any memory, with a warning, where so much cannot be locked: from there the copies are right
-    as well, but run beside nothing else.
-    """
-    size = int(np.prod(shape)) * dtype.itemsize
+def _pinned(shape: tuple[int, int], dtype: np.dtype[Any], xp: Any) -> Array:
+    """An array in page-locked host memory of CuPy's pool, or, with a warning if so much cannot be
+    locked, in ordinary memory, from which copies are not asynchronous."""
+    size = shape[0] * shape[1] * dtype.itemsize
     try:
         return np.ndarray(shape, dtype, buffer=xp.cuda.alloc_pinned_memory(size))
     except xp.cuda.runtime.CUDARuntimeError as error:

@@ -11,7 +11,7 @@ from doubles import cublaslt as cublaslt_double
 from doubles import device as device_double
 from doubles import host_cuda
 
-from accelnn import backend, datasets, operations
+from accelnn import backend, datasets
 from accelnn.kernels.gpu import cublaslt
 from accelnn.solvers import captured
 
@@ -31,7 +31,6 @@ def fresh_backend(monkeypatch):
 def in_place_of_cupy(module, monkeypatch):
     """Choose the device double as the backend, in place of CuPy; returns the module."""
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setitem(operations._chosen, "cupy", operations.VECTORISED)
     backend.use("cupy")
     for count in ("synchronizations", "uploads", "launches"):
         monkeypatch.setattr(device_double.Log, count, 0)

@@ -20,7 +20,7 @@ from helpers.core import refused, small, unchanged
 from helpers.published import PUBLISHED, check_published_figures
 
 import accelnn
-from accelnn import Network, batches
+from accelnn import Network, batches, network
 from accelnn.backend import to_device, to_host
 from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
@@ -385,8 +385,7 @@ def test_ctrl_c_while_a_solver_gets_ready_gives_the_first_parameters(flower, mon
     def compiling(_job):
         raise KeyboardInterrupt
 
-    slow = accelnn.solvers.SOLVERS["direct"]._replace(start=compiling)
-    monkeypatch.setitem(accelnn.solvers.SOLVERS, "direct", slow)
+    monkeypatch.setattr("accelnn.solvers.direct.Direct.start", compiling)
     net, params = small()
     with pytest.raises(accelnn.Interrupted) as interrupted:
         accelnn.fit(net, params, *flower, epochs=10, learning_rate=0.5)
@@ -511,20 +510,14 @@ def test_dropout_follows_its_seed(flower):
 
 @pytest.mark.usefixtures("there")
 def test_dropout_keeps_its_share_and_scales_what_it_keeps(monkeypatch, flower):
-    from accelnn import operations
-
     seen = []
-    plain = operations.bias_activation
+    plain = network.bias_activation
 
     def watched(Z, b, activation, D):
         seen.append(None if D is None else to_host(D).copy())
         plain(Z, b, activation, D)
 
-    monkeypatch.setattr(
-        operations,
-        "_chosen",
-        {name: ops._replace(bias_activation=watched) for name, ops in operations._chosen.items()},
-    )
+    monkeypatch.setattr(network, "bias_activation", watched)
     X, Y = map(to_device, flower)
     net = Network([2, 50, 40, 1], hidden="tanh", keep_prob=(0.6, 1.0))
     params = net.init("he", dtype="float64")

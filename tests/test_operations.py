@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 import accelnn
-from accelnn import backend, functions, operations, optimizers
+from accelnn import SGD, Adam, Momentum, backend, functions, operations, optimizers
 from accelnn.backend import to_device, to_host
 from accelnn.kernels import jit, loops
 from accelnn.kernels.cpu import steps
@@ -53,11 +53,23 @@ LOSS = {
 
 
 # --------------------------------------------------------------------------------------------
-# the forms, each with the signatures of operations.py but on NumPy arrays
+# the forms, each with one signature, on NumPy arrays
+
+
+# the optimizers' updates, at a step so late that Adam's corrections are over
+UPDATES = {
+    "update": lambda theta, step: SGD().update(theta, step, [], 1.0, 1),
+    "momentum_update": lambda theta, step, V, beta, rate: Momentum(beta=beta).update(
+        theta, step, [V], rate, 1
+    ),
+    "adam_update": lambda theta, step, M, V, beta1, beta2, rate, epsilon: Adam(
+        beta1=beta1, beta2=beta2, epsilon=epsilon
+    ).update(theta, step, [M, V], rate, 10**9),
+}
 
 
 class Vectorised:
-    """The operations in use on the chosen backend."""
+    """The operations and updates of arrays, on the chosen backend."""
 
     def __getattr__(self, name):
         def run(*arguments):
@@ -65,7 +77,7 @@ class Vectorised:
                 to_device(argument.copy()) if isinstance(argument, np.ndarray) else argument
                 for argument in arguments
             ]
-            getattr(operations.operations_for(to_device(np.ones(1))), name)(*moved)
+            getattr(operations, name, UPDATES.get(name))(*moved)
             for argument, result in zip(arguments, moved, strict=True):
                 if isinstance(argument, np.ndarray):
                     argument[...] = to_host(result)
@@ -419,28 +431,3 @@ def test_constants_kinds_and_names_agree():
     assert loops.HIDDEN_KINDS.keys() == functions.ACTIVATIONS.keys()
     assert loops.OUTPUT_KINDS.keys() == functions.OUTPUTS.keys()
     assert loops.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
-
-
-# --------------------------------------------------------------------------------------------
-# the registry
-
-
-def test_a_registered_form_replaces_one_operation_on_one_backend(there, monkeypatch):
-    monkeypatch.setattr(operations, "_chosen", dict(operations._chosen))
-    calls = []
-
-    def faster(parameters, step):
-        calls.append(step.shape)
-        operations.update(parameters, step)
-
-    operations.register(there.name, update=faster)
-    chosen = operations.operations_for(to_device(np.ones(1)))
-    assert chosen == operations.VECTORISED._replace(update=faster)
-    others = [name for name in operations._chosen if name != there.name]
-    assert all(operations._chosen[name] == operations.VECTORISED for name in others)
-
-    net = accelnn.Network([2, 1])
-    X, Y = to_device(np.ones((2, 3))), to_device(np.ones((1, 3)))
-    params = net.init(dtype="float64")
-    accelnn.fit(net, params, X, Y, epochs=4, learning_rate=0.1, solver="direct")
-    assert calls == [(3,)] * 4

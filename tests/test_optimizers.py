@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import accelnn
 from accelnn import SGD, Adam, Momentum, Network, optimizers
 from accelnn.backend import array_module, to_device, to_host
-from accelnn.operations import operations_for
 
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
@@ -76,7 +75,7 @@ def test_steps_are_those_of_the_published_algorithm(random):
         assert all(moment.dtype == dtype for moment in moments), optimizer
         for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
             scaled = to_device(gradient * optimizer.scale(rate), dtype)
-            optimizer.update(operations_for(moving), moving, scaled, moments, rate, step)
+            optimizer.update(moving, scaled, moments, rate, step)
         assert moving.dtype == dtype, optimizer
         size = max(1, np.abs(gradients).max()) if dtype == "float32" else 1
         atol = TOLERANCE[dtype] * size
@@ -103,7 +102,7 @@ def test_the_first_step_of_adam_is_as_long_as_the_rate(gradient, sign, rate):
     optimizer = Adam(epsilon=1e-16)
     scaled = np.array([sign * gradient]) * optimizer.scale(rate)
     moments = optimizers.new_moments(optimizer, theta)
-    optimizer.update(operations_for(theta), theta, scaled, moments, rate, 1)
+    optimizer.update(theta, scaled, moments, rate, 1)
     assert theta[0] == pytest.approx(-sign * rate, rel=1e-6)
 
 
@@ -127,7 +126,7 @@ class Rprop(optimizers.Optimizer):
     moments = 1
     default_rate = 0.01
 
-    def update(self, operations, theta, gradient, moments, learning_rate, step):  # noqa: ARG002
+    def update(self, theta, gradient, moments, learning_rate, step):
         [average] = moments
         average *= 0.5
         average += array_module(theta).sign(gradient)
@@ -137,7 +136,7 @@ class Rprop(optimizers.Optimizer):
 class SignDescent(optimizers.Optimizer):
     """The example of the docstring."""
 
-    def update(self, operations, theta, gradient, moments, learning_rate, step):  # noqa: ARG002
+    def update(self, theta, gradient, moments, learning_rate, step):
         theta -= learning_rate * array_module(theta).sign(gradient)
 
 

@@ -59,7 +59,7 @@ def job_of(net=CLASSES, dtype="float64", optimizer="sgd", batch_size=None, m=30,
     X = random.standard_normal((m, net.layers[0])).astype(dtype)
     labels = np.arange(m) % net.layers[-1] if net.layers[-1] > 1 else np.arange(m) % 2
     Y = np.eye(net.layers[-1])[labels] if net.layers[-1] > 1 else labels[:, None]
-    recipe = Recipe("", None, net, "scaled", 1, learning_rate=0.01 if optimizer == "adam" else 0.1)
+    recipe = Recipe("", None, net, epochs=1, learning_rate=0.01 if optimizer == "adam" else 0.1)
     recipe = recipe.changed(optimizer=optimizer, batch_size=batch_size, seed=5, **options)
     weights = net.init("scaled", seed=2, dtype=dtype).flat
     return PeerJob(recipe, weights, X, np.ascontiguousarray(Y.astype(dtype)), threads=1)

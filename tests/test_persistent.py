@@ -1,32 +1,29 @@
-"""Sample space in one launch from record to record: the kernel of
-kernels/gpu/sample_space.cu against `Gram`, run by the device double on the host and, if there is
-one, on a GPU."""
-
-import math
+"""Sample space in one launch from record to record: the kernel of kernels/gpu/sample_space.cu
+against `Gram`, run by the device double on the host and, if there is one, on a GPU."""
 
 import numpy as np
 import pytest
 from doubles import device as device_double
 from doubles import host_cuda
-from helpers.published import PUBLISHED
+from helpers.published import PUBLISHED, check_published_figures
+from helpers.trainings import data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import Adam, Momentum, Network, backend, datasets
+from accelnn import Adam, Momentum, Network, backend
 from accelnn.backend import array_module, to_device, to_host
 from accelnn.optimizers import inverse_decay, optimizer_of
-from accelnn.recipes import RECIPES
-from accelnn.scores import accuracy
 from accelnn.solvers import persistent
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
 from accelnn.solvers.job import Job
-from accelnn.solvers.persistent import Limits, Partition, Persistent, Shape, partition, partitions
+from accelnn.solvers.persistent import Limits, Partition, Persistent, fitted, partition
 
 pytestmark = pytest.mark.slow
 
 H200 = Limits(processors=132, shared=227 * 1024)
+MOMENTUM = Momentum(beta=0.8)
 
 
 @pytest.fixture(params=["kernels", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -39,28 +36,18 @@ def device(request):
     return backend.current()
 
 
-def data(net, m, seed):
-    """Features and labels with which a net of these layers can be trained."""
-    random = np.random.default_rng(seed)
-    X, n = random.normal(size=(net.layers[0], m)), net.layers[-1]
-    if net.output == "softmax":
-        return X, accelnn.one_hot(random.integers(n, size=m), n)
-    if net.output == "linear":
-        return X, random.normal(size=(n, m))
-    return X, (random.random((n, m)) < 0.4).astype(np.float64)
-
-
 def job(net, m, optimizer="sgd", dtype="float64", seed=0):
     """On the chosen backend, with a validation set."""
-    arrays = (*data(net, m, 0), *data(net, 7, 1))
+    arrays = (*data(net, m), *data(net, 7, 1))
     X, Y, *validation = (to_device(array, dtype) for array in arrays)
     params = net.init("he", seed=3, dtype=dtype)
     return Job(net, params, X, Y, optimizer_of(optimizer), None, seed, tuple(validation))
 
 
 def on_host(net, m, *options):
+    """The vectorised training of the same job, in sample space."""
     with accelnn.use("numpy"):
-        return job(net, m, *options)
+        return Gram(job(net, m, *options))
 
 
 def trained(trainer, rates, every):
@@ -72,20 +59,26 @@ def trained(trainer, rates, every):
     return to_host(costs), to_host(trainer.parameters().flat)
 
 
-def check_same(trainer, reference, tolerance, rates=(0.3,) * 50, every=10):
-    (costs, flat), (wanted, expected) = (
+def check_same(trainer, reference, tolerance, rates=(0.3,) * 50, every=10, variant=""):
+    (costs, flat), (expected_costs, expected) = (
         trained(one, list(rates), every) for one in (trainer, reference)
     )
-    assert np.isfinite(wanted).all()
-    np.testing.assert_allclose(costs, wanted, rtol=tolerance)
-    np.testing.assert_allclose(flat, expected, rtol=tolerance, atol=tolerance)
+    assert np.isfinite(expected_costs).all(), variant
+    close = {"rtol": tolerance, "err_msg": str(variant)}
+    np.testing.assert_allclose(costs, expected_costs, **close)
+    np.testing.assert_allclose(flat, expected, atol=tolerance, **close)
 
 
-def shared_out(of, width, **options):
-    """A partition of small blocks that has all in shared memory, but for `options`."""
-    shape = Shape.of(of)
-    options = {"rows": shape.layers[0], "held": True, "threads": 64} | options
-    return Partition(shape, width, **options)
+def small_blocks(of, width, **options):
+    """A partition of small blocks, all in shared memory unless `options` say otherwise."""
+    work = partition(of)
+    options = {
+        "rows": work.layers[0],
+        "G_shared": True,
+        "threads": 64,
+        "in_shares": False,
+    } | options
+    return work._replace(width=width, **options)
 
 
 # --------------------------------------------------------------------------------------------
@@ -105,6 +98,7 @@ NETS = {
     "three layers with L2": Network([30, 9, 5, 4, 3], output="softmax", l2=0.5),
     "many terms in an inner product": Network([30, 20, 35, 40], hidden="tanh", output="softmax"),
 }
+DEEP = NETS["three layers with L2"]
 DROPOUT = Network(
     [30, 9, 8, 7, 6, 3],
     hidden=("relu", "sigmoid", "leaky_relu", "tanh"),
@@ -115,85 +109,68 @@ DROPOUT = Network(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
-@pytest.mark.parametrize("name", NETS)
 @pytest.mark.usefixtures("device")
-def test_it_is_the_training_of_gram(name, optimizer):
-    net, rates = NETS[name], (0.1,) * 50
-    check_same(Persistent(job(net, 13, optimizer)), Gram(on_host(net, 13, optimizer)), 1e-10, rates)
+def test_it_is_the_training_of_gram(optimizer):
+    for name, net in NETS.items():
+        rates, options = (0.1,) * 50, (net, 13, optimizer)
+        check_same(Persistent(job(*options)), on_host(*options), 1e-10, rates, variant=name)
+    for name in ("relu", "tanh with L2", "three layers with L2"):
+        options = NETS[name], 13, MOMENTUM if optimizer == "momentum" else "sgd", "float32"
+        check_same(Persistent(job(*options)), on_host(*options), 1e-4, variant=(name, "float32"))
 
 
-@pytest.mark.parametrize("name", ["relu", "tanh with L2", "three layers with L2"])
 @pytest.mark.usefixtures("device")
-def test_float32_is_the_same_training_too(name):
-    options = Momentum(beta=0.8), "float32"
-    check_same(
-        Persistent(job(NETS[name], 13, *options)), Gram(on_host(NETS[name], 13, *options)), 1e-4
-    )
+def test_rates_may_change_from_epoch_to_epoch():
+    decay = inverse_decay(0.5, 0.3)
+    rates = [decay(epoch) for epoch in range(11)]
+    for optimizer in ("sgd", MOMENTUM):
+        options = NETS["tanh with L2"], 13, optimizer
+        check_same(Persistent(job(*options)), on_host(*options), 1e-10, rates, every=4)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", Momentum(beta=0.8)])
-@pytest.mark.usefixtures("device")
-def test_rates_may_change_from_epoch_to_epoch(optimizer):
-    net, decay = NETS["tanh with L2"], inverse_decay(0.5, 0.3)
-    check_same(
-        Persistent(job(net, 13, optimizer)),
-        Gram(on_host(net, 13, optimizer)),
-        1e-10,
-        [decay(epoch) for epoch in range(11)],
-        every=4,
-    )
-
-
-@pytest.mark.parametrize("width", [1, 3, 7, 13])
 @pytest.mark.parametrize("m", [1, 2, 13, 40])
 @pytest.mark.usefixtures("device")
-def test_any_number_of_blocks_gives_the_same_training(m, width):
-    """Blocks for 1 to 40 examples each; the last has fewer where they do not come out even."""
-    of = job(NETS["three layers with L2"], m, Momentum(beta=0.8))
-    reference = Gram(on_host(of.net, m, Momentum(beta=0.8)))
-    check_same(Persistent(of, shared_out(of, min(m, width))), reference, 1e-10, (0.3,) * 6, 4)
+def test_any_number_of_blocks_gives_the_same_training(m):
+    """Blocks of 1 to 40 examples; the last has fewer if the division is not even."""
+    of = job(DEEP, m, MOMENTUM)
+    for width in {min(m, width) for width in (1, 3, 7, 13)}:
+        trainer = Persistent(job(DEEP, m, MOMENTUM), small_blocks(of, width))
+        reference = on_host(DEEP, m, MOMENTUM)
+        check_same(trainer, reference, 1e-10, (0.3,) * 6, 4, width)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"held": False},
-        {"rows": 4},
-        {"rows": 8, "held": False},
-        {"in_shares": True},
-        {"in_shares": True, "rows": 4, "held": False},
-        {"threads": 128},
-        {"threads": 512},
-    ],
-    ids=str,
-)
 @pytest.mark.parametrize("width", [5, 40])
 @pytest.mark.usefixtures("device")
-def test_where_things_are_kept_and_added_up_does_not_change_the_training(width, options):
-    of = job(NETS["three layers with L2"], 40, Momentum(beta=0.8))
-    reference = Gram(on_host(of.net, 40, Momentum(beta=0.8)))
-    check_same(Persistent(of, shared_out(of, width, **options)), reference, 1e-10, (0.3,) * 6, 4)
+def test_the_place_of_arrays_and_sums_does_not_change_the_training(width):
+    for options in (
+        {"G_shared": False},
+        {"rows": 4},
+        {"rows": 8, "G_shared": False},
+        {"in_shares": True},
+        {"in_shares": True, "rows": 4, "G_shared": False},
+        {"threads": 128},
+        {"threads": 512},
+    ):
+        of = job(DEEP, 40, MOMENTUM)
+        trainer = Persistent(of, small_blocks(of, width, **options))
+        check_same(trainer, on_host(DEEP, 40, MOMENTUM), 1e-10, (0.3,) * 6, 4, options)
 
 
 @pytest.mark.usefixtures("double_with_kernels")
-def test_the_blocks_that_an_h200_is_expected_to_need_give_the_same_training(monkeypatch):
-    net = Network([300, 7, 1])
+def test_the_blocks_of_an_h200_give_the_same_training(monkeypatch):
+    options = Network([300, 7, 1]), 209, "sgd", "float32"
     monkeypatch.setitem(device_double.ATTRIBUTES, "MultiProcessorCount", H200.processors)
-    trainer = Persistent(job(net, 209, "sgd", "float32"))
-    assert trainer.partition == partition(Shape((7, 1), 209, False, 4), H200)
-    check_same(trainer, Gram(on_host(net, 209, "sgd", "float32")), 1e-4, (0.01,) * 5, 2)
-
-
-@pytest.mark.parametrize("in_shares", [False, True])
-@pytest.mark.usefixtures("device")
-def test_dropout_draws_the_masks_of_the_direct_solver(in_shares):
-    of = job(DROPOUT, 13, seed=5)
-    trainer = Persistent(of, shared_out(of, 4, in_shares=in_shares))
-    check_same(trainer, Direct(job(DROPOUT, 13, seed=5)), 1e-10, (0.3,) * 9, every=4)
+    trainer = Persistent(job(*options))
+    assert trainer.partition == fitted(Partition((7, 1), 209, False, 4), H200)
+    check_same(trainer, on_host(*options), 1e-4, (0.01,) * 5, 2)
 
 
 @pytest.mark.usefixtures("device")
-def test_dropout_follows_its_seed():
+def test_dropout_draws_the_masks_of_the_direct_solver_and_follows_its_seed():
+    for in_shares in (False, True):
+        of = job(DROPOUT, 13, seed=5)
+        trainer = Persistent(of, small_blocks(of, 4, in_shares=in_shares))
+        check_same(trainer, Direct(job(DROPOUT, 13, seed=5)), 1e-10, (0.3,) * 9, every=4)
     one, same, other = (
         trained(Persistent(job(DROPOUT, 13, seed=seed)), [0.3] * 5, 2)[1] for seed in (1, 1, 2)
     )
@@ -203,11 +180,11 @@ def test_dropout_follows_its_seed():
 
 @pytest.mark.parametrize("in_shares", [False, True])
 @pytest.mark.usefixtures("double_with_kernels")
-def test_the_order_in_which_threads_run_does_not_change_a_bit(monkeypatch, in_shares):
+def test_the_order_of_the_threads_does_not_change_a_bit(monkeypatch, in_shares):
     def run(seed):
         monkeypatch.setattr(host_cuda, "seed", seed)
-        of = job(NETS["three layers with L2"], 13, Momentum(beta=0.8), "float32")
-        return trained(Persistent(of, shared_out(of, 3, in_shares=in_shares)), [0.3] * 5, 3)
+        of = job(DEEP, 13, MOMENTUM, "float32")
+        return trained(Persistent(of, small_blocks(of, 3, in_shares=in_shares)), [0.3] * 5, 3)
 
     costs, flat = run(0)
     for seed in (1, 2, 3):
@@ -217,19 +194,16 @@ def test_the_order_in_which_threads_run_does_not_change_a_bit(monkeypatch, in_sh
 
 
 @pytest.mark.usefixtures("device")
-def test_the_records_do_not_change_a_bit():
-    """Nor in how many launches a training runs."""
-    net = NETS["three layers with L2"]
+def test_the_number_of_records_does_not_change_a_bit():
     (_, often), (_, once) = (
-        trained(Persistent(job(net, 13, Momentum(beta=0.8))), [0.3] * 9, every) for every in (1, 9)
+        trained(Persistent(job(DEEP, 13, MOMENTUM)), [0.3] * 9, every) for every in (1, 9)
     )
     np.testing.assert_array_equal(often, once)
 
 
 @pytest.mark.usefixtures("device")
-def test_a_diverging_training_ends_with_what_is_not_finite():
-    net = NETS["leaky relu with L2"]
-    (costs, _), flat = trained(Persistent(job(net, 13)), [1e200] * 8, 2)
+def test_a_diverging_training_does_not_end_finite():
+    (costs, _), flat = trained(Persistent(job(NETS["leaky relu with L2"], 13)), [1e200] * 8, 2)
     assert np.isfinite(costs[0])
     assert not np.isfinite(costs[-1])
     assert np.isnan(flat).any()
@@ -239,7 +213,7 @@ def test_a_diverging_training_ends_with_what_is_not_finite():
 # launches
 
 
-def test_nobody_waits_for_the_device_between_records(double_with_kernels):
+def test_nothing_waits_for_the_device_between_records(double_with_kernels):
     trainer = Persistent(job(NETS["tanh with L2"], 13))
     costs = double_with_kernels.empty(5, np.float64)
     device_double.Log.synchronizations = device_double.Log.launches = 0
@@ -249,7 +223,7 @@ def test_nobody_waits_for_the_device_between_records(double_with_kernels):
     assert device_double.Log.synchronizations == 0
 
 
-def test_a_cost_is_only_written_where_it_is_wanted(double_with_kernels):
+def test_a_cost_is_only_written_if_asked_for(double_with_kernels):
     trainer = Persistent(job(NETS["relu"], 13))
     cost = double_with_kernels.asarray(np.array(7.0))
     trainer.advance([0.3], None)
@@ -261,10 +235,12 @@ def test_a_cost_is_only_written_where_it_is_wanted(double_with_kernels):
 def test_long_launches_are_split_and_few_of_them_are_queued(double_with_kernels, monkeypatch):
     whole = trained(Persistent(job(NETS["tanh with L2"], 13)), [0.3] * 20, 20)
     trainer = Persistent(job(NETS["tanh with L2"], 13))
-    monkeypatch.setattr(persistent, "LONGEST_LAUNCH", 3.5 * trainer.partition.seconds)
+    assert trainer.partition.multiply_adds == persistent.LEAST_STEP
+    assert Partition((20, 1), 3000, False, 4).multiply_adds == 20 * 3000**2
+    monkeypatch.setattr(persistent, "LONGEST_LAUNCH", int(3.5 * persistent.LEAST_STEP))
     device_double.Log.synchronizations = device_double.Log.launches = 0
     trainer.advance([0.3] * 20, double_with_kernels.empty((), np.float64))
-    assert device_double.Log.launches == 7  # of 3 steps, and 2 in the end
+    assert device_double.Log.launches == 7  # six of 3 steps, and one of 2
     assert 1 <= device_double.Log.synchronizations <= 3
     np.testing.assert_array_equal(to_host(trainer.parameters().flat), whole[1])
 
@@ -272,35 +248,28 @@ def test_long_launches_are_split_and_few_of_them_are_queued(double_with_kernels,
 @pytest.mark.usefixtures("double_with_kernels")
 def test_a_launch_that_does_not_fit_on_the_device_is_refused():
     of = job(NETS["relu"], 40)
-    trainer = Persistent(of, shared_out(of, 1, threads=512))
+    trainer = Persistent(of, small_blocks(of, 1, threads=512))
     with pytest.raises(Exception, match="COOPERATIVE_LAUNCH_TOO_LARGE"):
         trainer.advance([0.3], None)
 
 
 # --------------------------------------------------------------------------------------------
-# what is used, what is refused
+# fit
 
 
 @pytest.mark.usefixtures("device")
 def test_fit_trains_with_it():
-    net, (X, Y), watched = (
-        NETS["tanh with L2"],
-        *(data(NETS["tanh with L2"], m, m) for m in (13, 7)),
-    )
+    net = NETS["tanh with L2"]
     options = {"epochs": 9, "record_every": 4, "learning_rate": 0.3, "optimizer": "momentum"}
-    first = net.init("he", seed=3, dtype="float64")
-    params, history = accelnn.fit(
-        net,
-        first,
-        *map(to_device, (X, Y)),
-        solver="gram-jitted",
-        validation=tuple(map(to_device, watched)),
-        **options,
-    )
+
+    def fitted(solver):
+        X, Y, *watched = map(to_device, (*data(net, 13, 1), *data(net, 7, 2)))
+        first = net.init("he", seed=3, dtype="float64")
+        return accelnn.fit(net, first, X, Y, solver=solver, validation=tuple(watched), **options)
+
+    params, history = fitted("gram-jitted")
     with accelnn.use("numpy"):
-        expected, same = accelnn.fit(
-            net, net.init("he", seed=3), X, Y, solver="direct", validation=watched, **options
-        )
+        expected, same = fitted("direct")
     np.testing.assert_allclose(to_host(params.flat), expected.flat, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(history.costs, same.costs, rtol=1e-11)
     np.testing.assert_allclose(history.validation_costs, same.validation_costs, rtol=1e-11)
@@ -310,150 +279,112 @@ def test_fit_trains_with_it():
 
 
 @pytest.mark.usefixtures("device")
-def test_patience_returns_what_it_had_at_the_lowest_cost():
+def test_patience_returns_the_parameters_of_the_lowest_cost():
     net = Network([20, 6, 1], hidden="tanh", output="linear")
     random = np.random.default_rng(5)
     w, X, X_v = random.normal(size=(1, 20)), *random.normal(size=(2, 20, 20))
     Y, Y_v = (0.3 * (w @ x + 4 * random.normal(size=(1, 20))) for x in (X, X_v))
     X, Y, X_v, Y_v = map(to_device, (X, Y, X_v, Y_v))
+    first = net.init("normal", scale=0.1, seed=3, dtype="float64")
+    options = {"epochs": 120, "record_every": 5, "learning_rate": 0.05, "patience": 2}
     params, history = accelnn.fit(
-        net,
-        net.init("normal", scale=0.1, seed=3, dtype="float64"),
-        X,
-        Y,
-        solver="gram-jitted",
-        validation=(X_v, Y_v),
-        patience=2,
-        epochs=120,
-        record_every=5,
-        learning_rate=0.05,
+        net, first, X, Y, solver="gram-jitted", validation=(X_v, Y_v), **options
     )
     assert "patience" in history.stopped
     assert net.cost(params, X_v, Y_v) == pytest.approx(min(history.validation_costs), rel=1e-11)
 
 
 @pytest.mark.usefixtures("double_with_kernels")
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [({"batch_size": 4}, "full batches"), ({"optimizer": Adam()}, "adam is not linear")],
-)
-def test_what_is_not_sample_space_is_refused(change, reason):
+def test_mini_batches_and_adam_are_refused():
     of = job(NETS["relu"], 13)
-    assert persistent.why_not(of) is None
-    for name, value in change.items():
-        setattr(of, name, value)
-    assert reason in persistent.why_not(of)
+    assert Persistent.why_not(of) is None
+    of.batch_size = 4
+    assert "full batches" in Persistent.why_not(of)
+    assert "adam is not linear" in Persistent.why_not(job(NETS["relu"], 13, Adam()))
 
 
 @pytest.mark.usefixtures("double_with_kernels")
-def test_what_does_not_fit_in_shared_memory_is_refused_with_both_sizes(monkeypatch):
+def test_a_net_too_large_for_shared_memory_is_refused_with_both_sizes(monkeypatch):
     net = Network([30, 60, 60, 1])
     few = Limits(processors=4, shared=20 * 1024)
     monkeypatch.setattr(Limits, "of_device", lambda: few)
+    given = net.init("he"), *map(to_device, data(net, 13))
     with pytest.raises(ValueError, match="a block needs .. KB .* this GPU has 20 KB"):
-        accelnn.fit(
-            net,
-            net.init("he"),
-            *map(to_device, data(net, 13, 0)),
-            solver="gram-jitted",
-            epochs=1,
-            learning_rate=0.1,
-        )
+        accelnn.fit(net, *given, solver="gram-jitted", epochs=1, learning_rate=0.1)
 
 
 @pytest.mark.usefixtures("double")
 def test_a_cupy_without_kernels_is_refused():
-    assert "RawModule" in persistent.why_not(job(NETS["relu"], 13))
+    assert "RawModule" in Persistent.why_not(job(NETS["relu"], 13))
 
 
 # --------------------------------------------------------------------------------------------
 # how blocks share the work
 
-shapes = st.builds(
-    Shape,
+works = st.builds(
+    Partition,
     layers=st.lists(st.integers(1, 80), min_size=1, max_size=4).map(tuple),
     m=st.integers(1, 6000),
     momentum=st.booleans(),
     itemsize=st.sampled_from([4, 8]),
+    width=st.just(1),
+    in_shares=st.just(False),
+    rows=st.just(0),
+    G_shared=st.just(False),
+    threads=st.just(512),
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(shape=shapes, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
-def test_a_schedule_fits_the_device_and_leaves_nobody_without_work(shape, processors, shared):
-    limits = Limits(processors, shared)
-    for one in partitions(shape, limits):
-        assert one.shared <= shared
-        assert one.blocks <= processors
-        assert (one.blocks - 1) * one.width < shape.m <= one.blocks * one.width
-        assert one.rows == shape.layers[0] or (one.rows and one.rows % persistent.TILE == 0)
-        assert 2 * persistent.WARP <= one.threads <= 512
-        assert 0 < one.seconds < math.inf
+@settings(max_examples=200, deadline=None)
+@given(work=works, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
+def test_a_partition_fits_the_device_or_none_does_and_every_block_has_work(
+    work, processors, shared
+):
+    one = fitted(work, Limits(processors, shared))
+    assert one.blocks <= processors
+    assert (one.blocks - 1) * one.width < work.m <= one.blocks * one.width
+    assert one.rows == work.layers[0] or (one.rows and one.rows % persistent.TILE == 0)
+    assert 2 * persistent.WARP <= one.threads <= 512
+    if one.shared > shared:  # the narrowest blocks with the fewest rows of S
+        rows = min(work.layers[0], persistent.TILE)
+        for in_shares in (False, True):
+            bare = one._replace(in_shares=in_shares, G_shared=False, rows=rows)
+            assert bare.shared >= one.shared
+        assert one.width == -(-work.m // processors)
 
 
-@settings(max_examples=60, deadline=None)
-@given(shape=shapes, processors=st.integers(1, 140), shared=st.integers(10_000, 232_448))
-def test_what_is_refused_needs_more_than_there_is(shape, processors, shared):
-    limits = Limits(processors, shared)
-    if partition(shape, limits) is None:
-        assert persistent.least_shared(shape, limits) > shared
-
-
-@pytest.mark.parametrize(
-    ("layers", "m", "itemsize"),
-    [((1,), 209, 4), ((7, 1), 209, 4), ((20, 7, 5, 1), 209, 4), ((7, 1), 209, 8)],
-)
-def test_the_cats_are_shared_by_many_blocks_that_have_all_they_need(layers, m, itemsize):
-    one = partition(Shape(layers, m, False, itemsize), H200)
-    assert 10 <= one.blocks <= 132
-    assert (one.rows, one.held) == (layers[0], True)
-    assert one.seconds < 4e-6
-
-
-def test_few_upper_parameters_are_added_up_by_all_blocks_at_once():
-    assert not partition(Shape((7, 1), 209, False, 4), H200).in_shares
+def test_the_cats_are_shared_by_many_blocks_that_have_all_they_need():
+    for layers, itemsize in [((1,), 4), ((7, 1), 4), ((20, 7, 5, 1), 4), ((7, 1), 8)]:
+        one = fitted(Partition(layers, 209, False, itemsize), H200)
+        assert one.blocks == 27
+        assert (one.rows, one.G_shared, one.in_shares) == (layers[0], True, False)
 
 
 def test_many_upper_parameters_are_added_up_in_shares():
-    assert partition(Shape((60, 60, 10), 500, False, 4), H200).in_shares
+    assert fitted(Partition((60, 60, 10), 500, False, 4), H200).in_shares
 
 
-def test_columns_of_G_stay_in_the_cache_where_they_do_not_fit_in_shared_memory():
-    one = partition(Shape((7, 1), 6000, False, 4), H200)
-    assert not one.held
+def test_columns_of_G_too_large_for_shared_memory_stay_outside():
+    one = fitted(Partition((7, 1), 6000, False, 4), H200)
+    assert not one.G_shared
     assert one.rows == 7
 
 
 # --------------------------------------------------------------------------------------------
-# the real thing
+# on a GPU
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_figures_of_the_real_cats_come_from_one_launch_a_record(real_data, name):
-    recipe, cats = RECIPES[name], datasets.load_cats(real_data, dtype="float64")
     with accelnn.use("cupy"):
-        params, history = accelnn.fit(
-            recipe.net,
-            recipe.first_weights("float64"),
-            *map(to_device, (cats.X_train, cats.Y_train)),
-            epochs=recipe.epochs,
-            learning_rate=recipe.learning_rate,
-            record_every=recipe.epochs - 1,
-            solver="gram-jitted",
-        )
-        X_test = to_device(cats.X_test)
-        found = accuracy(to_host(recipe.net.predict(params, X_test)), cats.Y_test)
-    before_last, final, _, test = PUBLISHED[name]
-    assert history.costs[-1] == pytest.approx(before_last, abs=1e-9)
-    assert history.final_cost == pytest.approx(final, abs=1e-9)
-    assert found == pytest.approx(test)
+        check_published_figures(name, real_data, "gram-jitted")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("m", [209, 1000, 5000])
-def test_large_trainings_are_those_of_gram(m):
-    """Where many blocks run at once, and where G is not in shared memory."""
+def test_large_trainings_are_those_of_gram():
+    """Many blocks run at once, and G is not in shared memory."""
+    net = Network([2000, 20, 7, 1])
     with accelnn.use("cupy"):
-        net = Network([2000, 20, 7, 1])
-        check_same(Persistent(job(net, m)), Gram(job(net, m)), 1e-9, (0.01,) * 50)
+        for m in (209, 1000, 5000):
+            check_same(Persistent(job(net, m)), Gram(job(net, m)), 1e-9, (0.01,) * 50, variant=m)

@@ -1,5 +1,7 @@
-"""The precision of products: what is refused, what is told, and what is rounded where."""
+"""The precision of products: the refusals, the history, and what is rounded."""
 
+import functools
+import itertools
 import json
 
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 from doubles import cublaslt as cublaslt_double
 from doubles import device as device_double
 from doubles.cublaslt import from_bfloat16, to_bfloat16
-from test_captured import DEEP, M, both, captures, install, on_double
-from test_solvers import NETS, OPTIMIZERS, data
+from helpers import trainings
+from helpers.trainings import NETS, OPTIMIZERS, M, data
 
 import accelnn
 from accelnn import Network
@@ -20,6 +22,13 @@ from accelnn.kernels.gpu import cuda
 pytestmark = pytest.mark.slow
 
 NET = Network([5, 6, 3], hidden="tanh", output="softmax")
+DEEP = Network([5, 9, 8, 7, 3], ("relu", "sigmoid", "leaky_relu"), output="softmax", l2=0.3)
+ROUNDED = ["tf32", "bfloat16"]
+
+captures = pytest.mark.usefixtures("captures")  # on the double, and on a GPU
+on_double = pytest.mark.usefixtures("double_with_cublaslt")
+rounded = pytest.mark.parametrize("precision", ROUNDED)
+both = functools.partial(trainings.both, solver="jitted", dtype="float32", learning_rate=0.2)
 
 
 def train(dtype="float32", net=NET, **options):
@@ -29,82 +38,70 @@ def train(dtype="float32", net=NET, **options):
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# refusals
 
 
 @pytest.mark.usefixtures("there")
-def test_an_unknown_precision_is_refused_and_those_there_are_are_named():
+def test_a_precision_that_the_parameters_cannot_have_is_refused():
     with pytest.raises(ValueError, match=r"unknown precision 'half'.*'float64'.*'bfloat16'"):
         train(precision="half")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "precision", "needed"),
-    [
+    for dtype, precision, needed in [
         ("float64", "float32", "float32"),
         ("float32", "float64", "float64"),
         ("float64", "tf32", "float32"),
         ("float64", "bfloat16", "float32"),
-    ],
-)
-@pytest.mark.usefixtures("there")
-def test_a_precision_that_the_parameters_cannot_have_is_refused(dtype, precision, needed):
-    message = rf"{precision}' needs {needed} parameters, got {dtype}.*init\(dtype='{needed}'\)"
-    with pytest.raises(ValueError, match=message):
-        train(dtype, precision=precision)
+    ]:
+        message = rf"{precision}' needs {needed} parameters, got {dtype}.*init\(dtype='{needed}'\)"
+        with pytest.raises(ValueError, match=message):
+            train(dtype, precision=precision)
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@rounded
 def test_rounded_products_are_refused_on_the_cpu(precision):
     with pytest.raises(ValueError, match=f"'{precision}' needs a GPU.*accelnn.to_device"):
         train(precision=precision)
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_rounded_products_are_refused_by_gpus_that_have_none(monkeypatch, precision):
+@rounded
+def test_rounded_products_are_refused_on_older_gpus(monkeypatch, precision):
     monkeypatch.setattr(device_double.Device, "compute_capability", "75")
     with pytest.raises(ValueError, match=r"compute capability 8\.0.*has 7\.5: choose 'float32'"):
         train(precision=precision)
 
 
 @on_double
-@pytest.mark.parametrize("solver", ["direct", "gram", "gram-jitted"])
-def test_products_of_bfloat16_are_those_of_captured_steps_alone(solver):
-    with pytest.raises(ValueError, match=f"'{solver}' cannot do this.*bfloat16"):
-        train(solver=solver, precision="bfloat16")
-
-
-@on_double
-def test_the_kernel_in_sample_space_refuses_rounded_products():
+def test_solvers_refuse_products_that_they_do_not_have():
+    for solver in ("direct", "gram", "gram-jitted"):
+        with pytest.raises(ValueError, match=f"'{solver}' cannot do this.*bfloat16"):
+            train(solver=solver, precision="bfloat16")
     with pytest.raises(ValueError, match="'gram-jitted' cannot do this.*not tf32"):
         train(solver="gram-jitted", precision="tf32")
 
 
 @pytest.mark.usefixtures("double_with_kernels")
-@pytest.mark.parametrize("solver", ["auto", "jitted"])
-def test_bfloat16_without_captured_steps_says_what_to_install(solver):
-    with pytest.raises(ValueError, match=r"'bfloat16' needs captured steps.*pip install"):
-        train(solver=solver, precision="bfloat16")
+def test_bfloat16_without_captured_steps_says_what_to_install():
+    for solver in ("auto", "jitted"):
+        with pytest.raises(ValueError, match=r"'bfloat16' needs captured steps.*pip install"):
+            train(solver=solver, precision="bfloat16")
 
 
 # --------------------------------------------------------------------------------------------
-# what is told
+# the history, and the command
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("solver", ["direct", "gram"])
-def test_the_history_tells_the_precision_of_the_parameters_where_none_is_asked_for(dtype, solver):
-    for precision in (None, dtype):
-        params, history = train(dtype, solver=solver, precision=precision)
-        assert (history.precision, history.dtype) == (dtype, dtype)
-        assert params.dtype == dtype
+def test_the_history_has_the_precision_of_the_parameters_by_default():
+    for dtype, solver in itertools.product(["float32", "float64"], ["direct", "gram"]):
+        for precision in (None, dtype):
+            params, history = train(dtype, solver=solver, precision=precision)
+            assert (history.precision, history.dtype) == (dtype, dtype)
+            assert params.dtype == dtype
 
 
 @captures
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_the_history_tells_rounded_products(precision):
+@rounded
+def test_the_history_has_the_precision_of_rounded_products(precision):
     params, history = train(solver="jitted", precision=precision)
     assert (history.precision, history.dtype, history.solver) == (precision, "float32", "jitted")
     assert params.dtype == np.float32
@@ -121,12 +118,12 @@ def test_the_command_trains_in_the_precision_asked_for(capsys, precision):
     out, err = capsys.readouterr()
     [training] = json.loads(out)["trainings"]
     assert training["precision"] == training["dtype"] == precision
-    assert f", {precision}\n" in err  # nothing beside the dtype
+    assert f", {precision}\n" in err  # the dtype, and nothing about products
 
 
 @on_double
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_the_command_tells_rounded_products(capsys, precision):
+@rounded
+def test_the_command_names_rounded_products(capsys, precision):
     asked = ("--backend", "cupy", "--solver", "jitted", "--precision", precision)
     assert command(*asked) == 0
     out, err = capsys.readouterr()
@@ -146,21 +143,23 @@ def test_the_command_refuses_rounded_products_on_the_cpu(capsys):
 # products of CuPy
 
 
-@pytest.mark.parametrize("before", ["DEFAULT", "TF32"])
-@pytest.mark.parametrize("solver", ["direct", "gram"])
-def test_cupys_products_have_the_precision_while_the_training_runs(double, before, solver):
+def test_cupys_products_have_the_precision_while_the_training_runs(double):
     linalg = double._core._routines_linalg
-    before = getattr(linalg, f"COMPUTE_TYPE_{before}")
-    linalg.set_compute_type("float32", before)
-    for precision, expected in ((None, "DEFAULT"), ("float32", "DEFAULT"), ("tf32", "TF32")):
-        seen = []
+    default, tf32 = linalg.COMPUTE_TYPE_DEFAULT, linalg.COMPUTE_TYPE_TF32
+    expected = {None: default, "float32": default, "tf32": tf32}
+    for before, solver, precision in itertools.product(
+        [default, tf32], ["direct", "gram"], expected
+    ):
+        linalg.set_compute_type("float32", before)
+        seen = set()
         train(
             solver=solver,
             precision=precision,
-            callbacks=[lambda _now, seen=seen: seen.append(linalg.get_compute_type("float32"))],
+            callbacks=[lambda _now, seen=seen: seen.add(linalg.get_compute_type("float32"))],
         )
-        assert {*seen} == {getattr(linalg, f"COMPUTE_TYPE_{expected}")}
+        assert seen == {expected[precision]}, (before, solver, precision)
         assert linalg.get_compute_type("float32") == before
+    linalg.set_compute_type("float32", default)
 
 
 def test_an_interrupted_training_gives_cupys_precision_back(double):
@@ -177,39 +176,37 @@ def test_an_interrupted_training_gives_cupys_precision_back(double):
 # products of captured steps
 
 
-@pytest.mark.parametrize(
-    ("dtype", "precision", "compute"),
-    [
+def test_captured_products_have_the_precision(double_with_cublaslt):
+    for dtype, precision, compute in [
         ("float64", None, "COMPUTE_64F"),
         ("float32", None, "COMPUTE_32F"),
         ("float32", "tf32", "COMPUTE_32F_FAST_TF32"),
         ("float32", "bfloat16", "COMPUTE_32F"),
-    ],
-)
-def test_captured_products_are_of_the_precision(double_with_cublaslt, dtype, precision, compute):
-    _, history = train(dtype, solver="jitted", precision=precision, batch_size=8)
-    assert {kind for kind, _ in double_with_cublaslt.lt.calls} == {compute}
-    assert history.precision == (precision or dtype)
+    ]:
+        double_with_cublaslt.lt.calls.clear()
+        _, history = train(dtype, solver="jitted", precision=precision, batch_size=8)
+        assert {kind for kind, _ in double_with_cublaslt.lt.calls} == {compute}
+        assert history.precision == (precision or dtype)
 
 
 @captures
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_rounded_products_give_the_training_of_exact_ones_but_for_the_rounding(name, precision):
-    pair = both(NETS[name], dtype="float32", precision=precision, batch_size=8)
-    check_close(pair, {"tf32": 1e-2, "bfloat16": 5e-2}[precision])
+@rounded
+def test_rounded_products_give_the_training_of_exact_ones_but_for_the_rounding(precision):
+    for name, net in NETS.items():
+        pair = both(net, precision=precision, batch_size=8)
+        check_close(pair, {"tf32": 1e-2, "bfloat16": 5e-2}[precision], name)
 
 
 @captures
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_bfloat16_goes_with_every_optimizer(optimizer):
-    options = {"optimizer": OPTIMIZERS[optimizer], "learning_rate": 0.01, "epochs": 9}
-    check_close(both(DEEP, dtype="float32", precision="bfloat16", **options), 3e-2)
+def test_bfloat16_goes_with_every_optimizer():
+    for name, optimizer in OPTIMIZERS.items():
+        options = {"optimizer": optimizer, "learning_rate": 0.01, "epochs": 9}
+        check_close(both(DEEP, precision="bfloat16", **options), 3e-2, name)
 
 
 @captures
-def test_what_the_set_up_tries_out_leaves_no_trace_in_what_products_read():
-    """Where a gradient is 0, Adam with nothing planned yet divides it by 0."""
+def test_trials_of_the_set_up_leave_no_trace_in_the_bfloat16_copies():
+    """Adam with nothing planned yet divides a gradient of 0 by 0."""
     net = Network([5, 4, 3], hidden="tanh", output="softmax")
     X, Y = data(net, 20, dtype="float32")
     X[2] = 0
@@ -220,13 +217,13 @@ def test_what_the_set_up_tries_out_leaves_no_trace_in_what_products_read():
     assert history.final_cost == pytest.approx(exact.final_cost, rel=3e-2)
 
 
-def check_close(pair, tolerance):
-    """Costs alike, and not the same."""
+def check_close(pair, tolerance, variant):
+    """The costs are close, and not the same."""
     (_, history), (_, exact) = pair
-    assert history.solver == "jitted"
-    np.testing.assert_allclose(history.costs, exact.costs, rtol=tolerance)
-    np.testing.assert_allclose(history.final_cost, exact.final_cost, rtol=tolerance)
-    assert history.costs != exact.costs
+    assert history.solver == "jitted", variant
+    costs, expected = ([*h.costs, h.final_cost] for h in (history, exact))
+    np.testing.assert_allclose(costs, expected, rtol=tolerance, err_msg=variant)
+    assert costs != expected, variant
 
 
 def bf16(array):
@@ -235,8 +232,10 @@ def bf16(array):
 
 
 def rounded_training(net, params, X, Y, epochs, rate, fused):
-    """Gradient descent written out, with what products multiply as bfloat16. fused : whether relu
-    is part of products, which then add a bias of their own kind."""
+    """Gradient descent written out, with the factors of all products rounded to bfloat16.
+
+    fused : whether relu is part of products, which then add a rounded bias
+    """
     layers = [(W.copy(), b.copy()) for W, b in params]
     m = X.shape[1]
     for _ in range(epochs):
@@ -260,22 +259,23 @@ def rounded_training(net, params, X, Y, epochs, rate, fused):
 
 @on_double
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("output", ["softmax", "sigmoid", "linear"])
-@pytest.mark.parametrize("hidden", [("relu", "relu"), ("tanh", "relu"), ("leaky_relu", "sigmoid")])
-def test_what_products_multiply_is_bfloat16_and_all_the_rest_is_float32(
-    monkeypatch, fused, output, hidden
-):
+def test_factors_of_products_are_bfloat16_and_all_other_numbers_float32(monkeypatch, fused):
     if not fused:
-        install(monkeypatch, [cublaslt_double.Epilogue.DEFAULT])
-    net = Network([6, 7, 5, 3], hidden=hidden, output=output)
-    X, Y = data(net, 12, dtype="float32")
-    first = net.init("he", seed=4, dtype="float32")
-    first.flat += to_device(np.linspace(-0.3, 0.3, first.flat.size, dtype="float32"))  # biases too
-    on_host = [(to_host(W), to_host(b)) for W, b in first]
-    expected = rounded_training(net, on_host, X, Y, 3, 0.3, fused)
-    options = {"epochs": 3, "learning_rate": 0.3, "solver": "jitted", "precision": "bfloat16"}
-    trained, _ = accelnn.fit(net, first, to_device(X), to_device(Y), **options)
-    np.testing.assert_allclose(to_host(trained.flat), expected, rtol=1e-5, atol=1e-6)
+        none = [cublaslt_double.Epilogue.DEFAULT]
+        cublaslt_double.install(monkeypatch, device_double.enqueue, epilogues=none)
+    kinds = [("relu", "relu"), ("tanh", "relu"), ("leaky_relu", "sigmoid")]
+    for hidden, output in itertools.product(kinds, ["softmax", "sigmoid", "linear"]):
+        net = Network([6, 7, 5, 3], hidden=hidden, output=output)
+        X, Y = data(net, 12, dtype="float32")
+        first = net.init("he", seed=4, dtype="float32")
+        spread = np.linspace(-0.3, 0.3, first.flat.size, dtype="float32")
+        first.flat += to_device(spread)  # biases too
+        on_host = [(to_host(W), to_host(b)) for W, b in first]
+        expected = rounded_training(net, on_host, X, Y, 3, 0.3, fused)
+        options = {"epochs": 3, "learning_rate": 0.3, "solver": "jitted", "precision": "bfloat16"}
+        trained, _ = accelnn.fit(net, first, to_device(X), to_device(Y), **options)
+        close = {"rtol": 1e-5, "atol": 1e-6, "err_msg": f"{hidden} {output}"}
+        np.testing.assert_allclose(to_host(trained.flat), expected, **close)
 
 
 @captures
@@ -284,9 +284,9 @@ def test_bfloat16_is_the_nearest_with_ties_to_even(random):
     bits[:8] = [0, 0x80000000, 0x7F800000, 0xFF800000, 0x3F808000, 0x3F818000, 0x3F818001, 1]
     bits[8:11] = [0x7F7FFFFF, 0x7FC00000, 0x7F800001]  # the largest, NaN, NaN with low bits only
     numbers = bits.view(np.float32)
-    there, operands = to_device(numbers), to_device(np.zeros(len(bits), np.uint16))
+    floats, operands = to_device(numbers), to_device(np.zeros(len(bits), np.uint16))
     run = cuda.kernel("step.cu", "to_operands", np.float32, "-DBFLOAT16")
-    run((3,), (64,), (there, operands, np.int64(len(bits))))
+    run((3,), (64,), (floats, operands, np.int64(len(bits))))
     got = (to_host(operands).astype(np.uint32) << np.uint32(16)).view(np.float32)
     nan = np.isnan(numbers)
     np.testing.assert_array_equal(np.isnan(got), nan)

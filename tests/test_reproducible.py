@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import cache
 from itertools import product
 
 import pytest
@@ -28,8 +27,8 @@ CASES = {
     if not (batch_size and solver.startswith("gram"))
 }
 
-# Prints the digests of what the trainings named leave, in the order given. 150 examples of 200
-# features: products are shared among threads and done by BLAS, and sample space is worth while.
+# Prints the digests of the results of the trainings named, in the order given. 150 examples of 200
+# features: BLAS does products, threads share them, and sample space is worth while.
 SCRIPT = """
 import hashlib, json, sys
 import numpy as np
@@ -57,7 +56,7 @@ def planar(_):
     return digest(net, flower.X_train, flower.Y_train, kind="normal", **options)
 
 def others(_):
-    "A dozen trainings of other sizes by all solvers, with products and garbage between."
+    "A dozen trainings of other sizes by all solvers, with products and garbage in between."
     random, kept = np.random.default_rng(1), []
     for i in range(12):
         n, m, dtype = 5 + 37 * i, 20 + 23 * i, ["float32", "float64"][i % 2]
@@ -89,30 +88,15 @@ def results_of(names):
     return results
 
 
-@cache
-def first_in_order():
-    return results_of(CASES)
-
-
-@cache
-def after_others():
-    """Each training twice, in the opposite order, after a dozen others."""
-    names = list(reversed(CASES))
-    return results_of(["others", *names, "others", *names])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_training_gives_the_same_bits_whatever_ran_before(name):
-    [expected] = first_in_order()[name]
-    assert expected[0] == CASES[name]["solver"]
-    assert after_others()[name] == [expected, expected]
-
-
-# One of each solver, alone in its process
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_training_alone_gives_the_same_bits(solver):
-    name = next(reversed([name for name in CASES if name.split()[0] == solver]))
-    assert results_of([name])[name] == first_in_order()[name]
+def test_a_training_gives_the_same_bits_whatever_ran_before():
+    first, later = results_of(CASES), results_of(["others", *reversed(CASES)] * 2)
+    for name, case in CASES.items():
+        [expected] = first[name]
+        assert expected[0] == case["solver"]
+        assert later[name] == [expected, expected], name
+    for solver in SOLVERS:  # one of each solver, alone in its process
+        name = next(reversed([name for name in CASES if name.split()[0] == solver]))
+        assert results_of([name])[name] == first[name]
 
 
 def test_auto_depends_on_the_job_alone():

@@ -1,6 +1,7 @@
-"""Data that stays on the host, streamed to the device: the same training, nothing left behind."""
+"""Data on the host, streamed to the device: the same training, and no resource left over."""
 
 import gc
+import itertools
 import threading
 import tracemalloc
 import types
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 M, FEATURES = 53, 6
 
-told_of_too_large_data = pytest.mark.filterwarnings("always:the data takes")
+shows_too_large_data = pytest.mark.filterwarnings("always:the data takes")
 
 
 @pytest.fixture(params=["double", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -50,16 +51,17 @@ def fitted(X, Y, dtype="float64", net=None, **options):
     return to_host(params.flat), history
 
 
-def check_same(streamed, resident):
+def check_same(streamed, resident, variant=""):
     """The same weights and costs: to the last bit, but for a GPU's products."""
     exact = resident[1].device == "device double"
     close = {"rtol": 0 if exact else 1e-5, "atol": 0 if exact else 1e-6}
-    np.testing.assert_allclose(streamed[0], resident[0], **close)
+    np.testing.assert_allclose(streamed[0], resident[0], err_msg=str(variant), **close)
     for name in ("costs", "validation_costs", "final_cost", "final_validation_cost"):
-        here, there = (getattr(history, name) for _, history in (streamed, resident))
-        assert (here is None) == (there is None)
-        if here is not None:
-            np.testing.assert_allclose(here, there, err_msg=name, **close)
+        value, expected = (getattr(history, name) for _, history in (streamed, resident))
+        assert (value is None) == (expected is None), (variant, name)
+        if value is not None:
+            np.testing.assert_allclose(value, expected, err_msg=f"{variant} {name}", **close)
+    assert streamed[1].backend == "cupy"
 
 
 def nothing_is_left():
@@ -76,25 +78,24 @@ def nothing_is_left():
 
 @pytest.mark.usefixtures("cupy")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("batch_size", [1, 7, 26, 52, 53, 100])
-def test_streamed_is_the_training_of_data_that_is_on_the_device(data, dtype, batch_size):
-    X, Y = data
-    streamed = fitted(X, Y, dtype, batch_size=batch_size)
-    check_same(streamed, fitted(*(to_device(a, dtype) for a in data), dtype, batch_size=batch_size))
-    assert streamed[1].backend == "cupy"
+def test_streamed_is_the_training_of_data_that_is_on_the_device(data, dtype):
+    moved = [to_device(array, dtype) for array in data]
+    for batch_size in (1, 7, 26, 52, 53, 100):
+        streamed = fitted(*data, dtype, batch_size=batch_size)
+        check_same(streamed, fitted(*moved, dtype, batch_size=batch_size), batch_size)
 
 
 @pytest.mark.usefixtures("cupy")
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-@pytest.mark.parametrize("keep_prob", [1.0, 0.7])
-def test_every_kind_of_training_can_be_streamed(data, optimizer, keep_prob):
-    net = a_net(l2=0.1, keep_prob=keep_prob)
-    options = {"net": net, "optimizer": optimizer, "seed": 3, "record_every": 2}
-    check_same(fitted(*data, **options), fitted(*map(to_device, data), **options))
+def test_every_kind_of_training_can_be_streamed(data):
+    for optimizer, keep_prob in itertools.product(["momentum", "adam"], [1.0, 0.7]):
+        net = a_net(l2=0.1, keep_prob=keep_prob)
+        options = {"net": net, "optimizer": optimizer, "seed": 3, "record_every": 2}
+        resident = fitted(*map(to_device, data), **options)
+        check_same(fitted(*data, **options), resident, (optimizer, keep_prob))
 
 
 @pytest.mark.usefixtures("double_with_kernels")
-def test_what_kernels_work_on_can_be_streamed(data):
+def test_kernels_can_work_on_streamed_data(data):
     options = {"net": a_net(l2=0.1, keep_prob=0.7), "optimizer": "adam", "epochs": 2}
     check_same(fitted(*data, **options), fitted(*map(to_device, data), **options))
 
@@ -119,44 +120,40 @@ STORED = {
 
 @pytest.mark.usefixtures("cupy")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("stored", STORED)
-def test_numbers_of_any_type_and_order_are_streamed(data, stored, dtype):
-    X, Y = STORED[stored](data[0]), data[1]
-    resident = to_device(X.astype(dtype)), to_device(Y, dtype)
-    check_same(fitted(X, Y.astype(np.int8), dtype), fitted(*resident, dtype))
-
-
-@pytest.mark.usefixtures("cupy")
-def test_a_file_mapped_into_memory_is_streamed(data, tmp_path):
-    X, Y = data
-    np.save(tmp_path / "rows.npy", X.T)
+def test_numbers_of_any_type_and_order_are_streamed(data, dtype, tmp_path):
+    for name, stored in STORED.items():
+        X, Y = stored(data[0]), data[1]
+        resident = to_device(X.astype(dtype)), to_device(Y, dtype)
+        check_same(fitted(X, Y.astype(np.int8), dtype), fitted(*resident, dtype), name)
+    np.save(tmp_path / "rows.npy", data[0].T.astype(dtype))
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r").T
-    check_same(fitted(mapped, Y), fitted(*map(to_device, data)))
+    resident = fitted(*(to_device(array, dtype) for array in data), dtype)
+    check_same(fitted(mapped, data[1], dtype), resident, "mapped")
 
 
 @pytest.mark.usefixtures("cupy")
-def test_bytes_are_scaled_on_the_device_as_those_that_are_there(data):
+def test_bytes_are_scaled_on_the_device(data):
     pixels, Y = bytes_of(data[0]), data[1]
     rows = to_device(np.ascontiguousarray(pixels.T))
-    there = datasets.dataset.apply(datasets.dataset.Preprocessing(scale=255.0), rows, "float32")
+    moved = datasets.dataset.apply(datasets.dataset.Preprocessing(scale=255.0), rows, "float32")
     host = HostColumns(np.ascontiguousarray(pixels.T), np.dtype("float32"), scale=255.0)
-    resident = fitted(there, to_device(Y, "float32"), "float32")
+    resident = fitted(moved, to_device(Y, "float32"), "float32")
     check_same(fitted(host, Y, "float32"), resident)
 
 
 @pytest.mark.usefixtures("cupy")
-@pytest.mark.parametrize("patience", [None, 1])
-def test_a_share_or_data_of_its_own_is_watched_on_the_host(data, patience):
+def test_the_validation_set_may_be_a_share_or_data_on_either_side(data):
     X, Y = data
-    X_there, Y_there = map(to_device, data)
-    held = X[:, :9], Y[:, :9]
-    held_there = X_there[:, :9], Y_there[:, :9]
-    options = {"epochs": 12, "learning_rate": 1.0, "patience": patience}
-    for here, there in ((0.2, 0.2), (held, held_there)):
-        resident = fitted(X_there, Y_there, validation=there, **options)
-        check_same(fitted(X, Y, validation=here, **options), resident)
-    check_same(fitted(X, Y, validation=held_there, **options), resident)
-    check_same(fitted(X_there, Y_there, validation=held, **options), resident)
+    X_moved, Y_moved = map(to_device, data)
+    watched, watched_moved = (X[:, :9], Y[:, :9]), (X_moved[:, :9], Y_moved[:, :9])
+    for patience in (None, 1):
+        options = {"epochs": 12, "learning_rate": 1.0, "patience": patience}
+        resident = fitted(X_moved, Y_moved, validation=0.2, **options)
+        check_same(fitted(X, Y, validation=0.2, **options), resident)
+        resident = fitted(X_moved, Y_moved, validation=watched_moved, **options)
+        check_same(fitted(X, Y, validation=watched, **options), resident)
+        check_same(fitted(X, Y, validation=watched_moved, **options), resident)
+        check_same(fitted(X_moved, Y_moved, validation=watched, **options), resident)
 
 
 @pytest.mark.usefixtures("cupy")
@@ -174,7 +171,7 @@ def test_costs_of_all_the_data_are_added_up_from_chunks(data, monkeypatch):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_no_epochs_leave_the_weights_and_tell_the_cost(data):
+def test_no_epochs_leave_the_weights_and_have_a_cost(data):
     streamed = fitted(*data, epochs=0)
     check_same(streamed, fitted(*map(to_device, data), epochs=0))
     np.testing.assert_array_equal(
@@ -190,8 +187,8 @@ def test_predictions_of_data_on_the_host_are_those_of_data_on_the_device(data, m
     for net in (a_net(), Network([FEATURES, 1]), Network([FEATURES, 2], output="linear")):
         params = net.init("he", dtype="float64")
         expected = to_host(net.predict(params, to_device(X)))
-        said = streaming.predict(net, params, host)
-        np.testing.assert_allclose(said, expected, rtol=1e-12, atol=1e-14)
+        streamed = streaming.predict(net, params, host)
+        np.testing.assert_allclose(streamed, expected, rtol=1e-12, atol=1e-14)
         np.testing.assert_array_equal(
             to_host(streaming.predict(net, params, to_device(X))), expected
         )
@@ -202,14 +199,13 @@ def test_predictions_of_data_on_the_host_are_those_of_data_on_the_device(data, m
             )
 
 
-def test_the_host_trains_on_data_that_stays_there_like_on_any(data):
+def test_the_host_trains_on_host_columns_as_on_arrays(data):
     host = HostColumns.of(data[0], np.dtype("float64"))
-    for one, other in zip(fitted(host, data[1])[0], fitted(*data)[0], strict=True):
-        assert one == other
+    np.testing.assert_array_equal(fitted(host, data[1])[0], fitted(*data)[0])
 
 
 # --------------------------------------------------------------------------------------------
-# how it is done
+# memory, threads and streams
 
 
 def test_the_device_never_holds_all_of_the_data(double, random, monkeypatch):
@@ -263,17 +259,16 @@ def test_the_host_never_copies_all_of_the_data(double, random, monkeypatch):
 
 
 @pytest.mark.usefixtures("double")
-def test_bytes_are_not_searched_for_what_they_cannot_be(data, monkeypatch):
+def test_bytes_are_not_searched_for_nan_and_infinity(data, monkeypatch):
     read, calls = HostColumns.read, []
-    monkeypatch.setattr(HostColumns, "read", lambda *some: calls.append(some) or read(*some))
+    monkeypatch.setattr(HostColumns, "read", lambda *args: calls.append(args) or read(*args))
     net = Network([FEATURES, 3], output="linear")
     fitted(bytes_of(data[0]), data[1].astype(np.int8), net=net, learning_rate=1e-5)
     assert not calls
 
 
-@pytest.mark.parametrize(
-    ("stored", "dtype", "travels"),
-    [
+def test_columns_are_sent_as_they_are_stored_unless_the_floats_are_smaller():
+    for stored, dtype, wire in [
         ("uint8", "float32", "uint8"),
         ("bool", "float64", "bool"),
         ("float32", "float64", "float32"),
@@ -281,12 +276,10 @@ def test_bytes_are_not_searched_for_what_they_cannot_be(data, monkeypatch):
         ("int64", "float32", "float32"),
         (">f4", "float32", "float32"),
         (">i2", "float32", "int16"),
-    ],
-)
-def test_columns_travel_as_they_are_stored_unless_the_floats_are_smaller(stored, dtype, travels):
-    host = HostColumns(np.zeros((3, 2), stored), np.dtype(dtype))
-    assert host.wire == np.dtype(travels)
-    assert host.wire.isnative
+    ]:
+        host = HostColumns(np.zeros((3, 2), stored), np.dtype(dtype))
+        assert host.wire == np.dtype(wire), stored
+        assert host.wire.isnative, stored
 
 
 def test_a_batch_is_gathered_two_ahead_and_sent_one_ahead(double, monkeypatch):
@@ -331,9 +324,9 @@ WAITS = {
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("who", WAITS)
-def test_the_double_notices_whoever_does_not_wait(data, monkeypatch, who):
-    name, forgets = WAITS[who]
+@pytest.mark.parametrize("wait", WAITS)
+def test_the_double_notices_a_missing_wait(data, monkeypatch, wait):
+    name, forgets = WAITS[wait]
     kind = streams_double.Stream if name == "wait_event" else streams_double.Event
     real = getattr(kind, name)
     monkeypatch.setattr(
@@ -344,7 +337,7 @@ def test_the_double_notices_whoever_does_not_wait(data, monkeypatch, who):
 
 
 @pytest.mark.usefixtures("double")
-def test_the_double_gives_what_was_there_before_where_nobody_waits(data, monkeypatch):
+def test_the_double_has_no_new_data_before_a_wait(data, monkeypatch):
     monkeypatch.setattr(streams_double, "use", lambda _array: None)
     monkeypatch.setattr(streams_double.Stream, "knows", lambda *_: True)
     wait_event = streams_double.Stream.wait_event
@@ -358,9 +351,7 @@ def test_the_double_gives_what_was_there_before_where_nobody_waits(data, monkeyp
     assert np.isnan(weights).all()
 
 
-def test_where_no_memory_can_be_pinned_it_is_said_and_streamed_all_the_same(
-    double, data, monkeypatch
-):
+def test_without_pinned_memory_a_warning_is_given_and_data_is_streamed(double, data, monkeypatch):
     resident = fitted(*map(to_device, data))
 
     def alloc_pinned_memory(_size):
@@ -372,7 +363,7 @@ def test_where_no_memory_can_be_pinned_it_is_said_and_streamed_all_the_same(
 
 
 # --------------------------------------------------------------------------------------------
-# however it ends
+# no resource is left over
 
 
 @pytest.mark.usefixtures("double")
@@ -383,19 +374,19 @@ def test_nothing_is_left_when_a_training_ends(data):
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_nothing_is_left_where_a_callback_ends_it(data, error):
+def test_nothing_is_left_if_a_callback_raises(data, error):
     def stop(now):
         if now.epoch == 2:
             raise error
 
     with pytest.raises(error) as ended:
         fitted(*data, callbacks=[stop], validation=0.2)
-    assert nothing_is_left()  # although the frames that it passed through are still there
+    assert nothing_is_left()  # although the traceback keeps the frames
     assert ended.traceback
 
 
 @pytest.mark.usefixtures("double")
-def test_nothing_is_left_where_the_data_cannot_be_read(data, monkeypatch):
+def test_nothing_is_left_if_the_data_cannot_be_read(data, monkeypatch):
     gather, calls = HostColumns.gather, []
 
     def failing(self, columns, out):
@@ -413,7 +404,7 @@ def test_nothing_is_left_where_the_data_cannot_be_read(data, monkeypatch):
 
 
 @pytest.mark.usefixtures("double")
-def test_nothing_is_left_where_waiting_for_a_batch_is_interrupted(data, monkeypatch):
+def test_nothing_is_left_if_waiting_for_a_batch_is_interrupted(data, monkeypatch):
     send, calls = streaming.Slot.send, []
 
     def interrupted(self, upload):
@@ -429,7 +420,7 @@ def test_nothing_is_left_where_waiting_for_a_batch_is_interrupted(data, monkeypa
 
 
 # --------------------------------------------------------------------------------------------
-# what is refused
+# refusals
 
 
 def _with(array, value):
@@ -454,14 +445,14 @@ BAD_DATA = {
 
 @pytest.mark.usefixtures("cupy")
 @pytest.mark.parametrize("case", BAD_DATA)
-@pytest.mark.parametrize("block", [1, 1 << 21])
-def test_bad_data_on_the_host_is_refused_before_training(data, monkeypatch, case, block):
-    monkeypatch.setattr(columns, "BLOCK_BYTES", block)
+def test_bad_data_on_the_host_is_refused_before_training(data, monkeypatch, case):
     spoil, message = BAD_DATA[case]
-    with pytest.raises(ValueError, match=message):
-        fitted(*spoil(*data), "float32")
-    with pytest.raises(ValueError, match=f"validation: .*{message}"):
-        fitted(*data, "float32", validation=spoil(*data))
+    for block in (1, 1 << 21):
+        monkeypatch.setattr(columns, "BLOCK_BYTES", block)
+        with pytest.raises(ValueError, match=message):
+            fitted(*spoil(*data), "float32")
+        with pytest.raises(ValueError, match=f"validation: .*{message}"):
+            fitted(*data, "float32", validation=spoil(*data))
 
 
 @pytest.mark.usefixtures("cupy")
@@ -493,7 +484,7 @@ def test_labels_of_one_sigmoid_are_streamed_as_they_are(data):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_data_on_the_host_wants_a_batch_size(data):
+def test_data_on_the_host_needs_a_batch_size(data):
     message = "X and Y are on the host, .* accelnn.to_device; or give fit a batch_size"
     with pytest.raises(TypeError, match=message):
         fitted(*data, batch_size=None)
@@ -502,7 +493,7 @@ def test_data_on_the_host_wants_a_batch_size(data):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_elsewhere_host_and_device_do_not_mix(data):
+def test_host_and_device_do_not_mix_otherwise(data):
     net, (X, Y) = a_net(), data
     params, host = net.init(), HostColumns.of(X, np.dtype("float32"))
     for mixed in ((to_device(X), Y), (X, to_device(Y)), (host, to_device(Y))):
@@ -522,19 +513,16 @@ def test_elsewhere_host_and_device_do_not_mix(data):
 
 
 @pytest.mark.usefixtures("cupy")
-def test_auto_takes_the_solver_that_streams_and_the_others_say_which_does(data):
+def test_auto_picks_direct_and_the_other_solvers_refuse(data):
     _, history = fitted(*data, solver="auto")
-    assert (history.solver, history.reason) == (
-        "direct",
-        "streamed from the host",
-    )
+    assert (history.solver, history.reason) == ("direct", "streamed from the host")
     for solver in set(accelnn.solvers.SOLVERS) - {"direct"}:
         with pytest.raises(ValueError, match=f"{solver}.*on the host.*'direct' streams"):
             fitted(*data, solver=solver)
 
 
 @pytest.mark.usefixtures("cupy")
-def test_products_that_only_captured_steps_have_are_not_streamed(data):
+def test_products_of_bfloat16_are_not_streamed(data):
     with pytest.raises(ValueError, match=r"no solver can.*on the host.*direct: .*bfloat16"):
         fitted(*data, "float32", solver="auto", precision="bfloat16")
 
@@ -553,11 +541,11 @@ def test_columns_on_the_host_are_an_array_to_numpy(random):
     np.testing.assert_array_equal(np.asarray(X, np.float64), rows.T / 255)
     np.testing.assert_array_equal(to_host(X), expected)
     for key in (slice(1, 4), slice(None, None, -2), [4, 0, 0], rows[:, 0] > 100):
-        some = X[:, np.asarray(key) if isinstance(key, list) else key]
-        assert np.shares_memory(some.rows, rows)
-        assert some.shape == expected[:, key].shape
-        np.testing.assert_array_equal(np.asarray(some), expected[:, key])
-        np.testing.assert_array_equal(np.asarray(some[:, :1]), expected[:, key][:, :1])
+        part = X[:, np.asarray(key) if isinstance(key, list) else key]
+        assert np.shares_memory(part.rows, rows)
+        assert part.shape == expected[:, key].shape
+        np.testing.assert_array_equal(np.asarray(part), expected[:, key])
+        np.testing.assert_array_equal(np.asarray(part[:, :1]), expected[:, key][:, :1])
     with pytest.raises(ValueError, match="copy it"):
         X.__array__(copy=False)
     for key in (0, (0, 1), (slice(2), 1), (slice(None), 1)):
@@ -575,11 +563,11 @@ def test_a_split_of_columns_on_the_host_copies_none(data):
 
 
 def test_numbers_are_the_orders_in_batches():
-    wanted = batches.numbers(10, 4, seed=2)
+    numbers = batches.numbers(10, 4, seed=2)
     for order, _ in zip(batches.orders(10, 2), range(3), strict=False):
-        got = [next(wanted) for _ in range(3)]
-        assert [len(some) for some in got] == [4, 4, 2]
-        np.testing.assert_array_equal(np.concatenate(got), order)
+        epoch = [next(numbers) for _ in range(3)]
+        assert [len(batch) for batch in epoch] == [4, 4, 2]
+        np.testing.assert_array_equal(np.concatenate(epoch), order)
 
 
 # --------------------------------------------------------------------------------------------
@@ -632,7 +620,7 @@ def test_a_table_too_large_for_the_device_stays_on_the_host(tmp_path, random):
 
 
 def test_a_data_set_that_fits_is_on_the_device(double, monkeypatch):
-    # where its room is what CuPy keeps of memory that has been freed
+    # in the freed memory that CuPy keeps
     monkeypatch.setattr(double.cuda.runtime, "memGetInfo", lambda: (2**20, 2**30))
     pool = types.SimpleNamespace(free_bytes=lambda: 2**30)
     monkeypatch.setattr(double, "get_default_memory_pool", lambda: pool)
@@ -641,8 +629,8 @@ def test_a_data_set_that_fits_is_on_the_device(double, monkeypatch):
     assert backend.backend_of(*arrays(digits)).name == "cupy"
 
 
-@told_of_too_large_data
-def test_a_recipe_streams_the_data_that_the_device_has_no_room_for(
+@shows_too_large_data
+def test_a_recipe_streams_data_that_is_too_large_for_the_device(
     double, monkeypatch, capsys, tmp_path
 ):
     argv = ["digits-minibatch", "--backend", "cupy", "--epochs", "2", "--validation", "0.1"]
@@ -658,9 +646,9 @@ def test_a_recipe_streams_the_data_that_the_device_has_no_room_for(
     assert nothing_is_left()
 
 
-@told_of_too_large_data
+@shows_too_large_data
 @pytest.mark.usefixtures("small_device")
-def test_a_recipe_of_full_batches_says_what_is_needed_and_what_to_do(capsys):
+def test_a_recipe_of_full_batches_says_what_fits_and_what_to_do(capsys):
     for more, advice in (([], "--batch-size N"), (["--dtype", "float64"], "or --dtype float32")):
         assert train.main(["digits", "--backend", "cupy", *more]) == 1
         error = capsys.readouterr().err.splitlines()[-1]
@@ -669,7 +657,7 @@ def test_a_recipe_of_full_batches_says_what_is_needed_and_what_to_do(capsys):
         assert error.endswith(advice)
 
 
-@told_of_too_large_data
+@shows_too_large_data
 @pytest.mark.usefixtures("small_device")
 def test_pictures_of_streamed_data_are_drawn(tmp_path, capsys):
     pytest.importorskip("matplotlib")
@@ -726,7 +714,7 @@ def write_football(folder):
     scipy.io.savemat(folder / "football.mat", {"X": X, "y": y, "Xval": X[:4], "yval": y[:4]})
 
 
-# how to write its files, how to load them, and whether they hold bytes
+# how to write the files, how to load them, and whether they contain bytes
 LOADERS = {
     "drawn cats": (lambda _folder: None, lambda _folder: datasets.load_cats(), True),
     "digits": (lambda _folder: None, lambda _folder: datasets.load_digits(), True),

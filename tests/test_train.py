@@ -622,8 +622,8 @@ ERRORS = {  # what the error says, by the command's arguments
     "planar --patience 3": "patience watches the validation cost",
     "circles --patience 3": "zeros: patience watches the validation cost",
     "circles --solver gram --optimizer adam": "zeros: solver='gram' cannot",
-    "planar --solver gram --batch-size 8": "for full batches",
-    "digits-minibatch --solver gram": "for full batches",
+    "planar --solver gram --batch-size 8": "needs full batches",
+    "digits-minibatch --solver gram": "needs full batches",
     **{
         f"digits --method TNC {option}": f"{option.split()[0]} is for gradient descent"
         for option in (

@@ -35,9 +35,9 @@ def growing(
     def data(**_: str) -> datasets.Dataset:
         return _drawn(layers[0], examples)
 
-    recipe = Recipe(f"by {along}", data, Network(layers), "he", epochs, learning_rate=1e-3)
+    recipe = Recipe(f"by {along}", data, Network(layers), epochs, 1e-3, init="he")
     return Training(
-        *(recipe, (), IMPLEMENTATIONS), dtype="float64", examples=examples, along=(along, value)
+        recipe, (), IMPLEMENTATIONS, dtype="float64", examples=examples, along=(along, value)
     )
 
 

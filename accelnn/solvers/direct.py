@@ -1,20 +1,19 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend.
 
-The whole of X makes a step, or mini-batches of it do, gathered where they are or streamed from the
-host. Every array that a step writes is allocated before the first.
+A step takes all of X, or a mini-batch, gathered on the device of X or streamed from the host. All
+arrays that a step writes are allocated before the first.
 """
 
-import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 
 from accelnn import batches, streaming
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array
 from accelnn.columns import HostColumns
-from accelnn.network import Parameters, Workspace, backward, cost_and_accuracy, forward
-from accelnn.optimizers import new_moments
-from accelnn.solvers.job import Job, draw_masks, dropout_generator
+from accelnn.network import Workspace, backward, forward
+from accelnn.solvers.job import Job, Trainer
 
 
 class Batch(NamedTuple):
@@ -25,110 +24,71 @@ class Batch(NamedTuple):
     work: Workspace
 
 
-class Direct:
+class Direct(Trainer):
     """A training with vectorised arrays."""
 
-    compile_seconds = 0.0
+    streams = True
 
     def __init__(self, job: Job) -> None:
-        self.job = job
-        self.params = job.params
-        self.gradients = self.params.empty_like()
-        self.moments = new_moments(job.optimizer, self.params.flat)
-        self.steps = 0
-        self.xp = array_module(self.params.flat)
-        self.random = dropout_generator(job, self.xp)
-        if job.batch_size is not None:
-            self.sizes = batches.sizes(job.examples, job.batch_size)
-            self.work_of = functools.cache(
-                lambda size: Workspace(job.net, self.params, size, dropout=True)
-            )
-            streamed = isinstance(job.X, HostColumns)
-            self.batches = self._streamed() if streamed else self._gathered()
-            self.batch_cost = self.xp.empty((), self.params.dtype)
+        super().__init__(job)
+        self.sizes = job.sizes
+        self.work = {
+            size: Workspace(job.net, self.params, size, dropout=True) for size in set(self.sizes)
+        }
+        self.batch_cost = self.xp.empty((), self.params.dtype)
+        if job.batch_size is None:
+            whole = Batch(job.X, job.Y, self.work[job.examples])
+            self.batches: Iterator[Batch] = itertools.repeat(whole)
+        else:
+            self.batches = self._streamed() if isinstance(job.X, HostColumns) else self._gathered()
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        for number, rate in enumerate(rates):
-            if self.job.interruption.requested:
-                return
-            recorded = cost if number == 0 else None
-            if self.job.batch_size is None:
-                self._step(self.whole, rate, recorded)
-            else:
-                self._epoch(rate, recorded)
-
-    def _epoch(self, rate: float, cost: Array | None) -> None:
-        """A step on each batch, in an order of the epoch's own; `cost` receives their mean."""
-        if cost is not None:
-            cost[...] = 0
-        for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
-            if self.job.interruption.requested:
-                return
-            self._step(batch, rate, None if cost is None else self.batch_cost)
-            if cost is not None:
-                self.batch_cost *= size / self.job.examples
-                cost += self.batch_cost
+        for epoch, rate in enumerate(rates):
+            recorded = cost if epoch == 0 else None
+            if recorded is not None:
+                recorded[...] = 0
+            for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
+                if self.job.interruption.requested:
+                    return
+                self._step(batch, rate, None if recorded is None else self.batch_cost)
+                if recorded is not None:
+                    self.batch_cost *= size / self.job.examples
+                    recorded += self.batch_cost
 
     def _step(self, batch: Batch, rate: float, cost: Array | None) -> None:
-        job, (X, Y, work) = self.job, batch
-        draw_masks(job.net, work, self.random, self.steps)
-        forward(job.net, self.params, X, work)
-        scale = job.optimizer.scale(rate) / work.m
-        backward(job.net, self.params, X, Y, work, scale, self.gradients, cost)
+        self.draw_masks(batch.work.D)
+        self._propagate(batch, rate, cost)
         self.steps += 1
-        job.optimizer.update(
-            work.operations,
-            self.params.flat,
-            self.gradients.flat,
-            self.moments,
-            rate,
-            self.steps,
-        )
+        flat, gradient = self.params.flat, self.gradients.flat
+        self.job.optimizer.update(flat, gradient, self.moments, rate, self.steps)
 
-    def validation(self) -> tuple[Array, Array | None]:
-        assert self.job.validation is not None
-        X, Y = self.job.validation
-        if isinstance(X, HostColumns):
-            return streaming.evaluate(self.job.net, self.params, X, Y)
-        Z = forward(self.job.net, self.params, X, self._validation_workspace)
-        return cost_and_accuracy(self.job.net, self.params, Z, Y)
-
-    def parameters(self) -> Parameters:
-        return self.params.copy()
-
-    @functools.cached_property
-    def whole(self) -> Batch:
-        """All examples, if they make a step."""
-        job = self.job
-        work = Workspace(job.net, self.params, job.examples, dropout=True)
-        return Batch(job.X, job.Y, work)
-
-    @functools.cached_property
-    def _validation_workspace(self) -> Workspace:
-        assert self.job.validation is not None
-        return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
+    def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
+        """Forward and backward: the gradients, as the optimizer scales them, and the cost."""
+        net, (X, Y, work) = self.job.net, batch
+        scale = self.job.optimizer.scale(rate) / work.m
+        forward(net, self.params, X, work)
+        backward(net, self.params, X, Y, work, scale, self.gradients, cost)
 
     def _gathered(self) -> Iterator[Batch]:
-        """Mini-batches of arrays that are where the parameters are, epoch after epoch."""
+        """Mini-batches of arrays on the parameters' device, epoch after epoch."""
         sources = [batches.examples_first(array) for array in (self.job.X, self.job.Y)]
-
-        @functools.cache
-        def arrays(size: int) -> list[Array]:
-            return [self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in sources]
-
+        room = {
+            size: [self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in sources]
+            for size in self.work
+        }
         for order in batches.orders(self.job.examples, self.job.seed):
             order, start = self.xp.asarray(order), 0
             for size in self.sizes:
-                for rows, batch in zip(sources, arrays(size), strict=True):
+                for rows, batch in zip(sources, room[size], strict=True):
                     batches.gather(rows, order[start : start + size], batch)
-                X, Y = arrays(size)
-                yield Batch(X.T, Y.T, self.work_of(size))
+                X, Y = room[size]
+                yield Batch(X.T, Y.T, self.work[size])
                 start += size
 
     def _streamed(self) -> Iterator[Batch]:
         """Mini-batches of data that stays on the host, in the same order."""
-        job = self.job
-        wanted = batches.numbers(job.examples, self.sizes[0], job.seed)
-        stream = streaming.stream((job.X, job.Y), wanted, self.sizes[0], self.xp)
-        for X, Y in job.held.enter_context(closing(stream)):
-            yield Batch(X, Y, self.work_of(X.shape[1]))
+        job, most = self.job, self.sizes[0]
+        numbers = batches.numbers(job.examples, most, job.seed)
+        stream = streaming.stream((job.X, job.Y), numbers, most, self.xp)
+        for X, Y in job.resources.enter_context(closing(stream)):
+            yield Batch(X, Y, self.work[X.shape[1]])

@@ -1,7 +1,7 @@
 """Gradient descent as one compiled call for many steps: `accelnn.kernels.cpu.steps`.
 
-What Python and NumPy take between two products is gone, the products' threads are ours, and an
-update is part of the product that leads to it. Full batches, mini-batches, and sample space.
+Python and NumPy no longer run between two products, the threads that share a product are Numba's,
+and an update is part of the product before it. Serves full batches, mini-batches and sample space.
 """
 
 import functools
@@ -19,32 +19,32 @@ from accelnn import batches
 from accelnn.backend import Array
 from accelnn.kernels import loops
 from accelnn.network import Network, Parameters, cost_and_accuracy
-from accelnn.optimizers import SGD, Adam
-from accelnn.solvers.gram import SampleSpace, Shrinkage
-from accelnn.solvers.job import Job, draw_mask, dropout_generator
+from accelnn.optimizers import SGD
+from accelnn.solvers.gram import InSampleSpace
+from accelnn.solvers.job import Job, Trainer, draw_mask, layer_table
 
-# Inputs from which examples lie better as rows: then BLAS does the first product, and a row is
-# gathered in one go. Below, loops run along the examples.
+# Inputs from which examples are stored as rows: BLAS then forms the first product, and a row is
+# gathered in one go. With fewer, loops run along the examples.
 EXAMPLES_FIRST_FROM = 32
 
-# Of a compiled call, which Ctrl-C cannot interrupt: about half a second of multiply-adds, and
-# the masks of dropout, all drawn before.
+# Limits of one compiled call, which Ctrl-C cannot interrupt: about half a second of multiply-adds,
+# and the elements of its dropout masks, all drawn before it.
 LONGEST_CALL = 2e10
-LARGEST_MASKS = 2**20  # elements
+LARGEST_MASKS = 2**20
 
 
-class Jitted:
-    """A training in compiled steps, in sample space if one is given."""
+class Jitted(Trainer):
+    """A training in compiled steps."""
 
-    def __init__(self, job: Job, space: SampleSpace | None = None) -> None:
-        self.job, self.space = job, space
+    by_kernels = True
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
-        self.params = job.params if space is None else space.inner
-        self.shrinkage = Shrinkage(job)
-        self.random = dropout_generator(job, np)
         self.orders = batches.orders(job.examples, job.seed)
-        self.steps = 0
-        self.state, self.sizes = _state(job, self.params, space)
+        self.state = _state(job, self.params, self.space)
+        self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         per_epoch = len(self.sizes)
@@ -52,26 +52,29 @@ class Jitted:
         order = np.zeros(0, np.int64)
         if self.job.batch_size is not None:
             order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
-        l2_cost = self._l2_cost() if cost is not None and self.space is not None else 0.0
+        l2_cost: Any = 0.0
+        if cost is not None and self.space is not None and self.job.net.l2:
+            with one_blas_thread():
+                l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
         recorded = per_epoch if cost is not None else 0
         total = self._run(np.repeat(rates, per_epoch), sizes, order, recorded)
         if cost is not None:
             cost[...] = total / self.job.examples + l2_cost
 
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
-        """`kernels.cpu.steps.train` of these steps, in calls short enough to be interrupted;
-        the costs of the first `recorded`, each times its examples, added up."""
+        """Take these steps by `kernels.cpu.steps.train`, in calls short enough to be interrupted;
+        returns the sum of the costs of the first `recorded`, each times its examples."""
         from accelnn.kernels import jit
         from accelnn.kernels.cpu import steps
 
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = state.settings[steps.DROPOUT] != 0
-        most = int(LONGEST_CALL / _multiply_adds(layers, largest))
+        most = int(LONGEST_CALL / _multiply_adds(self.params, largest))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
-        with one_blas_thread() if _uses_blas(layers, largest) else nullcontext():
+        with _blas_threads(layers, largest):
             for start in range(0, len(sizes), most):
                 if self.job.interruption.requested:
                     break
@@ -89,22 +92,18 @@ class Jitted:
         return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:
-        """For each step its `Now.plan`: α, scale, shrinkage, ε and c."""
+        """`Now.plan` of each step: α, scale, shrinkage, ε and c."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
         plan = np.zeros((len(rates), 5))
-        plan[:, 0] = rates
+        plan[:, [0, 3]] = self.corrected(rates)
         plan[:, 1] = [optimizer.scale(rate) for rate in rates] / sizes
         plan[:, 2] = plan[:, 1] * l2
-        if isinstance(optimizer, Adam):
-            numbers = range(self.steps + 1, self.steps + 1 + len(rates))
-            corrected = [optimizer.corrected(*item) for item in zip(rates, numbers, strict=True)]
-            plan[:, [0, 3]] = corrected
         if self.space is not None:
-            plan[:, 4] = [self.shrinkage.step(rate) for rate in rates] if l2 else 1.0
+            plan[:, 4] = [self.space.shrink(rate) for rate in rates] if l2 else 1.0
         return plan
 
     def _masks(self, sizes: Array) -> Array:
-        """Each step's masks, one after the other, in the order in which `draw_masks` draws."""
+        """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
         net = self.job.net
         D = np.empty(sum(net.layers[1:]) * int(sizes.sum()), self.params.dtype)
         start = 0
@@ -116,72 +115,56 @@ class Jitted:
                 start += n * m
         return D
 
-    def _l2_cost(self) -> Any:
-        """λ/(2m) Σ ‖W‖² in sample space."""
-        assert self.space is not None
-        if not self.job.net.l2:
-            return 0.0
-        with one_blas_thread():
-            return self.space.penalty(self.shrinkage.c, self.params[0][0] @ self.space.G)
-
     def validation(self) -> tuple[Array, Array | None]:
-        if self.space is not None:
-            with one_blas_thread():  # the others would still be awake when the training goes on
-                return self.space.validation(self.shrinkage.c)
         from accelnn.kernels import jit
 
         state, Z = self._validation_pass
         m = Z.shape[1]
-        with one_blas_thread() if _uses_blas(self.params.layers, m) else nullcontext():
+        with _blas_threads(self.params.layers, m):
             jit.train()(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
         assert self.job.validation is not None
         return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
 
     @functools.cached_property
     def _validation_pass(self) -> tuple[Any, Array]:
-        """A step on the whole validation set that ends with the last product forward, and where
-        that leaves the logits, without their bias."""
+        """The state of a step on the validation set that ends with the last product forward, and
+        the array in which that leaves the logits, without their bias."""
         from accelnn.kernels.cpu import steps
 
         assert self.job.validation is not None
         X, Y = self.job.validation
-        whole = replace(self.job, X=X, Y=Y, batch_size=None)
-        state, _ = _state(whole, self.params, None)
-        settings = state.settings.copy()
-        settings[steps.DROPOUT] = 0
-        forward = state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]
+        net = replace(self.job.net, keep_prob=1.0)
+        state = _state(replace(self.job, net=net, X=X, Y=Y, batch_size=None), self.params)
         outputs, m = Y.shape
         return (
-            state._replace(settings=settings, phases=forward),
+            state._replace(phases=state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]),
             state.A[-outputs * m :].reshape(outputs, m),
         )
 
-    def parameters(self) -> Parameters:
-        return self.params.copy() if self.space is None else self.space.parameters(self.shrinkage.c)
 
+class JittedGram(InSampleSpace, Jitted):
+    """A training in compiled steps in sample space."""
 
-def in_sample_space(job: Job) -> Jitted:
-    """The compiled training of a job in sample space."""
-    return Jitted(job, SampleSpace.of(job))
+    def validation(self) -> tuple[Array, Array | None]:
+        with one_blas_thread():  # the others would still be awake when the training goes on
+            return super().validation()
 
 
 # ------------------------------------------------------------------------- the compiled state
 
 
-def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any, Array]:
-    """The arrays that the compiled steps work on, and the sizes of an epoch's batches."""
+def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> Any:
+    """The `State` of the compiled steps."""
     import numba
 
     from accelnn.kernels.cpu import blas, steps
 
-    dtype, layers = params.dtype, params.layers
+    dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
     whole = job.batch_size is None
-    sizes = np.array(batches.sizes(job.examples, job.batch_size or job.examples))
-    most, units, outputs = int(sizes.max()), sum(layers[1:]), layers[-1]
+    most, units, outputs = max(job.sizes), sum(layers[1:]), layers[-1]
     threads = numba.get_num_threads()
-
-    def empty(*shape: int) -> Array:
-        return np.empty(shape, dtype)
+    empty = functools.partial(np.empty, dtype=dtype)
+    nothing = empty(0)
 
     examples_first = space is None and layers[0] >= EXAMPLES_FIRST_FROM
     if space is not None:
@@ -190,41 +173,32 @@ def _state(job: Job, params: Parameters, space: SampleSpace | None) -> tuple[Any
         X_batch = _flat(job.X.T if examples_first else job.X)
     else:
         X_batch = empty(most * layers[0])
-    adam = isinstance(job.optimizer, Adam)
-    state = steps.State(
+    separate = optimizer.moments > 1  # the update, from the product that forms the gradient
+    code, in_space = loops.OPTIMIZERS[optimizer.name], space is not None
+    dropout = min(job.net.keep_prob, default=1) < 1
+    own_products = not blas.has_small_kernels()
+    return steps.State(
         gemm=blas.address(dtype),
-        settings=np.array(
-            [
-                loops.OPTIMIZERS[job.optimizer.name],
-                space is not None,
-                examples_first,
-                job.dropout,
-                threads,
-                not blas.has_small_kernels(),
-                0,
-                1,
-            ]
-        ),
-        phases=_phases(layers, gathered=not whole, sample_space=space is not None, adam=adam),
-        layers=_layer_table(job.net, layers),
+        settings=np.array([code, in_space, examples_first, dropout, threads, own_products, 0, 1]),
+        phases=_phases(params, not whole, in_space, separate),
+        layers=layer_table(job.net, layers),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
-        betas=np.array(job.optimizer.betas),
+        betas=np.array(optimizer.betas),
         theta=params.flat,
-        step=empty(params.flat.size if adam else 0),
-        moments=np.zeros((job.optimizer.moments, params.flat.size), dtype),
-        X=empty(0) if whole else _flat(job.X.T),
-        Y=empty(0) if whole else _flat(job.Y.T),
+        step=empty(params.flat.size if separate else 0),
+        moments=np.zeros((optimizer.moments, params.flat.size), dtype),
+        X=nothing if whole else _flat(job.X.T),
+        Y=nothing if whole else _flat(job.Y.T),
         X_batch=X_batch,
         Y_batch=_flat(job.Y) if whole else empty(most * outputs),
-        P0=empty(0) if space is None else _flat(space.P0),
+        P0=nothing if space is None else _flat(space.P0),
         A=empty(units * most),
         dA=empty(units * most),
-        D=empty(0),
-        db=empty(units, threads),
-        work=empty(2, most),
+        D=nothing,
+        db=empty((units, threads)),
+        work=empty((2, most)),
         losses=np.zeros(threads),
     )
-    return state, sizes
 
 
 def _flat(array: Array) -> Array:
@@ -233,20 +207,11 @@ def _flat(array: Array) -> Array:
     return flat if flat.flags.writeable else flat.copy()
 
 
-def _layer_table(net: Network, layers: tuple[int, ...]) -> Array:
-    """`State.layers`"""
-    rows, place, unit = [], 0, 0
-    for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):
-        rows.append((n, before, place, place + n * before, unit, loops.KINDS[kind]))
-        place += n * (before + 1)
-        unit += n
-    return np.array(rows)
-
-
-def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: bool) -> Array:
+def _phases(params: Parameters, gathered: bool, sample_space: bool, separate: bool) -> Array:
     """`State.phases`: what a step does, and how much work it is."""
     from accelnn.kernels.cpu import steps as t
 
+    layers = params.layers
     products = [n * before for before, n in pairwise(layers)]
     last = len(products) - 1
     rows = [(t.GATHER, 0, layers[0], 0)] if gathered else []
@@ -255,21 +220,13 @@ def _phases(layers: tuple[int, ...], gathered: bool, sample_space: bool, adam: b
     rows += [(t.BACKWARD, l, products[l], 0) for l in range(last, 0, -1)]
     if sample_space:
         products[0] = layers[1]
-    elements = sum(n * (before + 1) for before, n in pairwise(layers))
-    rows += [(t.UPDATE, last, sum(products), 10 * elements if adam else 0)]
+    rows += [(t.UPDATE, last, sum(products), 10 * params.flat.size if separate else 0)]
     return np.array(rows)
 
 
-def _uses_blas(layers: tuple[int, ...], m: int) -> bool:
-    """Whether one of a step's products may be so large that BLAS would share it."""
-    from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
-
-    return any(before * n * m > SERIAL_IN_BLAS for before, n in pairwise(layers))
-
-
-def _multiply_adds(layers: tuple[int, ...], m: int) -> int:
+def _multiply_adds(params: Parameters, m: int) -> int:
     """Multiply-adds of a step on m examples, about."""
-    return 3 * m * sum(n * (before + 1) for before, n in pairwise(layers))
+    return 3 * m * int(params.flat.size)
 
 
 # -------------------------------------------------------------------------------- compilation
@@ -285,22 +242,18 @@ def load(dtype: Any) -> float:
     dtype = np.dtype(dtype)
     if dtype in _loaded:
         return 0.0
-    seconds = jit.prepare(jit.train(), _smallest_arguments(dtype))
+    # Arguments of the smallest training: those of any other of this dtype have the same types.
+    one = np.zeros((1, 1), dtype)
+    job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
+    plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
+    seconds = jit.prepare(jit.train(), (_state(job, job.params), plan, sizes, order, 0.0, 0))
     _loaded.add(dtype)
     return seconds
 
 
-def _smallest_arguments(dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Arguments of the compiled steps: any training's of this dtype have the same types."""
-    params = Parameters(np.zeros(2, dtype), (1, 1))
-    one = np.zeros((1, 1), dtype)
-    state, sizes = _state(Job(Network([1, 1]), params, one, one, SGD()), params, None)
-    return state, np.zeros((1, 5)), sizes, np.zeros(0, np.int64), 0.0, 0
-
-
 @functools.cache
 def _blas() -> Any:
-    """The BLAS libraries of this process, SciPy's among them, which compiled code calls."""
+    """The BLAS libraries of this process, among them SciPy's, which compiled code calls."""
     import scipy.linalg.cython_blas  # noqa: F401
 
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
@@ -308,6 +261,14 @@ def _blas() -> Any:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One thread a product: the threads that share a product are Numba's."""
+    """One BLAS thread a product: the threads that share a product are Numba's."""
     with _blas().limit(limits=1):
         yield
+
+
+def _blas_threads(layers: tuple[int, ...], m: int) -> Any:
+    """`one_blas_thread`, if a product of a step on m examples may be large enough for BLAS."""
+    from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
+
+    large = any(before * n * m > SERIAL_IN_BLAS for before, n in pairwise(layers))
+    return one_blas_thread() if large else nullcontext()

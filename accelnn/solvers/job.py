@@ -1,27 +1,31 @@
-"""What a solver of gradient descent is given, and what it has to be able to do."""
+"""The `Job` that a solver of gradient descent gets, and the parts that all trainings share."""
 
+import functools
 import signal
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from accelnn import batches, kernels, streaming
 from accelnn.backend import Array, array_module
 from accelnn.columns import HostColumns
+from accelnn.kernels import loops
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
-from accelnn.network import Network, Parameters, Workspace
-from accelnn.optimizers import Optimizer
+from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
+from accelnn.optimizers import OPTIMIZERS, Optimizer, new_moments
+from accelnn.solvers import precisions
 
 
 class Interruption:
-    """Holds Ctrl-C back within a `with` block, in which trainers look at `requested` between two
-    steps and return early; the block then ends with KeyboardInterrupt. So a training is always
-    between two steps when it is interrupted. A second Ctrl-C does not wait.
+    """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
+    return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
 
-    Only the main thread receives signals; elsewhere, and if another handler is installed, the
-    block does nothing.
+    Does nothing in other threads, which receive no signals, or if another handler is installed.
     """
 
     requested = False
@@ -49,15 +53,14 @@ class Interruption:
 class Job:
     """A training, checked and ready to begin.
 
-    params : first weights, a copy for the solver to change
+    params : the first weights, a copy that the solver may change
     X, Y : (n_0, m) and (n_L, m), of the parameters' dtype and on their backend; or HostColumns,
-        to be streamed in mini-batches to the device that the parameters are on
-    batch_size : examples a step; None is all of them
-    validation : X and Y of examples that are watched and not learned from, or None
-    precision : of the matrix products, as `fit` has it; None is the parameters' own
-    held : closed when the training ends, however it ends: a solver enters here what it holds
-        beside memory
-    interruption : Ctrl-C, held back while steps run
+        to be streamed in mini-batches to the device of the parameters
+    batch_size : examples a step; None for all of them
+    validation : X and Y of the validation set, or None
+    precision : of the matrix products, as in `fit`; None for the parameters' own
+    resources : closed when the training ends, however it ends
+    interruption : Ctrl-C, deferred while steps run
     """
 
     net: Network
@@ -69,8 +72,13 @@ class Job:
     seed: int = 0
     validation: tuple[Array, Array] | None = None
     precision: str | None = None
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def xp(self) -> Any:
+        """The array module of the parameters."""
+        return array_module(self.params.flat)
 
     @property
     def streamed(self) -> bool:
@@ -80,69 +88,134 @@ class Job:
 
     @property
     def examples(self) -> int:
-        """m, of the training set."""
+        """m of the training set."""
         return int(self.X.shape[1])
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Updates of the parameters, one a batch."""
-        return -(-self.examples // (self.batch_size or self.examples))
+    def sizes(self) -> list[int]:
+        """The number of examples in each step of an epoch."""
+        return batches.sizes(self.examples, self.batch_size or self.examples)
 
     @property
-    def dropout(self) -> bool:
-        """Whether hidden units are dropped while training."""
-        return min(self.net.keep_prob, default=1) < 1
+    def steps_per_epoch(self) -> int:
+        """The updates of an epoch, one a batch."""
+        return len(self.sizes)
 
 
-class Trainer(Protocol):
-    """A training under way, which never waits for the device.
+class Trainer:
+    """A training under way, which never waits for the device; each solver has its own steps.
 
+    by_kernels : whether kernels compute it, which know certain optimizers and activations
+    streams : whether examples may stay on the host while the parameters are on a device
+    params : the arrays that steps update
     steps : updates so far
     compile_seconds : spent on compiling so far
+    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
     """
 
-    steps: int
-    compile_seconds: float
+    by_kernels = streams = False
+    compile_seconds = 0.0
+    not_captured = ""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.xp, self.steps = job, job.xp, 0
+        self.params = self._first_params()
+        self.gradients = self.params.empty_like()
+        self.moments = new_moments(job.optimizer, self.params.flat)
+
+    def _first_params(self) -> Parameters:
+        return self.job.params
+
+    @classmethod
+    def start(cls, job: Job) -> "Trainer":
+        """Begin the training of a job."""
+        return cls(job)
+
+    @classmethod
+    def why_not(cls, job: Job) -> str | None:
+        """Why it cannot do a job, or None."""
+        if job.streamed and not cls.streams:
+            return (
+                "X and Y are on the host, and the parameters on the device: the solver 'direct' "
+                "streams them; or move them with accelnn.to_device"
+            )
+        return why_not_kernels(job) if cls.by_kernels else precisions.why_not(job.precision)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run as many epochs as there are rates, or fewer if the job's interruption is requested;
-        `cost`, 0-d, receives the first one's cost: before its update, or the mean over its
-        batches, each before its update."""
+        """Run an epoch for each rate, or fewer if the job's interruption is requested.
+
+        `cost`, 0-d, receives the cost of the first epoch: before its update, or the mean over its
+        batches, each before its update.
+        """
+        raise NotImplementedError
 
     def validation(self) -> tuple[Array, Array | None]:
         """The cost of the validation set, 0-d, without L2 and dropout, and its accuracy unless
         the output is linear."""
+        assert self.job.validation is not None
+        net, (X, Y) = self.job.net, self.job.validation
+        if isinstance(X, HostColumns):
+            return streaming.evaluate(net, self.params, X, Y)
+        Z = forward(net, self.params, X, self.validation_workspace)
+        return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:
-        """Those that the training has come to: a copy."""
+        """A copy of the present parameters."""
+        return self.params.copy()
 
+    @functools.cached_property
+    def validation_workspace(self) -> Workspace:
+        assert self.job.validation is not None
+        return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
 
-def dropout_generator(job: Job, xp: Any) -> Any:
-    """The random numbers of dropout, or None: a generator's, one after the other; or on
-    a GPU whose kernels run, numbers each of which follows from the place it is for."""
-    if not job.dropout:
-        return None
-    if xp is not np and kernels_compile(xp):
-        return Philox(job.seed)
-    return xp.random.default_rng(job.seed)
+    @functools.cached_property
+    def random(self) -> Any:
+        """The random numbers of dropout: a generator's, one after the other; or, if a GPU's kernels
+        run, numbers that each follow from their place."""
+        if self.xp is not np and kernels_compile(self.xp):
+            return Philox(self.job.seed)
+        return self.xp.random.default_rng(self.job.seed)
 
+    def draw_masks(self, D: Iterable[Array | None]) -> None:
+        """Fill the dropout masks D[l] of the next step; None for a layer that drops no units."""
+        for layer, (mask, keep) in enumerate(zip(D, self.job.net.keep_prob, strict=True)):
+            if mask is None:
+                continue
+            if isinstance(self.random, Philox):
+                self.random.draw(mask, keep, self.steps, layer)
+            else:
+                draw_mask(mask, keep, self.random)
 
-def draw_masks(net: Network, work: Workspace, random: Any, step: int) -> None:
-    """Fill D of each layer that drops units; step 0, 1, 2, ... is the number of updates so far."""
-    for layer, (D, keep) in enumerate(zip(work.D, net.keep_prob, strict=True)):
-        if D is None:
-            continue
-        if isinstance(random, Philox):
-            random.draw(D, keep, step, layer)
-        else:
-            draw_mask(D, keep, random)
+    def corrected(self, rates: Array) -> Array:
+        """α and ε of the next steps, (steps, 2), as Adam corrects them; else α and 0."""
+        corrected = getattr(self.job.optimizer, "corrected", None)
+        if corrected is None:
+            return np.stack([rates, np.zeros(len(rates))], axis=1)
+        return np.array([corrected(rate, self.steps + i) for i, rate in enumerate(rates, start=1)])
 
 
 def draw_mask(D: Array, keep: float, random: Any) -> None:
-    """D ← 1 / keep with probability keep, else 0.
-
-    Inverted dropout: what is kept is scaled up, so that means stay.
-    """
+    """D ← 1 / keep with probability keep, else 0: inverted dropout, which keeps the means."""
     random.random(D.shape, dtype=D.dtype, out=D)  # CuPy needs the size too
     array_module(D).less(D, keep, out=D)
     D /= keep
+
+
+def why_not_kernels(job: Job) -> str | None:
+    """Why kernels cannot train a job, or None."""
+    name, known = job.optimizer.name, loops.OPTIMIZERS
+    if name not in known or type(job.optimizer) is not OPTIMIZERS.get(name):
+        only = ", ".join(known)
+        return f"the kernels have no optimizer {name!r}, only {only}: use the solver 'direct'"
+    return kernels.why_not(job.net.hidden, job.net.output)
+
+
+def layer_table(net: Network, layers: tuple[int, ...]) -> Array:
+    """The layers as kernels read them, a row each: n_l, n_{l-1}, the places of W and b in the flat
+    parameters, the place of its first unit among all, and the kind of its activation."""
+    rows, place, unit = [], 0, 0
+    for (before, n), kind in zip(pairwise(layers), (*net.hidden, net.output), strict=True):
+        rows.append((n, before, place, place + n * before, unit, loops.KINDS[kind]))
+        place += n * (before + 1)
+        unit += n
+    return np.array(rows)

@@ -1,12 +1,11 @@
-"""How exact a training's matrix products are: `fit(precision=...)`.
+"""The precision of a training's matrix products: `fit(precision=...)`.
 
-"float64" and "float32" are the parameters' own. On a GPU float32 parameters can have faster
-products, which round what they multiply and add up in float32 all the same:
+"float64" and "float32" are the parameters' own. On a GPU, float32 parameters can have faster
+products of rounded numbers, added up in float32:
 
-"tf32"      to 11 significant bits (TensorFloat-32), inside the product
-"bfloat16"  to 8, kept so: activations, and copies of the weights and of the data, are bfloat16
-            arrays between products; the weights themselves, their gradients and updates, and the
-            costs are float32
+"tf32"      rounds to 11 significant bits (TensorFloat-32), inside the product
+"bfloat16"  rounds to 8 bits: activations, and copies of the weights and of the data, are bfloat16
+            arrays; the weights themselves, their gradients and updates, and the costs are float32
 """
 
 from collections.abc import Iterator
@@ -19,14 +18,14 @@ from accelnn.backend import array_module
 from accelnn.network import Parameters
 
 PRECISIONS = ("float64", "float32", "tf32", "bfloat16")
-ROUNDED = ("tf32", "bfloat16")  # what they multiply, to fewer bits than the parameters have
-CAPABLE = 80  # compute capability (8.0) of the first GPUs that have them
+ROUNDED = ("tf32", "bfloat16")
+CAPABLE = 80  # compute capability (8.0) of the first GPUs with rounded products
 
 
 def checked(precision: str | None, params: Parameters) -> str:
     """The precision of the products: the one asked for, or the parameters' own.
 
-    Raises ValueError where there is none of this name, or these parameters cannot have it.
+    Raises ValueError for an unknown name, or if these parameters cannot have it.
     """
     own = str(params.dtype)
     if precision is None:
@@ -58,11 +57,11 @@ def checked(precision: str | None, params: Parameters) -> str:
 
 @contextmanager
 def of_products(xp: Any, precision: str) -> Iterator[None]:
-    """CuPy's products of float32 arrays in this precision within the block."""
+    """Give CuPy's products of float32 arrays this precision within the block."""
     if xp is np:
         yield
         return
-    linalg = xp._core._routines_linalg  # CuPy has no other way in than the variable CUPY_TF32
+    linalg = xp._core._routines_linalg  # the only way but the variable CUPY_TF32
     before = linalg.get_compute_type(np.float32)
     tf32 = precision == "tf32"
     linalg.set_compute_type(
@@ -75,7 +74,7 @@ def of_products(xp: Any, precision: str) -> Iterator[None]:
 
 
 def why_not(precision: str | None) -> str | None:
-    """Why a solver whose products are those of the arrays cannot have this precision, or None."""
+    """Why a solver that multiplies by NumPy or CuPy cannot have this precision, or None."""
     if precision != "bfloat16":
         return None
-    return "products of bfloat16 are those of captured steps, solver='jitted'"
+    return "only captured steps, solver='jitted', have products of bfloat16"

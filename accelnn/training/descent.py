@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from accelnn.backend import Array, array_module, to_host
 from accelnn.network import Parameters
 from accelnn.optimizers import Schedule, rates
-from accelnn.solvers.captured import Uncaptured
 from accelnn.solvers.choice import SOLVERS
 from accelnn.solvers.job import Job, Trainer
 from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, ask
@@ -39,8 +38,8 @@ class Descent:
             history.stopped = INTERRUPTED
             return job.params
         history.compile_seconds = self.trainer.compile_seconds
-        if isinstance(self.trainer, Uncaptured):
-            history.reason += f": jitted; not captured: {self.trainer.reason}"
+        if self.trainer.not_captured:
+            history.reason += f": jitted; not captured: {self.trainer.not_captured}"
             history.solver = "direct"
         self.starts = range(0, self.epochs, self.record_every)
         xp = array_module(job.params.flat)

@@ -113,7 +113,7 @@ def fit(
     with (
         np.errstate(over="ignore", invalid="ignore"),  # divergence is reported once, below
         precisions.of_products(array_module(params.flat), precision),
-        job.held,
+        job.resources,
         following(verbose, epochs) as shown,
     ):
         asked = [callback for callback in (*callbacks, shown) if callback]

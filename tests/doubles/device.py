@@ -309,7 +309,7 @@ class RawKernel:
             raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         self._dynamic = size
 
-    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):  # noqa: ARG002
+    def __call__(self, grid, block, args, *, shared_mem=0, stream=None):
         if not (isinstance(grid, tuple) and isinstance(block, tuple)):
             raise TypeError(f"expected grid and block as tuples, got {grid!r} and {block!r}")
         grid, block = ([max(1, size) for size in (*sizes, 1, 1)[:3]] for sizes in (grid, block))
@@ -369,7 +369,7 @@ class RawModule:
         self.code, self.options = code, options
         self.enable_cooperative_groups = enable_cooperative_groups
 
-    def compile(self, log_stream=None):  # noqa: ARG002
+    def compile(self, log_stream=None):
         self._kernels()
 
     def get_function(self, name):

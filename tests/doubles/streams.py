@@ -47,14 +47,14 @@ def _advance(clock, other):
 class Stream:
     """As cupy.cuda.Stream. `put_off` : its work that is not done yet"""
 
-    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):  # noqa: ARG002
+    def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self.put_off = collections.deque()
         self.time = 0
         self.clock = {}  # by other stream: the time up to which this one has waited for it
         self.ptr = 0 if null else id(self)
         streams.append(self)
 
-    def begin_capture(self, mode=None):  # noqa: ARG002
+    def begin_capture(self, mode=None):
         graphs_double.begin(self)
 
     def end_capture(self):
@@ -119,7 +119,7 @@ class Stream:
 class Event:
     """As cupy.cuda.Event; one that was never recorded has happened."""
 
-    def __init__(self, block=False, disable_timing=False, interprocess=False):  # noqa: ARG002
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
         self.clock, self.stream, self.done = {}, None, True
 
     def record(self, stream=None):
