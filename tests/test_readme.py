@@ -5,15 +5,17 @@ import io
 import re
 import shlex
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from accelnn import predict
+from accelnn import functions, predict
 from accelnn.bench import __main__ as bench
+from accelnn.bench import cases
 from accelnn.cli import train_options
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/README.md"), *ROOT.glob("docs/*.md")]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 COMMANDS = sorted(
     {
@@ -43,6 +45,15 @@ def test_the_example_prints_what_stands_below_it(page):
     numbers = [float(n) for n in re.findall(r"\d+\.\d+", history)]
     assert numbers == pytest.approx([float(n) for n in re.findall(r"\d+\.\d+", expected)], rel=0.05)
     assert float(accuracy) == pytest.approx(float(expected_accuracy), abs=0.02)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/library.md"])
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """CONTRIBUTING.md adds an activation, an optimizer and an implementation from outside."""
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    with mock.patch.dict(functions.ACTIVATIONS), mock.patch.dict(cases.IMPLEMENTATIONS):
+        exec(code, {"__name__": page})
 
 
 def test_every_command_is_understood():
