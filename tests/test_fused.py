@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import Network
+from accelnn import SGD, Network, Parameters
 from accelnn.functions import OUTPUTS
 from accelnn.kernels import jit
 from accelnn.kernels.cpu import blas, steps
 from accelnn.solvers import jitted
+from accelnn.solvers.job import Job
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,9 @@ def check_products(multiply, shape, dtype, A_transposed, B_transposed, alpha, be
 
 def product_of(functions, dtype, loops):
     """`steps.product`, with loops for thin products or without."""
-    state, settings = jitted._smallest_arguments(np.dtype(dtype))[0], np.array([*range(8)])
+    params, one = Parameters(np.zeros(2, dtype), (1, 1)), np.zeros((1, 1), dtype)
+    state = jitted._state(Job(Network([1, 1]), params, one, one, SGD()), params)
+    settings = np.array([*range(8)])
     settings[steps.LOOPS] = loops
     return functools.partial(functions["product"], state._replace(settings=settings))
 
