@@ -1,9 +1,8 @@
 """Trained networks as HDF5 files with everything needed to predict: `save` and `load`.
 
-A file has one dataset, the weights, and as attributes its format and the version of the format and
-of accelnn, everything else about the model as JSON, and a SHA-256 of the JSON and the weights,
-because HDF5 does not notice every flipped byte. It contains no code (no pickle): opening a
-stranger's file is safe.
+A file has the weights as its dataset; as attributes its format, the versions of the format and of
+accelnn, everything else as JSON, and a SHA-256 of the JSON and the weights, because HDF5 misses
+flipped bytes. It contains no code (no pickle): opening a stranger's file is safe.
 """
 
 import hashlib
@@ -35,9 +34,8 @@ class Model:
     """A trained network with everything needed to apply it to new data.
 
     net, params : the architecture and its weights
-    classes : the classes' names, by label: two for one sigmoid output, one for each of several
-        outputs, none for linear outputs; by default "0", "1", ...
-    preprocessing : how raw features become what the network takes; see `apply`
+    classes : the classes' names, by label, none for linear outputs; by default "0", "1", ...
+    preprocessing : how raw features become what the network takes
     source : where the training data came from, in one line; "" if unknown
     stand_in : whether that data was drawn in place of real data that was not found
     """
@@ -54,8 +52,7 @@ class Model:
         object.__setattr__(self, "classes", tuple(names))
 
     def predict(self, rows: Array) -> Array:
-        """The class names (m,) of raw examples, or the values (m, n_outputs) of linear outputs, on
-        the host.
+        """The class names (m,) of raw examples, or linear outputs (m, n_outputs), on the host.
 
         rows : (m, n_features), an example a row, as in the file that the model was trained on
         """
@@ -72,14 +69,11 @@ class Model:
         return A if A.shape[1] > 1 else np.concatenate([1 - A, A], axis=1)
 
     def _outputs(self, rows: Array) -> Array:
-        """The network's outputs (m, n_outputs) float64 for raw examples, on the host."""
         rows = backend_of(self.params.flat).to_device(rows)
         features = self.net.layers[0]
         if rows.ndim != 2 or rows.shape[1] != features:
-            raise ValueError(
-                f"expected rows of shape (m, {features}), got {rows.shape}: an example is a row, "
-                "as in the file"
-            )
+            expected = f"expected rows of shape (m, {features}), got {rows.shape}"
+            raise ValueError(f"{expected}: an example is a row, as in the file")
         X = apply(self.preprocessing, rows, self.params.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # large weights give NaN
             return to_host(self.net.forward(self.params, X)).T.astype(np.float64)
@@ -106,10 +100,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     weights = to_host(model.params.flat)
     fields = vars(model) | {"net": asdict(model.net), "preprocessing": vars(model.preprocessing)}
     del fields["params"]
-    # ASCII; Python's JSON gives every float back exactly
     text = json.dumps(fields, allow_nan=False, default=lambda array: array.tolist()).encode()
-    # From version 1.8 on, HDF5 protects its own structures by checksums. It ends the process on
-    # damaged ones without, and on texts of variable length: the file has neither.
+    # Without the checksums of format 1.8, or with texts of variable length, a damaged file ends the
+    # process that reads it.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
         file.attrs["format"] = np.bytes_(FORMAT)
@@ -150,10 +143,7 @@ def _digest(text: bytes, weights: Array) -> np.bytes_:
 
 
 def _read(path: Path) -> tuple[bytes, Array]:
-    """The JSON and the weights of a file, which match its checksum.
-
-    Raises FileNotFoundError, or ValueError if the file is damaged or not a model.
-    """
+    """The JSON and the weights of a file, checked against its SHA-256; raises as `load`."""
     import h5py
 
     whole = DataFile(path, _REMEDY)
@@ -180,14 +170,9 @@ def _read(path: Path) -> tuple[bytes, Array]:
             remedy = "upgrade accelnn" if (version or 0) > VERSION else "train and save it again"
             raise DataFile(path, remedy).wrong("format version", found, ours)
         stored = file.get("weights")
-        if (
-            not isinstance(stored, h5py.Dataset)
-            or stored.dtype not in FLOATS
-            or stored.ndim != 1
-            or stored.chunks is None
-            or stored.nbytes > size
-            or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES
-        ):
+        floats = isinstance(stored, h5py.Dataset) and stored.dtype in FLOATS and stored.ndim == 1
+        small = floats and stored.nbytes <= size and stored.chunks is not None
+        if not small or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
             expected = (
                 f"a dataset of float32 or float64 in one dimension, of at most the file's {size} "
                 f"bytes, in chunks of at most {CHUNK_BYTES} bytes"
@@ -225,8 +210,8 @@ def _check(model: Model) -> None:
     shape, shift, scale = vars(model.preprocessing).values()
     if shape is not None:
         sizes = len(shape) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
-        fits = sizes and math.prod(shape) == layers[0]
         expected = f"(height, width, channels) with a product of {layers[0]}"
+        fits = sizes and math.prod(shape) == layers[0]
         require(fits, f"pictures of shape {shape}", expected)
     for name, value in (("shift", np.asarray(shift)), ("scale", np.asarray(scale))):
         fits = value.shape in ((), (layers[0],)) and np.isfinite(value).all()
