@@ -18,10 +18,7 @@ def write_whole(content: str | bytes, path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to instead of `path`, which it replaces if the block raises nothing.
-
-    No other process sees `path` half-written, and no unfinished file stays behind.
-    """
+    """A path to write to, which replaces `path`, or is deleted if the block raises an error."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield unfinished

@@ -18,8 +18,7 @@ import numpy as np
 
 import accelnn
 from accelnn.backend import Array, array_module, backend_of, to_device, to_host
-from accelnn.datasets.dataset import Preprocessing
-from accelnn.datasets.dataset import apply as apply
+from accelnn.datasets.dataset import Preprocessing, apply
 from accelnn.datasets.reading import DataFile
 from accelnn.files import check_writable, write_whole
 from accelnn.network import FLOATS, Network, Parameters
@@ -101,8 +100,8 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     fields = vars(model) | {"net": asdict(model.net), "preprocessing": vars(model.preprocessing)}
     del fields["params"]
     text = json.dumps(fields, allow_nan=False, default=lambda array: array.tolist()).encode()
-    # Without the checksums of format 1.8, or with texts of variable length, a damaged file ends the
-    # process that reads it.
+    # HDF5 ends the process that reads a damaged file if the file lacks format 1.8's checksums or
+    # has texts of variable length.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
         file.attrs["format"] = np.bytes_(FORMAT)
@@ -170,13 +169,11 @@ def _read(path: Path) -> tuple[bytes, Array]:
             remedy = "upgrade accelnn" if (version or 0) > VERSION else "train and save it again"
             raise DataFile(path, remedy).wrong("format version", found, ours)
         stored = file.get("weights")
-        floats = isinstance(stored, h5py.Dataset) and stored.dtype in FLOATS and stored.ndim == 1
-        small = floats and stored.nbytes <= size and stored.chunks is not None
-        if not small or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
-            expected = (
-                f"a dataset of float32 or float64 in one dimension, of at most the file's {size} "
-                f"bytes, in chunks of at most {CHUNK_BYTES} bytes"
-            )
+        fits = isinstance(stored, h5py.Dataset) and stored.dtype in FLOATS and stored.ndim == 1
+        fits = fits and stored.nbytes <= size and stored.chunks is not None
+        if not fits or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
+            most = f"at most the file's {size} bytes, in chunks of at most {CHUNK_BYTES} bytes"
+            expected = f"a dataset of float32 or float64 in one dimension, of {most}"
             raise whole.wrong("weights", str(stored or "no dataset"), expected)
         text, digest = attribute("model", "S"), attribute("sha256", "S")
         weights = stored[()]
@@ -210,8 +207,8 @@ def _check(model: Model) -> None:
     shape, shift, scale = vars(model.preprocessing).values()
     if shape is not None:
         sizes = len(shape) == 3 and all(isinstance(n, int | np.integer) and n > 0 for n in shape)
-        expected = f"(height, width, channels) with a product of {layers[0]}"
         fits = sizes and math.prod(shape) == layers[0]
+        expected = f"(height, width, channels) with a product of {layers[0]}"
         require(fits, f"pictures of shape {shape}", expected)
     for name, value in (("shift", np.asarray(shift)), ("scale", np.asarray(scale))):
         fits = value.shape in ((), (layers[0],)) and np.isfinite(value).all()

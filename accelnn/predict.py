@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             result = {"model": options.model, "data": model.source, "stand_in": model.stand_in}
             result |= {"backend": device.name, "device": device.device_name()}
-            result["dtype"] = str(model.params.dtype)
-            text = as_json(result | {"predictions": list(map(asdict, predictions))})
+            result |= {"dtype": str(model.params.dtype), "predictions": [*map(vars, predictions)]}
+            text = as_json(result)
             if options.json == "-":
                 sys.stdout.write(text)
             else:

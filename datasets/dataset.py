@@ -16,7 +16,7 @@ from accelnn import backend
 from accelnn.backend import Array, Backend
 from accelnn.columns import HostColumns
 
-# of a device's free memory, for data; a validation split copies it, and training needs memory too
+# The share of a device's free memory for data; a validation split and a training need the rest.
 SHARE = 0.5
 
 DType = DTypeLike | None  # None is the backend's default
@@ -49,8 +49,8 @@ class Dataset:
     source : where the data comes from, in one line
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
-    too_large : None, or in one line why the device has no room: the sets are HostColumns, which
-        `accelnn.fit` streams, and more than two classes are one-hot columns
+    too_large : why the device has no room for the sets, in one line, or None. Without room they
+        are HostColumns, which `accelnn.fit` streams, and more than two classes are one-hot columns
     X_validation, Y_validation : the examples to watch during training, or None
     """
 
@@ -160,10 +160,9 @@ def _too_large(device: Backend, sets: Sequence[Array], outputs: int, dtype: Any)
     free, _ = device.memory()
     if needed <= SHARE * free:
         return None
-    return (
-        f"the data takes {needed / 2**30:.3g} GiB in {dtype}, for which {device.device_name()} "
-        f"has {SHARE * free / 2**30:.3g} GiB ({SHARE:.0%} of the {free / 2**30:.3g} GiB free)"
-    )
+    room = f"{SHARE * free / 2**30:.3g} GiB ({SHARE:.0%} of the {free / 2**30:.3g} GiB free)"
+    taken = f"{needed / 2**30:.3g} GiB in {dtype}"
+    return f"the data takes {taken}, for which {device.device_name()} has {room}"
 
 
 def stratified_split(labels: Array, n_test: Array, seed: int) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """Your own data: folders of pictures, an HDF5 file like the cats', or a table as CSV.
 
-Every class is split by a seed into examples to train on, to validate on (to watch during
-training and to decide when to stop) and to test on (never seen until the end).
+Every class is split by a seed into training, validation (to decide when to stop) and test sets.
 """
 
 import csv
@@ -180,7 +179,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
                 expected = f"a header with {target!r} (the target) and features"
                 raise ValueError(f"{path}: expected {expected}, separated by commas, got {found}")
             place = columns.index(target)
-            features = columns[:place] + columns[place + 1 :]
+            features = [name for name in columns if name != target]
             for row in filter(None, reader):  # without blank lines
                 line = f"{path}: line {reader.line_num}"
                 if len(row) != len(columns):
@@ -238,10 +237,9 @@ def _split(
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
     if counts.min() < least:
-        raise ValueError(
-            f"{path}: the class {classes[counts.argmin()]!r} has {counts.min()} of the examples, "
-            f"expected {least} or more: one for each of training, validation and test asked for"
-        )
+        found = f"the class {classes[counts.argmin()]!r} has {counts.min()} of the examples"
+        expected = f"{least} or more: one for each of training, validation and test asked for"
+        raise ValueError(f"{path}: {found}, expected {expected}")
     n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
     left = counts - n_test
     n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts

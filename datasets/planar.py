@@ -38,13 +38,9 @@ def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset
     path, copy = found / "football.mat", found / "data.mat"
     if copy.exists() and not path.exists():
         path = copy
-    schema: Schema = {
-        "X": (np.number, ("m", 2)),
-        "y": (range(2), ("m", 1)),
-        "Xval": (np.number, ("k", 2)),
-        "yval": (range(2), ("k", 1)),
-    }
-    X, y, X_test, y_test = DataFile(path, remedy).read_mat(schema).values()
+    train_set: Schema = {"X": (np.number, ("m", 2)), "y": (range(2), ("m", 1))}
+    test_set: Schema = {"Xval": (np.number, ("k", 2)), "yval": (range(2), ("k", 1))}
+    X, y, X_test, y_test = DataFile(path, remedy).read_mat(train_set | test_set).values()
     train, test = (X.astype(np.float64), y), (X_test.astype(np.float64), y_test)
     return on_backend(train, test, ("red", "blue"), str(path), dtype)
 

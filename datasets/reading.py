@@ -86,16 +86,14 @@ class DataFile:
 
     def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
         """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
-
-        Raises FileNotFoundError, or ValueError if the file does not match the schema.
-        """
+        Raises FileNotFoundError, or ValueError if the file does not match the schema."""
         with self.open_hdf5() as file:
             if optional and any(key in file for key in optional):
                 schema = schema | optional
             return self._checked(file, schema)
 
     def read_mat(self, schema: Schema) -> dict[str, Array]:
-        """The arrays of a MATLAB file by key, row-major; raises as `read_hdf5`."""
+        """The arrays of a MATLAB file by key; raises as `read_hdf5`."""
         import scipy.io
 
         self.require()
@@ -103,11 +101,10 @@ class DataFile:
         with damaged, warnings.catch_warnings(action="error"), self.path.open("rb") as file:
             contents = scipy.io.loadmat(file)
         contents = {key: value for key, value in contents.items() if not key.startswith("__")}
-        arrays = self._checked(contents, schema)
-        return {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        return self._checked(contents, schema)
 
     def _checked(self, file: Mapping[str, Any], schema: Schema) -> dict[str, Array]:
-        """The arrays in `schema`, checked before they are read; floats are finite, labels int64."""
+        """The arrays in `schema`, row-major and checked: floats are finite, labels int64."""
         import h5py
 
         arrays: dict[str, Array] = {}
@@ -129,7 +126,7 @@ class DataFile:
                     expected += f" with {', '.join(free)} > 0"
                 raise self.wrong(key, f"{stored.dtype} of shape {stored.shape}", expected)
             sizes.update(zip(letters, found, strict=True))
-            array = stored[()]
+            array = np.ascontiguousarray(stored[()])
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self.wrong(key, "NaN or infinity", "finite numbers")
             if isinstance(kind, range):
