@@ -104,11 +104,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     # has texts of variable length.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["format_version"] = VERSION
-        file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
-        file.attrs["model"] = np.bytes_(text)
-        file.attrs["sha256"] = _digest(text, weights)
+        release = np.bytes_(accelnn.__version__)
+        file.attrs.update(format=np.bytes_(FORMAT), format_version=VERSION, accelnn_version=release)
+        file.attrs.update(model=np.bytes_(text), sha256=_digest(text, weights))
         chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
     write_whole(contents.getvalue(), Path(path))
@@ -117,8 +115,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Model:
     """The model in a file that `save` wrote, its parameters on the chosen backend.
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, not a
-    model saved by accelnn, or of another format version.
+    Raises FileNotFoundError; ValueError if the file is damaged, no model or of another version.
     """
     text, weights = _read(Path(path))
     try:

@@ -67,15 +67,7 @@ def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Pr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="accelnn predict",
-        description="Classify your own pictures, of any size and mode, with a saved model.",
-    )
-    parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
-    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
-    about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
-    parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
-    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.json and options.json != "-":
         try:
@@ -111,6 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(prediction.label is None for prediction in predictions))
 
 
+def _parser() -> argparse.ArgumentParser:
+    about = "Classify your own pictures, of any size and mode, with a saved model."
+    parser = argparse.ArgumentParser(prog="accelnn predict", description=about)
+    parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
+    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
+    about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
+    parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
+    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
+    return parser
+
+
 def _show(predictions: Sequence[Prediction], model: Model, file: IO[str]) -> None:
     """Print the table, where it ran and what the model learned from."""
     to, device = console(file), backend.current()
@@ -125,11 +128,10 @@ def _show(predictions: Sequence[Prediction], model: Model, file: IO[str]) -> Non
         table.add_row(_printable(row.picture), _printable(label), percent, style=style)
     to.print(table)
     to.print(f"Predicted on {device.name} ({device.device_name()}) in {model.params.dtype}.")
-    source = _printable(model.source)
-    to.print(f"Training data: {source or 'unknown'}", soft_wrap=True)
+    to.print(f"Training data: {_printable(model.source) or 'unknown'}", soft_wrap=True)
     if model.stand_in:
-        remedy = "its predictions mean nothing for real pictures; download those and train again"
-        print(f"warning: the model was trained on a {source}: {remedy}", file=sys.stderr)
+        warning = "the model was trained on stand-ins: its predictions mean nothing for real data"
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _printable(text: str) -> str:

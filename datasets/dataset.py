@@ -144,8 +144,7 @@ def on_backend(
 
 
 def as_stand_in(drawn: Dataset, name: str, source: str) -> Dataset:
-    """`drawn` in place of the data set that `accelnn data download NAME` downloads, with a warning
-    for the caller of the loader."""
+    """`drawn` in place of the data set `name`, with a warning for the loader's caller."""
     message = f"drawn data stands in; for the real data: accelnn data download {name}"
     warnings.warn(message, StandInWarning, stacklevel=3)
     return replace(drawn, source=source, stand_in=True)

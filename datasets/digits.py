@@ -12,8 +12,6 @@ from accelnn.network import Parameters
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema, find_folder
 
-_MNIST = DataFile(Path(__file__).with_name("digits.h5"), "install accelnn again")
-
 
 def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Dataset:
     """5,000 handwritten digits of MNIST, 500 of each class; they are part of accelnn.
@@ -29,7 +27,8 @@ def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Da
     if test_size not in range(0, 5000, 10):
         raise ValueError(f"expected test_size as a multiple of 10 in 0..4990, got {test_size}")
     schema: Schema = {"images": (np.uint8, (5000, 28, 28)), "labels": (range(10), (5000,))}
-    images, labels = _MNIST.read_hdf5(schema).values()
+    file = DataFile(Path(__file__).with_name("digits.h5"), "install accelnn again")
+    images, labels = file.read_hdf5(schema).values()
     parts = stratified_split(labels, [test_size // 10] * 10, seed)
     train, test = ((images[part], labels[part]) for part in parts)
     source = f"5,000 digits of MNIST (embedded), {test_size} of them for testing, seed {seed}"

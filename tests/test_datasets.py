@@ -347,15 +347,14 @@ def test_the_embedded_digits_are_small_and_say_where_they_come_from():
 
 
 def test_damaged_embedded_digits_are_an_error(tmp_path, monkeypatch):
-    file = datasets.digits.DataFile(tmp_path / "digits.h5", datasets.digits._MNIST.remedy)
-    monkeypatch.setattr(datasets.digits, "_MNIST", file)
+    monkeypatch.setattr(datasets.digits, "__file__", str(tmp_path / "digits.py"))
     with pytest.raises(FileNotFoundError, match=r"digits\.h5: no such file: install accelnn again"):
         datasets.load_digits()
     fields = {"images": np.zeros((5000, 28, 28), np.uint8), "labels": np.full(5000, 10, np.uint8)}
-    write_hdf5(file.path, fields)
+    write_hdf5(tmp_path / "digits.h5", fields)
     with pytest.raises(ValueError, match=r"labels: found the label 10, expected labels in 0\.\.9"):
         datasets.load_digits()
-    write_hdf5(file.path, fields | {"images": np.zeros((100, 28, 28), np.uint8)})
+    write_hdf5(tmp_path / "digits.h5", fields | {"images": np.zeros((100, 28, 28), np.uint8)})
     with pytest.raises(ValueError, match=r"images: found .*\(100, 28, 28\), .* \(5000, 28, 28\)"):
         datasets.load_digits()
 
