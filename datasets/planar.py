@@ -22,8 +22,8 @@ FOOTBALL_FILES: Copies = {
 def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The course's regularisation data: the places on a football field where a header was won.
 
-    folder : with football.mat, which the course calls data.mat, searched for as in `load_cats`. If
-        it is not found, a spiral stands in; `accelnn data download football` downloads it
+    folder : with football.mat (the course's data.mat), searched for as in `load_cats`. Without it a
+        spiral stands in, with a StandInWarning; `accelnn data download football` downloads it
     dtype : of X and Y; by default the backend's
 
     Returns X (2, 211), Y (1, 211) of 0 (red) and 1 (blue), in the file's order; the test set is the
