@@ -29,9 +29,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def overlap(path: Path, other: Path) -> bool:
     """Whether both name the same file, or `path` is in the folder `other`."""
-    if path.exists() and other.exists() and path.samefile(other):
-        return True
-    return other.resolve() in (path.resolve(), *path.resolve().parents)
+    same = path.exists() and other.exists() and path.samefile(other)
+    return same or other.resolve() in (path.resolve(), *path.resolve().parents)
 
 
 def check_writable(path: Path) -> None:

@@ -91,9 +91,13 @@ def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
     """
     device = backend.backend_of(rows)
     X = rows.astype(dtype if rows.dtype == np.uint8 else np.result_type(rows.dtype, dtype))
+    shift, scale = (
+        device.to_device(value, X.dtype) if np.ndim(value) else float(value)
+        for value in (preprocessing.shift, preprocessing.scale)
+    )
     if np.any(preprocessing.shift):
-        X -= device.to_device(preprocessing.shift, X.dtype)
-    X /= device.to_device(preprocessing.scale, X.dtype)
+        X -= shift
+    X /= scale
     return X.astype(dtype, copy=False).T
 
 
@@ -119,7 +123,7 @@ def on_backend(
     pixels, two = train[0].dtype == np.uint8, len(classes) == 2
     preprocessing = preprocessing or Preprocessing()
     if pixels:
-        height, width, channels = (*train[0].shape[1:], 1)[:3]
+        height, width, channels = (*train[0].shape[1:], 1)[:3]  # grey pictures may have no c
         preprocessing = Preprocessing((height, width, channels), scale=255.0)
     examples = [pair[0] for pair in (train, validation, test) if pair]
     too_large = _too_large(device, examples, 1 if two else len(classes), dtype)
@@ -138,8 +142,8 @@ def on_backend(
         X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
         return X, HostColumns(Y.astype(np.uint8), dtype)
 
-    watch = place(*validation) if validation else (None, None)
     sets = *place(*train), *place(*test)
+    watch = place(*validation) if validation else (None, None)
     return Dataset(*sets, classes, source, False, preprocessing, too_large, *watch)
 
 

@@ -55,7 +55,7 @@ def load_images(
     files = [(label, path) for label, inside in enumerate(folders) for path in _visible(inside)]
     pictures = np.empty((len(files), size, size, 3), np.uint8)
     labels: list[int] = []
-    skipped: list[str] = []
+    skipped = []
     for label, path in files:
         try:
             pictures[len(labels)] = read_picture(path, (size, size, 3))
@@ -168,8 +168,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     """The features (m, n_features) float64 and the target's cells."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    rows: list[list[float]] = []
-    names: list[str] = []
+    rows, names = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
@@ -225,8 +224,7 @@ def _split(
     own_test: Sequence[Array] = (),
 ) -> Dataset:
     """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least
-    one example, in each set that is asked for. `own_test` replaces the test set.
-    """
+    one example, in each set that is asked for. `own_test` replaces the test set."""
     test = 0 if own_test else test
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         expected = "validation and test as shares of at least 0 and together less than 1"

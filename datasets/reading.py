@@ -55,8 +55,8 @@ class DataFile:
 
     def wrong(self, place: str, found: str, expected: str) -> ValueError:
         """The error for the contents of a place in the file, such as a key."""
-        found = f"{place}: found {found}, expected {expected}"
-        return ValueError(f"{self.path}: {found}: {self.remedy}")
+        place = f"{self.path}: {place}"
+        return ValueError(f"{place}: found {found}, expected {expected}: {self.remedy}")
 
     def require(self) -> None:
         """Raise FileNotFoundError if the file does not exist."""
