@@ -18,10 +18,7 @@ def write_whole(content: str | bytes, path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to instead of `path`, which it replaces if the block raises nothing.
-
-    No other process sees `path` half-written, and no unfinished file stays behind.
-    """
+    """A path to write to, which replaces `path`, or is deleted if the block raises an error."""
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield unfinished
@@ -32,9 +29,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def overlap(path: Path, other: Path) -> bool:
     """Whether both name the same file, or `path` is in the folder `other`."""
-    if path.exists() and other.exists() and path.samefile(other):
-        return True
-    return other.resolve() in (path.resolve(), *path.resolve().parents)
+    same = path.exists() and other.exists() and path.samefile(other)
+    return same or other.resolve() in (path.resolve(), *path.resolve().parents)
 
 
 def check_writable(path: Path) -> None:

@@ -1,9 +1,8 @@
 """Trained networks as HDF5 files with everything needed to predict: `save` and `load`.
 
-A file has one dataset, the weights, and as attributes its format and the version of the format and
-of accelnn, everything else about the model as JSON, and a SHA-256 of the JSON and the weights,
-because HDF5 does not notice every flipped byte. It contains no code (no pickle): opening a
-stranger's file is safe.
+A file has the weights as its dataset; as attributes its format, the versions of the format and of
+accelnn, everything else as JSON, and a SHA-256 of the JSON and the weights, because HDF5 misses
+flipped bytes. It contains no code (no pickle): opening a stranger's file is safe.
 """
 
 import hashlib
@@ -19,8 +18,7 @@ import numpy as np
 
 import accelnn
 from accelnn.backend import Array, array_module, backend_of, to_device, to_host
-from accelnn.datasets.dataset import Preprocessing
-from accelnn.datasets.dataset import apply as apply
+from accelnn.datasets.dataset import Preprocessing, apply
 from accelnn.datasets.reading import DataFile
 from accelnn.files import check_writable, write_whole
 from accelnn.network import FLOATS, Network, Parameters
@@ -35,9 +33,8 @@ class Model:
     """A trained network with everything needed to apply it to new data.
 
     net, params : the architecture and its weights
-    classes : the classes' names, by label: two for one sigmoid output, one for each of several
-        outputs, none for linear outputs; by default "0", "1", ...
-    preprocessing : how raw features become what the network takes; see `apply`
+    classes : the classes' names, by label, none for linear outputs; by default "0", "1", ...
+    preprocessing : how raw features become what the network takes
     source : where the training data came from, in one line; "" if unknown
     stand_in : whether that data was drawn in place of real data that was not found
     """
@@ -54,8 +51,7 @@ class Model:
         object.__setattr__(self, "classes", tuple(names))
 
     def predict(self, rows: Array) -> Array:
-        """The class names (m,) of raw examples, or the values (m, n_outputs) of linear outputs, on
-        the host.
+        """The class names (m,) of raw examples, or linear outputs (m, n_outputs), on the host.
 
         rows : (m, n_features), an example a row, as in the file that the model was trained on
         """
@@ -72,14 +68,11 @@ class Model:
         return A if A.shape[1] > 1 else np.concatenate([1 - A, A], axis=1)
 
     def _outputs(self, rows: Array) -> Array:
-        """The network's outputs (m, n_outputs) float64 for raw examples, on the host."""
         rows = backend_of(self.params.flat).to_device(rows)
         features = self.net.layers[0]
         if rows.ndim != 2 or rows.shape[1] != features:
-            raise ValueError(
-                f"expected rows of shape (m, {features}), got {rows.shape}: an example is a row, "
-                "as in the file"
-            )
+            expected = f"expected rows of shape (m, {features}), got {rows.shape}"
+            raise ValueError(f"{expected}: an example is a row, as in the file")
         X = apply(self.preprocessing, rows, self.params.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # large weights give NaN
             return to_host(self.net.forward(self.params, X)).T.astype(np.float64)
@@ -106,17 +99,14 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     weights = to_host(model.params.flat)
     fields = vars(model) | {"net": asdict(model.net), "preprocessing": vars(model.preprocessing)}
     del fields["params"]
-    # ASCII; Python's JSON gives every float back exactly
     text = json.dumps(fields, allow_nan=False, default=lambda array: array.tolist()).encode()
-    # From version 1.8 on, HDF5 protects its own structures by checksums. It ends the process on
-    # damaged ones without, and on texts of variable length: the file has neither.
+    # HDF5 ends the process that reads a damaged file if the file lacks format 1.8's checksums or
+    # has texts of variable length.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["format_version"] = VERSION
-        file.attrs["accelnn_version"] = np.bytes_(accelnn.__version__)
-        file.attrs["model"] = np.bytes_(text)
-        file.attrs["sha256"] = _digest(text, weights)
+        release = np.bytes_(accelnn.__version__)
+        file.attrs.update(format=np.bytes_(FORMAT), format_version=VERSION, accelnn_version=release)
+        file.attrs.update(model=np.bytes_(text), sha256=_digest(text, weights))
         chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
     write_whole(contents.getvalue(), Path(path))
@@ -125,8 +115,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> Model:
     """The model in a file that `save` wrote, its parameters on the chosen backend.
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is damaged, not a
-    model saved by accelnn, or of another format version.
+    Raises FileNotFoundError; ValueError if the file is damaged, no model or of another version.
     """
     text, weights = _read(Path(path))
     try:
@@ -150,10 +139,7 @@ def _digest(text: bytes, weights: Array) -> np.bytes_:
 
 
 def _read(path: Path) -> tuple[bytes, Array]:
-    """The JSON and the weights of a file, which match its checksum.
-
-    Raises FileNotFoundError, or ValueError if the file is damaged or not a model.
-    """
+    """The JSON and the weights of a file, checked against its SHA-256; raises as `load`."""
     import h5py
 
     whole = DataFile(path, _REMEDY)
@@ -180,18 +166,11 @@ def _read(path: Path) -> tuple[bytes, Array]:
             remedy = "upgrade accelnn" if (version or 0) > VERSION else "train and save it again"
             raise DataFile(path, remedy).wrong("format version", found, ours)
         stored = file.get("weights")
-        if (
-            not isinstance(stored, h5py.Dataset)
-            or stored.dtype not in FLOATS
-            or stored.ndim != 1
-            or stored.chunks is None
-            or stored.nbytes > size
-            or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES
-        ):
-            expected = (
-                f"a dataset of float32 or float64 in one dimension, of at most the file's {size} "
-                f"bytes, in chunks of at most {CHUNK_BYTES} bytes"
-            )
+        fits = isinstance(stored, h5py.Dataset) and stored.dtype in FLOATS and stored.ndim == 1
+        fits = fits and stored.nbytes <= size and stored.chunks is not None
+        if not fits or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
+            most = f"at most the file's {size} bytes, in chunks of at most {CHUNK_BYTES} bytes"
+            expected = f"a dataset of float32 or float64 in one dimension, of {most}"
             raise whole.wrong("weights", str(stored or "no dataset"), expected)
         text, digest = attribute("model", "S"), attribute("sha256", "S")
         weights = stored[()]

@@ -1,14 +1,13 @@
 """`accelnn predict MODEL IMAGE...`: classify your own pictures with a saved model.
 
-The exit status is 0 if every picture was classified, 1 if one could not be read or the model
-could not be used, 2 if the arguments were wrong.
+The exit status is 0 if every picture was classified, 1 if not, 2 if the arguments were wrong.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +25,7 @@ from accelnn.models import Model
 AT_ONCE = 256  # pictures in memory at a time
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
     """A picture's predicted label and its probability, or why there is none."""
 
@@ -43,31 +42,26 @@ def predict(model: Model, pictures: Sequence[str | os.PathLike[str]]) -> list[Pr
     """
     shape = model.preprocessing.image_shape
     if shape is None or not model.classes:
-        raise ValueError(
-            "the model does not classify pictures: use it from Python, "
-            "accelnn.load(path).predict(rows)"
-        )
-    predictions: list[Prediction] = []
+        remedy = "use it from Python, accelnn.load(path).predict(rows)"
+        raise ValueError(f"the model does not classify pictures: {remedy}")
+    predictions = [Prediction(os.fspath(picture)) for picture in pictures]
     for start in range(0, len(pictures), AT_ONCE):
-        chunk = [os.fspath(picture) for picture in pictures[start : start + AT_ONCE]]
-        pixels, found = {}, {}
-        for picture in chunk:
+        readable, pixels = [], []
+        for one in predictions[start : start + AT_ONCE]:
             try:
-                pixels[picture] = read_picture(picture, shape).ravel()
+                pixels.append(read_picture(one.picture, shape).ravel())
+                readable.append(one)
             except IsADirectoryError:
-                found[picture] = Prediction(picture, error="a folder: pass its pictures")
+                one.error = "a folder: pass its pictures"
             except (OSError, ValueError) as error:
-                reason = str(error).removeprefix(f"{Path(picture)}: ")
-                reason = getattr(error, "strerror", None) or reason
-                found[picture] = Prediction(picture, error=reason)
-        probabilities = model.probabilities(np.stack(list(pixels.values()))) if pixels else ()
-        for picture, p in zip(pixels, probabilities, strict=True):
+                reason = str(error).removeprefix(f"{Path(one.picture)}: ")
+                one.error = getattr(error, "strerror", None) or reason
+        probabilities = model.probabilities(np.stack(pixels)) if pixels else ()
+        for one, p in zip(readable, probabilities, strict=True):
             if np.isnan(p).any():  # weights so large that the network overflows
-                reason = "the network's output is not a number: train it again"
-                found[picture] = Prediction(picture, error=reason)
+                one.error = "the network's output is not a number: train it again"
             else:
-                found[picture] = Prediction(picture, model.classes[p.argmax()], float(p.max()))
-        predictions += [found[picture] for picture in chunk]
+                one.label, one.probability = model.classes[p.argmax()], float(p.max())
     return predictions
 
 
@@ -86,10 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.backend:
             backend.use(options.backend)
-        model = models.load(options.model)
+        model, device = models.load(options.model), backend.current()
         predictions = predict(model, options.image)
         if options.json:
-            _write_json(options, model, predictions)
+            result = {"model": options.model, "data": model.source, "stand_in": model.stand_in}
+            result |= {"backend": device.name, "device": device.device_name()}
+            result |= {"dtype": str(model.params.dtype), "predictions": [*map(vars, predictions)]}
+            text = as_json(result)
+            if options.json == "-":
+                sys.stdout.write(text)
+            else:
+                write_whole(text, Path(options.json))
     except (backend.BackendError, ImportError, OSError, ValueError) as error:
         message = str(error)
         if isinstance(error, ValueError) and str(Path(options.model)) not in message:
@@ -99,39 +100,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 1
     _show(predictions, model, sys.stderr if options.json == "-" else sys.stdout)
-    return int(any(prediction.error is not None for prediction in predictions))
+    return int(any(prediction.label is None for prediction in predictions))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="accelnn predict",
-        description="Classify your own pictures, of any size and mode, with a saved model.",
-    )
+    about = "Classify your own pictures, of any size and mode, with a saved model."
+    parser = argparse.ArgumentParser(prog="accelnn predict", description=about)
     parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
     parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
     about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
     parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
     parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
     return parser
-
-
-def _write_json(
-    options: argparse.Namespace, model: Model, predictions: Sequence[Prediction]
-) -> None:
-    device = backend.current()
-    result = {
-        "model": options.model,
-        "data": model.source,
-        "stand_in": model.stand_in,
-        "backend": device.name,
-        "device": device.device_name(),
-        "dtype": str(model.params.dtype),
-        "predictions": [asdict(prediction) for prediction in predictions],
-    }
-    if options.json == "-":
-        sys.stdout.write(as_json(result))
-    else:
-        write_whole(as_json(result), Path(options.json))
 
 
 def _show(predictions: Sequence[Prediction], model: Model, file: IO[str]) -> None:
@@ -142,21 +122,16 @@ def _show(predictions: Sequence[Prediction], model: Model, file: IO[str]) -> Non
     table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right", no_wrap=True)
     for row in predictions:
-        label, percent = f"FAILED: {row.error}", ""
-        if row.label is not None:
-            label, percent = row.label, f"{100 * (row.probability or 0):.2f} %"
-        style = "bold red" if row.error else None
+        label = f"FAILED: {row.error}" if row.label is None else row.label
+        percent = "" if row.probability is None else f"{100 * row.probability:.2f} %"
+        style = "bold red" if row.label is None else None
         table.add_row(_printable(row.picture), _printable(label), percent, style=style)
     to.print(table)
     to.print(f"Predicted on {device.name} ({device.device_name()}) in {model.params.dtype}.")
-    source = _printable(model.source)
-    to.print(f"Training data: {source or 'unknown'}", soft_wrap=True)
+    to.print(f"Training data: {_printable(model.source) or 'unknown'}", soft_wrap=True)
     if model.stand_in:
-        print(
-            f"warning: the model was trained on a {source}: its predictions mean nothing for real "
-            "pictures; download those and train again",
-            file=sys.stderr,
-        )
+        warning = "the model was trained on stand-ins: its predictions mean nothing for real data"
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,4 @@
-"""The notes' data, read from files or drawn from a seed, and your own.
-
-Every loader returns a `Dataset`, on the chosen backend.
-"""
+"""The notes' data and your own: every loader returns a `Dataset` on the chosen backend."""
 
 from .cats import CAT_FILES, load_cats
 from .dataset import Dataset, Preprocessing, StandInWarning

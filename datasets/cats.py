@@ -1,19 +1,18 @@
-"""The course's cat pictures, and drawn ones that stand in for them on machines without the files.
+"""The course's cat pictures, and drawn ones that stand in for missing files.
 
-A drawn cat is a head of random pose, size and colour in front of a scene; a non-cat is a scene
-alone, with more things in it. Every shape is a coverage: a (64, 64) array in [0, 1], 1 inside, with
-an edge one pixel soft, computed in the shape's own frame (moved, turned and scaled).
+A drawn cat is a head in front of a scene; a non-cat is a scene alone, with more things in it. Every
+shape is a coverage: (64, 64) numbers in [0, 1], 1 inside, with an edge one pixel soft, computed in
+the shape's own frame (moved, turned and scaled).
 """
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, DType, on_backend
+from .dataset import Dataset, DType, as_stand_in, on_backend
 from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 
 CAT_FILES: Copies = {
@@ -32,44 +31,38 @@ _TRAIN, _TEST = CAT_FILES
 def load_cats(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The course's cat pictures: 209 to train on (72 cats) and 50 to test (33 cats).
 
-    train_catvnoncat.h5 and test_catvnoncat.h5 are read from `folder`, or else from the first of
-    $ACCELNN_DATA, ./datasets and the user's cache that has them. If none has, drawn pictures of
-    the same shapes stand in: `source`, `stand_in` and a StandInWarning say so. To download the
-    real ones: `accelnn data download cats`.
+    folder : with train_catvnoncat.h5 and test_catvnoncat.h5; by default the first of $ACCELNN_DATA,
+        ./datasets and the user's cache that has them. If none has, drawn pictures of the same
+        shapes stand in, with a StandInWarning; `accelnn data download cats` downloads the real ones
+    dtype : of X and Y; by default the backend's
 
-    Returns X (12288, m) in [0, 1], of `dtype` (by default the backend's), and Y (1, m) of 0
-    (non-cat) and 1 (cat). Raises FileNotFoundError if `folder` lacks a file, only one of the two
-    is found, or ACCELNN_DATA is not a folder; ValueError if a file's contents are wrong.
+    Returns X (12288, m) in [0, 1], Y (1, m) of 0 (non-cat) and 1 (cat). Raises FileNotFoundError if
+    a file is missing or ACCELNN_DATA is no folder, ValueError if the contents are wrong.
     """
     found = find_folder(folder, *CAT_FILES)
     if found is None:
-        drawn = draw_cats(209, 72, seed=0), draw_cats(50, 33, seed=1)
-        source = (
-            f"drawn stand-in for the cat pictures (no {_TRAIN} found; to download the real ones: "
-            "accelnn data download cats)"
-        )
-        return on_backend(*drawn, ("non-cat", "cat"), source, dtype, stand_in=True)
-    *train, names = _read(found / _TRAIN, "train")
-    *test, _ = _read(found / _TEST, "test")
+        reason = f"no {_TRAIN} found; to download the real ones: accelnn data download cats"
+        source = f"drawn stand-in for the cat pictures ({reason})"
+        sets = draw_cats(209, 72, seed=0), draw_cats(50, 33, seed=1)
+        drawn = on_backend(*sets, ("non-cat", "cat"), source, dtype)
+        return as_stand_in(drawn, "cats", source)
+    remedy = f"put whole copies of the course's {_TRAIN} and {_TEST} side by side"
+    contents = []
+    for part, name in (("train", _TRAIN), ("test", _TEST)):
+        schema: Schema = {
+            f"{part}_set_x": (np.uint8, ("m", 64, 64, 3)),
+            f"{part}_set_y": (range(2), "m"),
+            "list_classes": (np.bytes_, (2,)),
+        }
+        contents.append(DataFile(found / name, remedy).read_hdf5(schema).values())
+    (*train, names), (*test, _) = contents
     classes = tuple(name.decode(errors="replace") for name in names)
     return on_backend(train, test, classes, f"{found / _TRAIN} and {_TEST}", dtype)
 
 
-def _read(path: Path, part: str) -> tuple[Array, ...]:
-    """The pictures, labels and class names in one of the two files."""
-    file = DataFile(path, f"put whole copies of the course's {_TRAIN} and {_TEST} side by side")
-    schema: Schema = {
-        f"{part}_set_x": (np.uint8, ("m", 64, 64, 3)),
-        f"{part}_set_y": (range(2), "m"),
-        "list_classes": (np.bytes_, (2,)),
-    }
-    return tuple(file.read_hdf5(schema).values())
-
-
 # ---------------------------------------------------------------------------------- the stand-in
 
-SIZE = 64
-_ROW, _COLUMN = np.mgrid[:SIZE, :SIZE].astype(np.float32)
+_ROW, _COLUMN = np.mgrid[:64, :64].astype(np.float32)
 
 _GINGER, _GREY, _BLACK = (226, 142, 62), (112, 112, 120), (42, 38, 40)
 _WHITE, _BROWN, _CREAM = (238, 232, 222), (120, 84, 56), (222, 192, 148)
@@ -92,8 +85,8 @@ def draw_cats(m: int, n_cats: int, seed: int) -> tuple[Array, Array]:
     """`m` pictures (m, 64, 64, 3) uint8, `n_cats` of them cats, and their labels (m,) int64."""
     rng = np.random.RandomState(seed)
     labels = rng.permutation(np.arange(m) < n_cats).astype(np.int64)
-    pictures = np.empty((m, SIZE, SIZE, 3), np.uint8)
-    image = np.empty((3, SIZE, SIZE), np.float32)  # colours first, for fast painting
+    pictures = np.empty((m, 64, 64, 3), np.uint8)
+    image = np.empty((3, 64, 64), np.float32)  # colours first, for fast painting
     for picture, is_cat in zip(pictures, labels, strict=True):
         start, end = rng.uniform(20, 240, (2, 3)).astype(np.float32)
         image[...] = start[:, None, None]  # the background: from one colour to another
@@ -126,12 +119,10 @@ def _paint_thing(image: Array, rng: np.random.RandomState) -> None:
 
 
 def _paint_cat(image: Array, rng: np.random.RandomState) -> None:
-    """Paint a cat's head on a body. The head's centre is at (0, 0), the cheeks are at u = ±1; with
-    |u| instead of u, a shape painted on the right appears on both sides.
-    """
+    """Paint a cat's head, with its centre at (0, 0) and its cheeks at u = ±1, on a body."""
     x, y, size = rng.uniform(24, 39), rng.uniform(29, 41), rng.uniform(15, 23)
     frame = _frame(x, y, size, rng.uniform(-0.3, 0.3))
-    both = frame._replace(u=np.abs(frame.u))
+    both = frame._replace(u=np.abs(frame.u))  # a shape on the right appears on both sides
     look = rng.uniform(-0.1, 0.1)  # to the left or to the right
     face = frame._replace(u=np.abs(frame.u - look))
     height, ear_u, ear_v = rng.uniform(0.78, 0.95), rng.uniform(0.75, 0.95), rng.uniform(0.5, 0.8)

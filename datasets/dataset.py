@@ -6,7 +6,7 @@ X is the view `.T` of a row-major (m, n_features) array, so that each example is
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from accelnn import backend
 from accelnn.backend import Array, Backend
 from accelnn.columns import HostColumns
 
-# The share of a device's free memory that data may take: a validation split copies the data, and
-# activations and sample space need memory too.
+# The share of a device's free memory for data; a validation split and a training need the rest.
 SHARE = 0.5
 
 DType = DTypeLike | None  # None is the backend's default
@@ -31,8 +30,7 @@ class StandInWarning(UserWarning):
 class Preprocessing:
     """How raw features became what a network is trained on: (raw - shift) / scale.
 
-    image_shape : (height, width, channels) of the pictures, None if there are none; a picture
-        is resized to it and flattened row by row, the channels innermost
+    image_shape : (height, width, channels) of pictures, flattened in this order; else None
     shift, scale : numbers, or one per feature (n_features,) float64 on the host
     """
 
@@ -51,7 +49,7 @@ class Dataset:
     source : where the data comes from, in one line
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
-    too_large : why the device has no room for the sets, in one line, or None. If it has none, they
+    too_large : why the device has no room for the sets, in one line, or None. Without room they
         are HostColumns, which `accelnn.fit` streams, and more than two classes are one-hot columns
     X_validation, Y_validation : the examples to watch during training, or None
     """
@@ -88,8 +86,8 @@ def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
     """X (n_features, m), as a network takes it, from raw examples: (rows - shift) / scale.
 
     rows : (m, n_features) on either backend, where X will be too; not changed
-    dtype : of X. Bytes are scaled in this precision, anything else in its own, so that float32
-        does not lose a small difference of large numbers.
+    dtype : of X. Bytes are scaled in it, anything else in its own precision if that is higher:
+        float32 would lose a small difference of large numbers
     """
     device = backend.backend_of(rows)
     X = rows.astype(dtype if rows.dtype == np.uint8 else np.result_type(rows.dtype, dtype))
@@ -97,7 +95,7 @@ def apply(preprocessing: Preprocessing, rows: Array, dtype: DTypeLike) -> Array:
         device.to_device(value, X.dtype) if np.ndim(value) else float(value)
         for value in (preprocessing.shift, preprocessing.scale)
     )
-    if np.ndim(shift) or shift:
+    if np.any(preprocessing.shift):
         X -= shift
     X /= scale
     return X.astype(dtype, copy=False).T
@@ -109,30 +107,25 @@ def on_backend(
     classes: tuple[str, ...],
     source: str,
     dtype: DType,
-    stand_in: bool = False,
     preprocessing: Preprocessing | None = None,
-    validation: Sequence[Array] | None = None,
+    validation: Sequence[Array] = (),
 ) -> Dataset:
-    """The Dataset of pairs on the host: examples (m, ...) and labels (m,).
+    """The Dataset of pairs on the host: examples (m, ...) and labels (m,), preprocessed on the
+    device. uint8 examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1].
 
-    Examples and labels are uploaded once, as they are, and preprocessed on the device. uint8
-    examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1].
-
-    Raises ValueError if `dtype` is not a floating-point type. Warns with a StandInWarning for a
-    stand-in, and with a RuntimeWarning if the device has no room and the data stays on the host.
+    Raises ValueError if `dtype` is not a floating-point type. Warns with a RuntimeWarning if the
+    device has no room and the data stays on the host.
     """
     device = backend.current()
     dtype = np.dtype(device.default_dtype if dtype is None else dtype)
     if dtype.kind != "f":
         raise ValueError(f"expected a floating-point dtype such as float32, got {dtype}")
-    if stand_in:
-        warnings.warn(f"this data is a {source}", StandInWarning, stacklevel=3)
     pixels, two = train[0].dtype == np.uint8, len(classes) == 2
     preprocessing = preprocessing or Preprocessing()
     if pixels:
-        height, width, *channels = train[0].shape[1:]
-        preprocessing = Preprocessing((height, width, channels[0] if channels else 1), scale=255.0)
-    examples = [pair[0] for pair in (train, validation, test) if pair is not None]
+        height, width, channels = (*train[0].shape[1:], 1)[:3]  # grey pictures may have no c
+        preprocessing = Preprocessing((height, width, channels), scale=255.0)
+    examples = [pair[0] for pair in (train, validation, test) if pair]
     too_large = _too_large(device, examples, 1 if two else len(classes), dtype)
     if too_large:
         message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
@@ -149,34 +142,35 @@ def on_backend(
         X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
         return X, HostColumns(Y.astype(np.uint8), dtype)
 
+    sets = *place(*train), *place(*test)
     watch = place(*validation) if validation else (None, None)
-    return Dataset(
-        *place(*train), *place(*test), classes, source, stand_in, preprocessing, too_large, *watch
-    )
+    return Dataset(*sets, classes, source, False, preprocessing, too_large, *watch)
 
 
-def _too_large(
-    device: Backend, examples: Sequence[Array], outputs: int, dtype: np.dtype[Any]
-) -> str | None:
-    """Why a device has no room for (m, ...) examples and their targets, or None if it has."""
+def as_stand_in(drawn: Dataset, name: str, source: str) -> Dataset:
+    """`drawn` in place of the data set `name`, with a warning for the loader's caller."""
+    message = f"drawn data stands in; for the real data: accelnn data download {name}"
+    warnings.warn(message, StandInWarning, stacklevel=3)
+    return replace(drawn, source=source, stand_in=True)
+
+
+def _too_large(device: Backend, sets: Sequence[Array], outputs: int, dtype: Any) -> str | None:
+    """Why a device has no room for examples (m, ...) and their targets, or None if it has."""
     if device.name == "numpy":
         return None
-    numbers = sum(array.size + outputs * len(array) for array in examples)
-    needed = numbers * dtype.itemsize + max(array.nbytes for array in examples)
+    numbers = sum(examples.size + outputs * len(examples) for examples in sets)
+    needed = numbers * dtype.itemsize + max(examples.nbytes for examples in sets)
     free, _ = device.memory()
     if needed <= SHARE * free:
         return None
-    return (
-        f"the data takes {needed / 2**30:.3g} GiB in {dtype}, for which {device.device_name()} "
-        f"has {SHARE * free / 2**30:.3g} GiB ({SHARE:.0%} of the {free / 2**30:.3g} GiB free)"
-    )
+    room = f"{SHARE * free / 2**30:.3g} GiB ({SHARE:.0%} of the {free / 2**30:.3g} GiB free)"
+    taken = f"{needed / 2**30:.3g} GiB in {dtype}"
+    return f"the data takes {taken}, for which {device.device_name()} has {room}"
 
 
 def stratified_split(labels: Array, n_test: Array, seed: int) -> tuple[Array, Array]:
-    """Indices of a training and a test part, both shuffled; the test has `n_test[label]` of each.
-
-    labels : integers (m,) in 0 .. len(n_test) - 1
-    """
+    """Indices of a training and a test part of labels (m,), both shuffled; the test part has
+    `n_test[label]` of each label."""
     rng = np.random.RandomState(seed)
     order = rng.permutation(len(labels))
     in_test = np.zeros(len(labels), bool)

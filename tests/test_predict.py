@@ -218,7 +218,7 @@ def test_a_model_of_stand_ins_says_so_and_names_the_download(bright, capsys):
     assert main(["cats.h5", bright, "--json", "-"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["stand_in"]
-    assert "warning: the model was trained on a drawn stand-in for the cat pictures" in err
+    assert "warning: the model was trained on stand-ins: its predictions mean nothing" in err
     assert "accelnn data download cats" in err
 
 
