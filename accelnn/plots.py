@@ -1,9 +1,8 @@
 """The notes' pictures, by matplotlib. Every function returns a Figure, which notebooks display.
 
-Columns are examples: X is (n_features, m). Labels and predictions come as class indices (m,), as
-(1, m) of 0 and 1, or one-hot (n_classes, m). Arrays may be on the device. A `title` stands above
-the figure. Neither pyplot nor any global style is used. Without matplotlib the functions raise
-ModuleNotFoundError.
+X is (n_features, m): columns are examples. Labels and predictions are class indices (m,), (1, m) of
+0 and 1, or one-hot (n_classes, m). Arrays may be on the device. Neither pyplot nor a global style
+is used. Without matplotlib the functions raise ModuleNotFoundError.
 """
 
 import functools
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
-from accelnn.datasets import Dataset
 from accelnn.files import check_writable, whole_file
 from accelnn.install import install_command
 from accelnn.network import Network, Parameters
@@ -48,14 +46,8 @@ PANELS_A_ROW = 4
 MOST_UNITS = 100  # of a hidden layer that are drawn: each takes 40 ms
 
 
-# --------------------------------------------------------------------------------------------
-# curves and boundaries
-
-
 def costs(curves: Mapping[str, Curve], title: str = "") -> Figure:
-    """The cost over the epochs, one curve per training; several get a legend below.
-
-    curves : by label, a History or (epochs, costs)
+    """The cost over the epochs: a curve for each label, of a History or (epochs, costs).
 
     Raises ValueError without a curve.
     """
@@ -87,23 +79,18 @@ def decision_boundary(
 ) -> Figure:
     """The class that the network predicts at each point of the plane, and the examples.
 
-    X : (2, m)
-    Y : labels of the m examples
+    X, Y : (2, m), and the labels of these m examples
     classes : the classes' names, by label, for the legend
 
     Raises ValueError if X has not two features, or X and Y differ in their number of examples.
     """
-    panels = [(title or "Decision boundary", net, params)]
-    return decision_boundaries(panels, X, Y, classes=classes)
+    return decision_boundaries([(title or "Decision boundary", net, params)], X, Y, "", classes)
 
 
 def decision_boundaries(
     panels: Iterable[Panel], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
-    """A decision boundary for each (name, net, params), side by side, at most four a row.
-
-    X, Y and classes are as for `decision_boundary`.
-    """
+    """A `decision_boundary` for each (name, net, params), side by side, at most four a row."""
     panels = list(panels)
     figure = _figure(*_panels_size(panels), title)
     _draw_boundaries(figure, panels, X, Y, classes)
@@ -113,10 +100,9 @@ def decision_boundaries(
 def comparison(
     trainings: Mapping[str, Trained], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
-    """Trainings side by side, such as initialisations: boundaries above, costs below.
+    """Trainings side by side: each `decision_boundary` above, the costs below.
 
     trainings : by name, (net, params, History or (epochs, costs))
-    X, Y, classes : as for `decision_boundary`
     """
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
     several = len(panels) > 1  # a single training is named above its panel
@@ -131,9 +117,8 @@ def comparison(
 
 
 def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
-    """Costs as surfaces over a weight and a bias, and below each along w at the middle b.
-
-    A thick line marks costs that bend down, as no convex cost does.
+    """Costs as surfaces over w and b, and below each along w at the middle b; a thick line marks
+    costs that bend down, as no convex cost does.
 
     w, b : (n,) and (k,), evenly spaced
     surfaces : by name, the costs (n, k)
@@ -157,11 +142,6 @@ def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
         below.grid(alpha=0.3)
     figure.legend(*below.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def title_of(training: str, data: Dataset) -> str:
-    """A title that names the training, and says if its data are drawn stand-ins."""
-    return ", ".join(filter(None, [training, "drawn stand-ins" if data.stand_in else ""]))
 
 
 def counted(n: int, noun: str) -> str:
@@ -218,7 +198,7 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
 
 
 def _unit(curves: Iterable[Curve]) -> str:
-    """The unit of the axis: evaluation if every history is of `minimize`, else epoch."""
+    """The x axis: evaluation if every history is of `minimize`, else epoch."""
     optimizers = {curve.optimizer for curve in curves if not isinstance(curve, tuple)}
     return "evaluation" if optimizers == {None} else "epoch"
 
@@ -261,10 +241,6 @@ def _draw_boundaries(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
-# --------------------------------------------------------------------------------------------
-# pictures
-
-
 def pictures(
     X: Array,
     titles: Names,
@@ -286,7 +262,7 @@ def pictures(
     if titles is not None and len(titles) != m:
         raise ValueError(f"expected a title for each of {m} pictures, got {len(titles)}")
     images = _images(to_host(X[:, :limit]) if m > limit else to_host(X), image_shape)
-    figure, _ = _draw_images(np.clip(images, 0, 1), titles, columns, cmap="gray", vmin=0, vmax=1)
+    figure = _draw_images(np.clip(images, 0, 1), titles, columns, cmap="gray", vmin=0, vmax=1)
     _set_title(figure, title, f"the first {limit} of {m}" if m > limit else None)
     return figure
 
@@ -300,9 +276,8 @@ def misclassified(
     limit: int = 25,
     title: str = "",
 ) -> Figure:
-    """The misclassified pictures, each titled "predicted / true".
+    """The misclassified `pictures`, each titled "predicted / true".
 
-    X, image_shape, limit : as for `pictures`
     Y, predictions : labels of the m pictures
     classes : the classes' names, by label
 
@@ -314,10 +289,9 @@ def misclassified(
         raise ValueError(f"expected as many as the {X.shape[1]} pictures in X, got {got}")
     wrong = np.flatnonzero(predicted != true)
     if not wrong.size:
-        figure = _figure(4, 1)
+        figure = _figure(4, 1, title)
         nothing = f"none of {true.size} pictures is misclassified"
         figure.text(0.5, 0.3 if title else 0.5, nothing, ha="center", va="center")
-        _set_title(figure, title)
         return figure
     shown = wrong[:limit]
     names = [f"{classes[predicted[i]]} / {classes[true[i]]}" for i in shown]
@@ -328,9 +302,8 @@ def misclassified(
 
 
 def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = "") -> Figure:
-    """Each first-layer unit's incoming weights as a picture: red above 0, blue below.
-
-    The mean over the channels, on one scale for all units; at most MOST_UNITS are drawn.
+    """The weights into each unit of the first layer as a picture, red above 0 and blue below: the
+    mean over the channels, on one scale; at most MOST_UNITS are drawn.
 
     image_shape : (height, width), or (height, width, channels), of the pictures trained on
 
@@ -341,8 +314,8 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = ""
     if images.ndim == 4:
         images = images.mean(axis=3)
     largest = float(np.abs(images).max()) or 1.0
-    figure, drawn = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    figure.colorbar(drawn, ax=figure.axes, label="weight", shrink=0.9)
+    figure = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", shrink=0.9)
     figure.set_figwidth(figure.get_figwidth() + 0.9)  # for the scale
     which = "each unit" if units <= MOST_UNITS else f"{MOST_UNITS} of {units} units"
     _set_title(figure, title, f"first layer: the weights into {which}")
@@ -350,7 +323,7 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = ""
 
 
 def _set_title(figure: Figure, *lines: str | None) -> None:
-    """Write the lines that are not None above everything else, wrapped to the figure's width."""
+    """Write the lines above everything else, wrapped to the figure's width."""
     width = int(figure.get_figwidth() * 9)  # characters
     text = "\n".join(textwrap.fill(line, width) for line in lines if line)
     if text:
@@ -372,10 +345,7 @@ def _images(X: Array, image_shape: Sequence[int]) -> Array:
     return X.T.reshape(-1, *(shape[:2] if shape[2:] == (1,) else shape))
 
 
-def _draw_images(
-    images: Array, titles: Names, columns: int | None, **colours: Any
-) -> tuple[Figure, Any]:
-    """The Figure, and the last picture drawn, which has the colour scale of all."""
+def _draw_images(images: Array, titles: Names, columns: int | None, **colours: Any) -> Figure:
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
     rows = math.ceil(len(images) / columns)
     side = max(0.6 if titles is None else 1.5, 3.6 / columns)  # inches
@@ -384,18 +354,14 @@ def _draw_images(
     for ax in axes:
         ax.axis("off")
     for ax, image in zip(axes, images, strict=False):
-        drawn = ax.imshow(image, **colours)
+        ax.imshow(image, **colours)
     for ax, title in zip(axes[: len(images)], titles or (), strict=False):
         ax.set_title(textwrap.fill(title, int(side * 13)), fontsize=9)
-    return figure, drawn
-
-
-# --------------------------------------------------------------------------------------------
-# files
+    return figure
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as a Path, to call before a training.
+    """`path` as a Path, if a picture can be written there: call it before a training.
 
     Raises ValueError if it does not end in .png, .pdf or .svg, OSError if it cannot be written.
     """
@@ -407,10 +373,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a Figure as PNG, PDF or SVG, by the suffix. If that fails, an older file stays.
-
-    Raises ValueError and OSError as `checked_path` does.
-    """
+    """Write a Figure to a `checked_path` as PNG, PDF or SVG, by its suffix: whole or not at all."""
     path = checked_path(path)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
@@ -421,8 +384,8 @@ def _figure(width: float, height: float, title: str = "") -> Figure:
     try:
         from matplotlib import figure
     except ModuleNotFoundError as error:
-        install = install_command("plot")
-        raise ModuleNotFoundError(f"pictures need matplotlib: {install}") from error
+        remedy = install_command("plot")
+        raise ModuleNotFoundError(f"pictures need matplotlib: {remedy}") from error
     drawn: Any = figure.Figure(figsize=(width, height), layout="constrained")
     drawn._repr_png_ = functools.partial(_png, drawn)
     _set_title(drawn, title)

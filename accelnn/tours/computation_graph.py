@@ -7,8 +7,7 @@ from .checks import Say, check
 
 NUDGE = 0.001  # as in the notes
 
-# the name and value of a variable, its derivative, the rule that gives it, and the graph's output
-# as a function of the variable
+# a variable's name and value, its derivative, the rule for it, and the output as its function
 Row = tuple[str, float, float, str, Callable[[float], float]]
 
 
@@ -62,8 +61,7 @@ def _logistic(say: Say) -> dict[str, float]:
     say(f"  a = σ(z)                          = {a:.6f}")
     say(f"  L = -(y log a + (1-y) log(1-a))   = {L:.6f}")
     say("Backward:")
-    da = -y / a + (1 - y) / (1 - a)
-    dz = a - y
+    da, dz = -y / a + (1 - y) / (1 - a), a - y
     check("dL/dz = a - y against dL/da · da/dz", dz, da * a * (1 - a))
     rows: tuple[Row, ...] = (
         ("a", a, da, "-y/a + (1-y)/(1-a)", loss),

@@ -19,8 +19,7 @@ def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) 
     """
     data = datasets.load_ex4(folder, dtype="float64")
     params = datasets.load_ex4_weights(folder, dtype="float64")
-    X, Y = data.X_train, data.Y_train
-    m = X.shape[1]
+    X, Y, m = data.X_train, data.Y_train, data.X_train.shape[1]
     say(data.source)
     say(f"{m} digits, and the weights of a net {list(params.layers)} from ex4weights.mat")
     say(f"  {'λ':>3}   {'cost':>9}   published")
