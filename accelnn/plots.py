@@ -29,8 +29,6 @@ Panel = tuple[str, Network, Parameters]
 Trained = tuple[Network, Parameters, Curve]
 Names = Sequence[str] | None
 
-SUFFIXES = (".png", ".pdf", ".svg")
-
 # Okabe and Ito's colours, which colour-blind readers can distinguish (Wong, Nature Methods 8,
 # 2011), without yellow, which is hard to see on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,7 +40,6 @@ TINTS = np.array(
 DASHES = ("-", "--", ":", "-.")
 
 GRID = 300  # points along each side of a decision boundary
-PANELS_A_ROW = 4
 MOST_UNITS = 100  # of a hidden layer that are drawn: each takes 40 ms
 
 
@@ -92,7 +89,7 @@ def decision_boundaries(
 ) -> Figure:
     """A `decision_boundary` for each (name, net, params), side by side, at most four a row."""
     panels = list(panels)
-    figure = _figure(*_panels_size(panels), title)
+    figure = _figure(*_layout(panels)[2:], title)
     _draw_boundaries(figure, panels, X, Y, classes)
     return figure
 
@@ -107,7 +104,7 @@ def comparison(
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
     several = len(panels) > 1  # a single training is named above its panel
     curves = {name if several else "": curve for name, (*_, curve) in trainings.items()}
-    width, height = _panels_size(panels)
+    *_, width, height = _layout(panels)
     below = 3 + 0.25 * _legend_rows(curves, width)
     figure = _figure(width, height + below, title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[height, below])
@@ -149,17 +146,15 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _rows_and_columns(n: int) -> tuple[int, int]:
-    rows = math.ceil(n / PANELS_A_ROW)
-    return rows, math.ceil(n / rows)
-
-
-def _panels_size(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Width and height in inches."""
+def _layout(panels: Sequence[Panel]) -> tuple[int, int, float, float]:
+    """Rows and columns, and the width and height in inches."""
     if not panels:
         raise ValueError("expected at least one network to draw, got none")
-    rows, columns = _rows_and_columns(len(panels))
-    return (5.6, 4.8) if len(panels) == 1 else (3 * columns, 2.9 * rows + 0.4)
+    if len(panels) == 1:
+        return 1, 1, 5.6, 4.8
+    rows = math.ceil(len(panels) / 4)
+    columns = math.ceil(len(panels) / rows)
+    return rows, columns, 3 * columns, 2.9 * rows + 0.4
 
 
 def _legend_rows(labels: Collection[str], width: float) -> int:
@@ -220,7 +215,7 @@ def _draw_boundaries(
     if classes is not None and set(classes) <= set(COLOUR_NAMES):
         colours = np.array([COLOUR_NAMES[name] for name in classes])
     points = {"s": min(22, max(4, 9000 / Y.size)), "edgecolors": "white", "linewidths": 0.4}
-    rows, columns = _rows_and_columns(len(panels))
+    rows, columns, *_ = _layout(panels)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, (title, net, params)) in enumerate(zip(axes, panels, strict=False)):
         grid = backend_of(params.flat).to_device(plane, params.dtype)
@@ -366,7 +361,7 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     Raises ValueError if it does not end in .png, .pdf or .svg, OSError if it cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"{path}: expected a picture's name to end in .png, .pdf or .svg")
     check_writable(path)
     return path

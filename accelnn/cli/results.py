@@ -104,8 +104,8 @@ class Report:
             about = data.classes, data.preprocessing, data.source, data.stand_in
             for result in self.results:
                 model = models.Model(result.recipe.net, result.params, *about)
-                path = _path(options.save, result.label)
-                self.files.write("model", path, partial(models.save, model))
+                save = partial(models.save, model)
+                self.files.write("model", _path(options.save, result.label), save)
         if options.json:
             trainings = [_as_dict(result, data) for result in self.results]
             made = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
@@ -183,8 +183,7 @@ class Report:
     def draw(self) -> None:
         """Draw and write the pictures that suit the data."""
         for part, figure in self._figures():
-            path = _path(self.options.plot, part)
-            self.files.write("picture", path, partial(plots.save, figure))
+            self.files.write("picture", _path(self.options.plot, part), partial(plots.save, figure))
 
     def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
         """Each picture, after its part of the file's name; one training's shows the last."""
@@ -194,10 +193,8 @@ class Report:
         drawn = ", drawn stand-ins" if data.stand_in else ""
         title, title_of_last = f"{name}{drawn}", f"{name}{last.label and ': '}{last.label}{drawn}"
         if self.usable and X.shape[0] == 2:
-            trained = {
-                r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable
-            }
-            yield "", plots.comparison(trained, X, data.Y_train, title, classes)
+            runs = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable}
+            yield "", plots.comparison(runs, X, data.Y_train, title, classes)
             return
         curves: dict[str, plots.Curve] = {}
         for result in self.results:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from accelnn.functions import sigmoid
+
 from .checks import Say, check
 
 NUDGE = 0.001  # as in the notes
@@ -42,9 +44,6 @@ def _product(say: Say) -> dict[str, float]:
 
 def _logistic(say: Say) -> dict[str, float]:
     x1, x2, w1, w2, b, y = 1.0, 2.0, 0.5, -0.25, 0.1, 1.0
-
-    def sigmoid(z: float) -> float:
-        return 1 / (1 + math.exp(-z))
 
     def loss(a: float) -> float:
         return -(y * math.log(a) + (1 - y) * math.log(1 - a))
