@@ -37,7 +37,7 @@ MARKERS = "os^Dv<>"  # distinguish the classes in grey
 TINTS = np.array(
     [[1 - 0.35 * (1 - int(c[i : i + 2], 16) / 255) for i in (1, 3, 5)] for c in COLOURS]
 )
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")  # show curves that lie on one another
 
 GRID = 300  # points along each side of a decision boundary
 MOST_UNITS = 100  # of a hidden layer that are drawn: each takes 40 ms
@@ -120,9 +120,8 @@ def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
     w, b : (n,) and (k,), evenly spaced
     surfaces : by name, the costs (n, k)
     """
-    w, b = to_host(w), to_host(b)
+    w, b, middle = to_host(w), to_host(b), len(b) // 2
     figure = _figure(4.2 * len(surfaces), 6.6)
-    middle = len(b) // 2
     for number, (name, surface) in enumerate(surfaces.items(), 1):
         costs = to_host(surface)
         above = figure.add_subplot(2, len(surfaces), number, projection="3d")
@@ -169,14 +168,13 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     if not curves:
         raise ValueError("expected at least one cost curve, got none")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=COLOURS * len(DASHES), linestyle=DASHES * len(COLOURS))
     finite: list[float] = []
-    for number, (label, curve) in enumerate(curves.items()):
+    for label, curve in curves.items():
         pair = curve if isinstance(curve, tuple) else (curve.epochs, curve.costs)
         epochs, values = map(to_host, pair)
-        colour = COLOURS[number % len(COLOURS)]
-        dashes = DASHES[number % len(DASHES)]  # show curves that lie on one another
         marker = "o" if len(epochs) == 1 else None  # one point makes no line
-        axes.plot(epochs, values, label=label, color=colour, linestyle=dashes, marker=marker)
+        axes.plot(epochs, values, label=label, marker=marker)
         finite.extend(value for value in values if math.isfinite(value))
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log", subs=(2, 5))  # else the large costs flatten the small ones

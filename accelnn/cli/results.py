@@ -191,7 +191,8 @@ class Report:
         X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
         name = self.options.recipe or last.recipe.title
         drawn = ", drawn stand-ins" if data.stand_in else ""
-        title, title_of_last = f"{name}{drawn}", f"{name}{last.label and ': '}{last.label}{drawn}"
+        title = f"{name}{drawn}"
+        title_of_last = f"{name}: {last.label}{drawn}" if last.label else title
         if self.usable and X.shape[0] == 2:
             runs = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable}
             yield "", plots.comparison(runs, X, data.Y_train, title, classes)

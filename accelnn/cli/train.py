@@ -27,8 +27,6 @@ from accelnn.training import Interrupted
 from accelnn.training.minimize import METHODS
 from accelnn.training.progress import following
 
-RATE = 0.1  # learning rate of sgd and momentum if the recipe's own is for adam
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
@@ -80,8 +78,8 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
         bar = following(sys.stderr.isatty(), one.epochs, label or name, one.unit)
         start = time.perf_counter()
         try:
-            with bar as callback:
-                trained, history = one.train(data, dtype, [callback] if callback else [])
+            with bar as shown:
+                trained, history = one.train(data, dtype, callbacks=[shown] if shown else [])
         except Interrupted as stopped:
             trained, history = stopped.params, stopped.history
         except KeyboardInterrupt:
@@ -132,15 +130,15 @@ def _recipe(options: argparse.Namespace, data: Dataset) -> Recipe:
     if rates:
         changes["learning_rate"] = rates[0]
     elif (optimizer == "adam") != (recipe.optimizer == "adam"):
-        changes["learning_rate"] = OPTIMIZERS[optimizer]().default_rate or RATE
+        changes["learning_rate"] = OPTIMIZERS[optimizer]().default_rate or 0.1  # sgd, momentum
     if len(rates) > 1:
         changes["compare"] = {f"learning rate {rate:g}": {"learning_rate": rate} for rate in rates}
     recipe = replace(recipe, **changes)
-    if options.compare_hidden:
-        recipe = replace(recipe, compare={}).with_hidden(options.compare_hidden[:1])
+    if sizes := options.compare_hidden:
+        recipe = replace(recipe, compare={}).with_hidden(sizes[:1])
         first, _, last = recipe.net.layers
-        sizes = [(n, plots.counted(n, "hidden unit")) for n in options.compare_hidden]
-        return replace(recipe, compare={name: {"layers": (first, n, last)} for n, name in sizes})
+        nets = {plots.counted(n, "hidden unit"): {"layers": (first, n, last)} for n in sizes}
+        recipe = replace(recipe, compare=nets)
     return recipe
 
 

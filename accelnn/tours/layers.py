@@ -24,8 +24,7 @@ ONE_LAYER: tuple[Any, ...] = (
 def forward_caches(say: Say = print) -> dict[str, Array]:
     """Forward layer by layer, with the caches Z and A, and backward from them.
 
-    The test cases of the course's exercise "Building your Deep Neural Network: Step by Step".
-    Returns Z, A and the gradients by name.
+    On the exercise "Building your Deep Neural Network". Returns Z, A and the gradients by name.
     """
     results = {}
 
@@ -100,8 +99,7 @@ DROPOUT_GRADIENTS = {  # masks drawn with keep_prob 0.5, divided by keep_prob 0.
 def regularisation(say: Say = print) -> dict[str, Any]:
     """L2 and dropout, forward and backward, against the course's published test cases.
 
-    The test cases of the course's exercise "Regularization". Returns the cost, activations and
-    gradients by name.
+    They are of its exercise "Regularization". Returns cost, activations and gradients by name.
     """
     results: dict[str, Any] = {}
 
