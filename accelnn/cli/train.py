@@ -18,7 +18,7 @@ from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, show_warning
 from accelnn.cli.results import Files, Report, Result
-from accelnn.cli.train_options import DESCENT, OF_DESCENT, parse
+from accelnn.cli.train_options import OF_DESCENT, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES, Recipe, own_recipe
@@ -124,7 +124,7 @@ def _recipe(options: argparse.Namespace, data: Dataset) -> Recipe:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} is for gradient descent, not for --method {options.method}")
         changes["method"] = options.method
-    elif options.method == DESCENT or of_descent:
+    elif options.method == "descent" or of_descent:
         changes["method"] = None
     rates, optimizer = options.learning_rate or [], options.optimizer or recipe.optimizer
     if rates:

@@ -15,8 +15,6 @@ from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import FIGURES, TOURS
 from accelnn.training.minimize import METHODS
 
-DESCENT = "descent"  # the value of --method for gradient descent
-
 OWN = ("images", "hdf5", "csv")  # options that name your own data
 WRITTEN = ("save", "json", "plot")  # options that name a file to write
 
@@ -72,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=_natural, metavar="N", help="passes over the data (SciPy: evaluations)")
-    add("--method", choices=(DESCENT, *METHODS), help="gradient descent, or SciPy's minimisers")
+    add("--method", choices=("descent", *METHODS), help="gradient descent, or SciPy's minimisers")
     add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared")
     add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
     add("--optimizer", choices=tuple(OPTIMIZERS))
