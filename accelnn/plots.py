@@ -1,9 +1,8 @@
 """The notes' pictures, by matplotlib. Every function returns a Figure, which notebooks display.
 
-Columns are examples: X is (n_features, m). Labels and predictions come as class indices (m,), as
-(1, m) of 0 and 1, or one-hot (n_classes, m). Arrays may be on the device. A `title` stands above
-the figure. Neither pyplot nor any global style is used. Without matplotlib the functions raise
-ModuleNotFoundError.
+X is (n_features, m): columns are examples. Labels and predictions are class indices (m,), (1, m) of
+0 and 1, or one-hot (n_classes, m). Arrays may be on the device. Neither pyplot nor a global style
+is used. Without matplotlib the functions raise ModuleNotFoundError.
 """
 
 import functools
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
-from accelnn.datasets import Dataset
 from accelnn.files import check_writable, whole_file
 from accelnn.install import install_command
 from accelnn.network import Network, Parameters
@@ -31,8 +29,6 @@ Panel = tuple[str, Network, Parameters]
 Trained = tuple[Network, Parameters, Curve]
 Names = Sequence[str] | None
 
-SUFFIXES = (".png", ".pdf", ".svg")
-
 # Okabe and Ito's colours, which colour-blind readers can distinguish (Wong, Nature Methods 8,
 # 2011), without yellow, which is hard to see on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,21 +37,14 @@ MARKERS = "os^Dv<>"  # distinguish the classes in grey
 TINTS = np.array(
     [[1 - 0.35 * (1 - int(c[i : i + 2], 16) / 255) for i in (1, 3, 5)] for c in COLOURS]
 )
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")  # show curves that lie on one another
 
 GRID = 300  # points along each side of a decision boundary
-PANELS_A_ROW = 4
 MOST_UNITS = 100  # of a hidden layer that are drawn: each takes 40 ms
 
 
-# --------------------------------------------------------------------------------------------
-# curves and boundaries
-
-
 def costs(curves: Mapping[str, Curve], title: str = "") -> Figure:
-    """The cost over the epochs, one curve per training; several get a legend below.
-
-    curves : by label, a History or (epochs, costs)
+    """The cost over the epochs: a curve for each label, of a History or (epochs, costs).
 
     Raises ValueError without a curve.
     """
@@ -87,25 +76,20 @@ def decision_boundary(
 ) -> Figure:
     """The class that the network predicts at each point of the plane, and the examples.
 
-    X : (2, m)
-    Y : labels of the m examples
+    X, Y : (2, m), and the labels of these m examples
     classes : the classes' names, by label, for the legend
 
     Raises ValueError if X has not two features, or X and Y differ in their number of examples.
     """
-    panels = [(title or "Decision boundary", net, params)]
-    return decision_boundaries(panels, X, Y, classes=classes)
+    return decision_boundaries([(title or "Decision boundary", net, params)], X, Y, "", classes)
 
 
 def decision_boundaries(
     panels: Iterable[Panel], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
-    """A decision boundary for each (name, net, params), side by side, at most four a row.
-
-    X, Y and classes are as for `decision_boundary`.
-    """
+    """A `decision_boundary` for each (name, net, params), side by side, at most four a row."""
     panels = list(panels)
-    figure = _figure(*_panels_size(panels), title)
+    figure = _figure(*_layout(panels)[2:], title)
     _draw_boundaries(figure, panels, X, Y, classes)
     return figure
 
@@ -113,15 +97,14 @@ def decision_boundaries(
 def comparison(
     trainings: Mapping[str, Trained], X: Array, Y: Array, title: str = "", classes: Names = None
 ) -> Figure:
-    """Trainings side by side, such as initialisations: boundaries above, costs below.
+    """Trainings side by side: each `decision_boundary` above, the costs below.
 
     trainings : by name, (net, params, History or (epochs, costs))
-    X, Y, classes : as for `decision_boundary`
     """
     panels = [(name, net, params) for name, (net, params, _) in trainings.items()]
     several = len(panels) > 1  # a single training is named above its panel
     curves = {name if several else "": curve for name, (*_, curve) in trainings.items()}
-    width, height = _panels_size(panels)
+    *_, width, height = _layout(panels)
     below = 3 + 0.25 * _legend_rows(curves, width)
     figure = _figure(width, height + below, title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[height, below])
@@ -131,16 +114,14 @@ def comparison(
 
 
 def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
-    """Costs as surfaces over a weight and a bias, and below each along w at the middle b.
-
-    A thick line marks costs that bend down, as no convex cost does.
+    """Costs as surfaces over w and b, and below each along w at the middle b; a thick line marks
+    costs that bend down, as no convex cost does.
 
     w, b : (n,) and (k,), evenly spaced
     surfaces : by name, the costs (n, k)
     """
-    w, b = to_host(w), to_host(b)
+    w, b, middle = to_host(w), to_host(b), len(b) // 2
     figure = _figure(4.2 * len(surfaces), 6.6)
-    middle = len(b) // 2
     for number, (name, surface) in enumerate(surfaces.items(), 1):
         costs = to_host(surface)
         above = figure.add_subplot(2, len(surfaces), number, projection="3d")
@@ -159,27 +140,20 @@ def cost_surfaces(w: Array, b: Array, surfaces: Mapping[str, Array]) -> Figure:
     return figure
 
 
-def title_of(training: str, data: Dataset) -> str:
-    """A title that names the training, and says if its data are drawn stand-ins."""
-    return ", ".join(filter(None, [training, "drawn stand-ins" if data.stand_in else ""]))
-
-
 def counted(n: int, noun: str) -> str:
     """A number of things as text: 1 epoch, 1,000 epochs."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _rows_and_columns(n: int) -> tuple[int, int]:
-    rows = math.ceil(n / PANELS_A_ROW)
-    return rows, math.ceil(n / rows)
-
-
-def _panels_size(panels: Sequence[Panel]) -> tuple[float, float]:
-    """Width and height in inches."""
+def _layout(panels: Sequence[Panel]) -> tuple[int, int, float, float]:
+    """Rows and columns, and the width and height in inches."""
     if not panels:
         raise ValueError("expected at least one network to draw, got none")
-    rows, columns = _rows_and_columns(len(panels))
-    return (5.6, 4.8) if len(panels) == 1 else (3 * columns, 2.9 * rows + 0.4)
+    if len(panels) == 1:
+        return 1, 1, 5.6, 4.8
+    rows = math.ceil(len(panels) / 4)
+    columns = math.ceil(len(panels) / rows)
+    return rows, columns, 3 * columns, 2.9 * rows + 0.4
 
 
 def _legend_rows(labels: Collection[str], width: float) -> int:
@@ -194,14 +168,13 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
     if not curves:
         raise ValueError("expected at least one cost curve, got none")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=COLOURS * len(DASHES), linestyle=DASHES * len(COLOURS))
     finite: list[float] = []
-    for number, (label, curve) in enumerate(curves.items()):
+    for label, curve in curves.items():
         pair = curve if isinstance(curve, tuple) else (curve.epochs, curve.costs)
         epochs, values = map(to_host, pair)
-        colour = COLOURS[number % len(COLOURS)]
-        dashes = DASHES[number % len(DASHES)]  # show curves that lie on one another
         marker = "o" if len(epochs) == 1 else None  # one point makes no line
-        axes.plot(epochs, values, label=label, color=colour, linestyle=dashes, marker=marker)
+        axes.plot(epochs, values, label=label, marker=marker)
         finite.extend(value for value in values if math.isfinite(value))
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log", subs=(2, 5))  # else the large costs flatten the small ones
@@ -218,7 +191,7 @@ def _draw_costs(figure: Figure, curves: Mapping[str, Curve]) -> None:
 
 
 def _unit(curves: Iterable[Curve]) -> str:
-    """The unit of the axis: evaluation if every history is of `minimize`, else epoch."""
+    """The x axis: evaluation if every history is of `minimize`, else epoch."""
     optimizers = {curve.optimizer for curve in curves if not isinstance(curve, tuple)}
     return "evaluation" if optimizers == {None} else "epoch"
 
@@ -240,7 +213,7 @@ def _draw_boundaries(
     if classes is not None and set(classes) <= set(COLOUR_NAMES):
         colours = np.array([COLOUR_NAMES[name] for name in classes])
     points = {"s": min(22, max(4, 9000 / Y.size)), "edgecolors": "white", "linewidths": 0.4}
-    rows, columns = _rows_and_columns(len(panels))
+    rows, columns, *_ = _layout(panels)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (ax, (title, net, params)) in enumerate(zip(axes, panels, strict=False)):
         grid = backend_of(params.flat).to_device(plane, params.dtype)
@@ -259,10 +232,6 @@ def _draw_boundaries(
     for ax in axes[len(panels) :]:
         ax.remove()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-
-
-# --------------------------------------------------------------------------------------------
-# pictures
 
 
 def pictures(
@@ -286,7 +255,7 @@ def pictures(
     if titles is not None and len(titles) != m:
         raise ValueError(f"expected a title for each of {m} pictures, got {len(titles)}")
     images = _images(to_host(X[:, :limit]) if m > limit else to_host(X), image_shape)
-    figure, _ = _draw_images(np.clip(images, 0, 1), titles, columns, cmap="gray", vmin=0, vmax=1)
+    figure = _draw_images(np.clip(images, 0, 1), titles, columns, cmap="gray", vmin=0, vmax=1)
     _set_title(figure, title, f"the first {limit} of {m}" if m > limit else None)
     return figure
 
@@ -300,9 +269,8 @@ def misclassified(
     limit: int = 25,
     title: str = "",
 ) -> Figure:
-    """The misclassified pictures, each titled "predicted / true".
+    """The misclassified `pictures`, each titled "predicted / true".
 
-    X, image_shape, limit : as for `pictures`
     Y, predictions : labels of the m pictures
     classes : the classes' names, by label
 
@@ -314,10 +282,9 @@ def misclassified(
         raise ValueError(f"expected as many as the {X.shape[1]} pictures in X, got {got}")
     wrong = np.flatnonzero(predicted != true)
     if not wrong.size:
-        figure = _figure(4, 1)
+        figure = _figure(4, 1, title)
         nothing = f"none of {true.size} pictures is misclassified"
         figure.text(0.5, 0.3 if title else 0.5, nothing, ha="center", va="center")
-        _set_title(figure, title)
         return figure
     shown = wrong[:limit]
     names = [f"{classes[predicted[i]]} / {classes[true[i]]}" for i in shown]
@@ -328,9 +295,8 @@ def misclassified(
 
 
 def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = "") -> Figure:
-    """Each first-layer unit's incoming weights as a picture: red above 0, blue below.
-
-    The mean over the channels, on one scale for all units; at most MOST_UNITS are drawn.
+    """The weights into each unit of the first layer as a picture, red above 0 and blue below: the
+    mean over the channels, on one scale; at most MOST_UNITS are drawn.
 
     image_shape : (height, width), or (height, width, channels), of the pictures trained on
 
@@ -341,8 +307,8 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = ""
     if images.ndim == 4:
         images = images.mean(axis=3)
     largest = float(np.abs(images).max()) or 1.0
-    figure, drawn = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    figure.colorbar(drawn, ax=figure.axes, label="weight", shrink=0.9)
+    figure = _draw_images(images, None, None, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="weight", shrink=0.9)
     figure.set_figwidth(figure.get_figwidth() + 0.9)  # for the scale
     which = "each unit" if units <= MOST_UNITS else f"{MOST_UNITS} of {units} units"
     _set_title(figure, title, f"first layer: the weights into {which}")
@@ -350,7 +316,7 @@ def hidden_layer(params: Parameters, image_shape: Sequence[int], title: str = ""
 
 
 def _set_title(figure: Figure, *lines: str | None) -> None:
-    """Write the lines that are not None above everything else, wrapped to the figure's width."""
+    """Write the lines above everything else, wrapped to the figure's width."""
     width = int(figure.get_figwidth() * 9)  # characters
     text = "\n".join(textwrap.fill(line, width) for line in lines if line)
     if text:
@@ -372,10 +338,7 @@ def _images(X: Array, image_shape: Sequence[int]) -> Array:
     return X.T.reshape(-1, *(shape[:2] if shape[2:] == (1,) else shape))
 
 
-def _draw_images(
-    images: Array, titles: Names, columns: int | None, **colours: Any
-) -> tuple[Figure, Any]:
-    """The Figure, and the last picture drawn, which has the colour scale of all."""
+def _draw_images(images: Array, titles: Names, columns: int | None, **colours: Any) -> Figure:
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
     rows = math.ceil(len(images) / columns)
     side = max(0.6 if titles is None else 1.5, 3.6 / columns)  # inches
@@ -384,33 +347,26 @@ def _draw_images(
     for ax in axes:
         ax.axis("off")
     for ax, image in zip(axes, images, strict=False):
-        drawn = ax.imshow(image, **colours)
+        ax.imshow(image, **colours)
     for ax, title in zip(axes[: len(images)], titles or (), strict=False):
         ax.set_title(textwrap.fill(title, int(side * 13)), fontsize=9)
-    return figure, drawn
-
-
-# --------------------------------------------------------------------------------------------
-# files
+    return figure
 
 
 def checked_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as a Path, to call before a training.
+    """`path` as a Path, if a picture can be written there: call it before a training.
 
     Raises ValueError if it does not end in .png, .pdf or .svg, OSError if it cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"{path}: expected a picture's name to end in .png, .pdf or .svg")
     check_writable(path)
     return path
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a Figure as PNG, PDF or SVG, by the suffix. If that fails, an older file stays.
-
-    Raises ValueError and OSError as `checked_path` does.
-    """
+    """Write a Figure to a `checked_path` as PNG, PDF or SVG, by its suffix: whole or not at all."""
     path = checked_path(path)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
@@ -421,8 +377,8 @@ def _figure(width: float, height: float, title: str = "") -> Figure:
     try:
         from matplotlib import figure
     except ModuleNotFoundError as error:
-        install = install_command("plot")
-        raise ModuleNotFoundError(f"pictures need matplotlib: {install}") from error
+        remedy = install_command("plot")
+        raise ModuleNotFoundError(f"pictures need matplotlib: {remedy}") from error
     drawn: Any = figure.Figure(figsize=(width, height), layout="constrained")
     drawn._repr_png_ = functools.partial(_png, drawn)
     _set_title(drawn, title)

@@ -19,8 +19,7 @@ PACKAGES = (
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Print the findings; returns the exit status: 1 if ACCELNN_BACKEND names no backend, or
-    files of cat pictures are damaged."""
+    """Returns the exit status: 1 if ACCELNN_BACKEND names no backend, or cat files are damaged."""
     argparse.ArgumentParser(
         prog="accelnn info",
         description="Show this machine, the backend that would be used and why, and the versions "
@@ -64,7 +63,6 @@ def _cupy() -> str:
 
 
 def _gpu(index: int) -> str:
-    """A description of the visible GPU with this index, or that it does not answer."""
     try:
         return str(gpus.describe(index))
     except Exception as error:  # CUDA's, of many kinds

@@ -98,21 +98,18 @@ class Report:
         return "training", self.data.X_train, self.data.Y_train
 
     def save(self) -> None:
-        """Write the models and the JSON that were asked for.
-
-        The models come first: forming the JSON's final costs may be interrupted or lack the memory.
-        """
+        """Write the models, then the JSON, whose final costs may be interrupted or lack memory."""
         data, options = self.data, self.options
         if options.save:
             about = data.classes, data.preprocessing, data.source, data.stand_in
             for result in self.results:
                 model = models.Model(result.recipe.net, result.params, *about)
-                path = _path(options.save, result.label)
-                self.files.write("model", path, partial(models.save, model))
+                save = partial(models.save, model)
+                self.files.write("model", _path(options.save, result.label), save)
         if options.json:
             trainings = [_as_dict(result, data) for result in self.results]
             made = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
-            text = as_json({**made, "trainings": trainings})
+            text = as_json(made | {"trainings": trainings})
             if options.json == "-":
                 sys.stdout.write(text)
             else:
@@ -142,23 +139,23 @@ class Report:
     def _trainings(self, to: Console) -> Table:
         """A row for each training, with as many columns as the console has room for."""
         unit = f"{self.results[0].recipe.unit}s"
-        columns: dict[str, Callable[[Result], str]] = {
-            "training": lambda result: result.label,
-            unit: lambda result: f"{result.history.epochs_run:,}",
-            "first cost": lambda result: _cost(next(iter(result.history.costs), None)),
-            "final cost": lambda result: _cost(result.history.final_cost),
-            VALIDATION_COST: lambda result: _cost(result.history.final_validation_cost),
-            "train": lambda result: _share(result.history.final_accuracy),
-            "validation": lambda result: _share(result.history.final_validation_accuracy),
-            "test": lambda result: _share(result.test_accuracy(self.data)),
-            "time": lambda result: f"{result.seconds:.2f} s",
+        histories = [result.history for result in self.results]
+        cells = {
+            "training": [result.label for result in self.results],
+            unit: [f"{history.epochs_run:,}" for history in histories],
+            "first cost": [_cost(next(iter(history.costs), None)) for history in histories],
+            "final cost": [_cost(history.final_cost) for history in histories],
+            VALIDATION_COST: [_cost(history.final_validation_cost) for history in histories],
+            "train": [_share(history.final_accuracy) for history in histories],
+            "validation": [_share(history.final_validation_accuracy) for history in histories],
+            "test": [_share(result.test_accuracy(self.data)) for result in self.results],
+            "time": [f"{result.seconds:.2f} s" for result in self.results],
         }
-        watched = any(r.history.final_validation_cost is not None for r in self.results)
+        watched = any(cells[VALIDATION_COST])
         for name in ("first cost",) if watched else (VALIDATION_COST, "validation"):
-            del columns[name]
+            del cells[name]
         if not self.results[0].label:
-            del columns["training"]
-        cells = {name: list(map(text, self.results)) for name, text in columns.items()}
+            del cells["training"]
         for expendable in (VALIDATION_COST, "time", unit, ""):
             table = _empty(cells, to)
             for row in zip(*cells.values(), strict=True):
@@ -186,21 +183,19 @@ class Report:
     def draw(self) -> None:
         """Draw and write the pictures that suit the data."""
         for part, figure in self._figures():
-            path = _path(self.options.plot, part)
-            self.files.write("picture", path, partial(plots.save, figure))
+            self.files.write("picture", _path(self.options.plot, part), partial(plots.save, figure))
 
     def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
         """Each picture, after its part of the file's name; one training's shows the last."""
         data, last = self.data, self.results[-1]
         X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
         name = self.options.recipe or last.recipe.title
-        title = plots.title_of(name, data)
-        title_of_last = plots.title_of(f"{name}: {last.label}" if last.label else name, data)
+        drawn = ", drawn stand-ins" if data.stand_in else ""
+        title = f"{name}{drawn}"
+        title_of_last = f"{name}: {last.label}{drawn}" if last.label else title
         if self.usable and X.shape[0] == 2:
-            trained = {
-                r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable
-            }
-            yield "", plots.comparison(trained, X, data.Y_train, title, classes)
+            runs = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable}
+            yield "", plots.comparison(runs, X, data.Y_train, title, classes)
             return
         curves: dict[str, plots.Curve] = {}
         for result in self.results:
@@ -210,8 +205,8 @@ class Report:
             return
         part, X_scored, Y_scored = self.scored
         scored = X_scored, Y_scored, last.predict(X_scored), classes
-        title_of_set = f"{title_of_last}, {part} set"
-        yield "misclassified", plots.misclassified(*scored, shape, title=title_of_set)
+        set_title = f"{title_of_last}, {part} set"
+        yield "misclassified", plots.misclassified(*scored, shape, title=set_title)
         if len(classes) > 2:
             chosen = array_module(X).asarray(np.random.RandomState(0).permutation(X.shape[1])[:100])
             yield "examples", plots.pictures(X[:, chosen], None, shape, columns=10, title=title)
@@ -244,10 +239,15 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
     """Lines on how a training went."""
     history, recipe, net = result.history, result.recipe, result.recipe.net
     if recipe.method is None:
+        batches = f" on batches of {recipe.batch_size}" if recipe.batch_size else ""
+        decay = f", decay {recipe.decay:g}" if recipe.decay else ""
         reason = f" ({history.reason})" if verbose else ""
-        yield f"{_describe(recipe)}, solver {history.solver}{reason}"
+        steps = f"{recipe.optimizer} at {recipe.learning_rate:g}{batches}{decay}"
+        yield f"{steps}, solver {history.solver}{reason}"
+    elif verbose:
+        yield history.reason
     else:
-        yield history.reason if verbose else _describe(recipe)
+        yield f"minimised by {recipe.method}, without a validation set"
     if verbose:
         hidden = f"{', '.join(dict.fromkeys(net.hidden))} and " if net.hidden else ""
         yield f"net {list(net.layers)} of {hidden}{net.output}, first weights {recipe.init}"
@@ -266,18 +266,6 @@ def _remarks(result: Result, verbose: bool) -> Iterator[str]:
             epoch = history.epochs[history.validation_costs.index(best)]
             line += f"; the weights of epoch {epoch:,} are scored and saved"
         yield line
-
-
-def _describe(recipe: Recipe) -> str:
-    """The optimizer, its learning rate and the batch size of a recipe, or SciPy's method."""
-    if recipe.method is not None:
-        return f"minimised by {recipe.method}, without a validation set"
-    text = f"{recipe.optimizer} at {recipe.learning_rate:g}"
-    if recipe.batch_size is not None:
-        text += f" on batches of {recipe.batch_size}"
-    if recipe.decay:
-        text += f", decay {recipe.decay:g}"
-    return text
 
 
 def _as_dict(result: Result, data: Dataset) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""`accelnn train RECIPE`: an experiment of the notes, or your own data, trained, scored, drawn and
-saved. `--list` names the recipes."""
+"""`accelnn train RECIPE`: train, score, draw and save a recipe or a net for your own data."""
 
 import argparse
 import sys
@@ -19,7 +18,7 @@ from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, show_warning
 from accelnn.cli.results import Files, Report, Result
-from accelnn.cli.train_options import DESCENT, OF_DESCENT, parse
+from accelnn.cli.train_options import OF_DESCENT, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES, Recipe, own_recipe
@@ -27,8 +26,6 @@ from accelnn.tours import FIGURES, TOURS
 from accelnn.training import Interrupted
 from accelnn.training.minimize import METHODS
 from accelnn.training.progress import following
-
-RATE = 0.1  # learning rate of sgd and momentum if the recipe's own is for adam
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,21 +69,17 @@ def _run(options: argparse.Namespace, out: Console) -> int:
 
 
 def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[list[Result], bool]:
-    """Train all that the recipe compares, each with a progress bar if standard error is a terminal.
-
-    name : label of the bar of a single training
+    """Train all that the recipe compares; a single training's progress bar is labelled `name`.
 
     Returns the results, and whether Ctrl-C came: the last result is then of an unfinished training.
     """
     results: list[Result] = []
     for label, one in recipe.trainings():
-        bar: Any = nullcontext()
-        if sys.stderr.isatty():
-            bar = following(True, one.epochs, label or name, one.unit)
+        bar = following(sys.stderr.isatty(), one.epochs, label or name, one.unit)
         start = time.perf_counter()
         try:
-            with bar as callback:
-                trained, history = one.train(data, dtype, [callback] if callback else [])
+            with bar as shown:
+                trained, history = one.train(data, dtype, callbacks=[shown] if shown else [])
         except Interrupted as stopped:
             trained, history = stopped.params, stopped.history
         except KeyboardInterrupt:
@@ -98,7 +91,6 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
 
 
 def _data(options: argparse.Namespace) -> Dataset:
-    """The data that the options name."""
     if options.recipe:
         folder = {"folder": options.data} if options.data else {}
         return RECIPES[options.recipe].data(dtype=options.dtype, **folder)
@@ -122,31 +114,31 @@ def _recipe(options: argparse.Namespace, data: Dataset) -> Recipe:
     else:
         file = options.images or options.hdf5 or options.csv
         recipe = replace(own_recipe(data, options.hidden), title=Path(file).resolve().name)
-    changes = _given(
-        options,
-        *("epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay", "patience"),
-    )
+    names = "epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay", "patience"
+    changes = _given(options, *names)
     if options.recipe and options.validation:
         changes["validation"] = options.validation
-    if options.method == DESCENT or _of_descent(options):
-        changes["method"] = None
+    of_descent = [name for name in OF_DESCENT if getattr(options, name)]
     if options.method in METHODS:
+        for name in of_descent:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is for gradient descent, not for --method {options.method}")
         changes["method"] = options.method
-    rates = options.learning_rate or []
-    optimizer = options.optimizer or recipe.optimizer
+    elif options.method == "descent" or of_descent:
+        changes["method"] = None
+    rates, optimizer = options.learning_rate or [], options.optimizer or recipe.optimizer
     if rates:
         changes["learning_rate"] = rates[0]
     elif (optimizer == "adam") != (recipe.optimizer == "adam"):
-        changes["learning_rate"] = OPTIMIZERS[optimizer]().default_rate or RATE
+        changes["learning_rate"] = OPTIMIZERS[optimizer]().default_rate or 0.1  # sgd, momentum
     if len(rates) > 1:
         changes["compare"] = {f"learning rate {rate:g}": {"learning_rate": rate} for rate in rates}
     recipe = replace(recipe, **changes)
-    if options.compare_hidden:
-        recipe = replace(recipe, compare={}).with_hidden(options.compare_hidden[:1])
+    if sizes := options.compare_hidden:
+        recipe = replace(recipe, compare={}).with_hidden(sizes[:1])
         first, _, last = recipe.net.layers
-        layers = {n: {"layers": (first, n, last)} for n in options.compare_hidden}
-        named = {plots.counted(n, "hidden unit"): change for n, change in layers.items()}
-        recipe = replace(recipe, compare=named)
+        nets = {plots.counted(n, "hidden unit"): {"layers": (first, n, last)} for n in sizes}
+        recipe = replace(recipe, compare=nets)
     return recipe
 
 
@@ -154,11 +146,6 @@ def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options of these names that were given."""
     values = {name: getattr(options, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _of_descent(options: argparse.Namespace) -> list[str]:
-    """The given options that only gradient descent has."""
-    return [name for name in OF_DESCENT if getattr(options, name)]
 
 
 def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
@@ -172,10 +159,6 @@ def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
     if data.too_large and any(one.method or one.batch_size is None for _, one in trainings):
         smaller = ", or --dtype float32" if data.X_train.dtype == np.float64 else ""
         raise ValueError(f"{data.too_large}: stream it in mini-batches, --batch-size N{smaller}")
-    if recipe.method is not None:
-        for name in _of_descent(options):
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} is for gradient descent, not for --method {recipe.method}")
     if len(trainings) < 2:
         return  # `fit` refuses it before it trains
     for label, one in trainings:
@@ -199,8 +182,7 @@ def _list(to: Console) -> None:
 
 def _tour(options: argparse.Namespace, out: Console) -> int:
     folder = {"folder": options.data} if options.data else {}
-    found = TOURS[options.recipe](out.print, **folder)
-    files = Files()
+    found, files = TOURS[options.recipe](out.print, **folder), Files()
     if options.plot:
         figure = FIGURES[options.recipe](found)
         files.write("picture", Path(options.plot), partial(plots.save, figure))

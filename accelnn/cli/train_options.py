@@ -15,8 +15,6 @@ from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import FIGURES, TOURS
 from accelnn.training.minimize import METHODS
 
-DESCENT = "descent"  # the value of --method for gradient descent
-
 OWN = ("images", "hdf5", "csv")  # options that name your own data
 WRITTEN = ("save", "json", "plot")  # options that name a file to write
 
@@ -72,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=_natural, metavar="N", help="passes over the data (SciPy: evaluations)")
-    add("--method", choices=(DESCENT, *METHODS), help="gradient descent, or SciPy's minimisers")
+    add("--method", choices=("descent", *METHODS), help="gradient descent, or SciPy's minimisers")
     add("--learning-rate", type=_rate, nargs="+", metavar="RATE", help="several rates are compared")
     add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
     add("--optimizer", choices=tuple(OPTIMIZERS))
@@ -113,12 +111,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--target goes with --csv")
     if options.compare_hidden and (options.hidden or len(options.learning_rate or ()) > 1):
         parser.error("--compare-hidden goes neither with --hidden nor with several learning rates")
-    _check_files(parser, [(name, getattr(options, name)) for name in (*OWN, *WRITTEN)])
-
-
-def _check_files(parser: argparse.ArgumentParser, files: Sequence[tuple[str, str | None]]) -> None:
-    """End the program if a file cannot be written, is one to read, or another to write."""
-    paths = [(name, Path(file)) for name, file in files if file and (name, file) != ("json", "-")]
+    files = {name: getattr(options, name) for name in (*OWN, *WRITTEN)}
+    paths = [(name, Path(f)) for name, f in files.items() if f and (name, f) != ("json", "-")]
     for name, path in paths:
         if name in WRITTEN:
             try:
@@ -167,14 +161,12 @@ def _natural(text: str, lowest: int = 0) -> int:
 
 
 def _rate(text: str) -> float:
-    rate = float(text)
-    if not 0 < rate < float("inf"):
+    if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
-    return rate
+    return float(text)
 
 
 def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share < 1:
+    if not 0 <= float(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a share in [0, 1), got {text}")
-    return share
+    return float(text)

@@ -1,10 +1,8 @@
 """The notes' exercises that train nothing: each prints its steps, checks them and returns them.
 
-`TOURS[name](say)` runs one on the chosen backend. `say` is called like `print`, with one text at
-a time. The returned values are on the host; a wrong one raises ArithmeticError.
-
-A tour that reads files takes their folder as `folder`. `FIGURES[name]` draws a Figure from what
-the tour of that name returned.
+`TOURS[name](say)` runs one on the chosen backend and calls `say` like `print`, with one text at a
+time. The returned values are on the host; a wrong one raises ArithmeticError. A tour that reads
+files takes their `folder`. `FIGURES[name]` draws a Figure of what that tour returned.
 """
 
 from collections.abc import Callable

@@ -195,8 +195,7 @@ def numpy_basics(say: Say = print) -> dict[str, Array]:
 def math_and_numpy(say: Say = print, n: int = 100_000) -> dict[str, Any]:
     """Python's math against NumPy: a number, a list and an array, and the times of exp.
 
-    Runs on NumPy whatever the backend. Returns the value of each expression, or its error as
-    text, and the seconds of each timed one.
+    Runs on the CPU. Returns each expression's value or error as text, and the seconds if timed.
     """
     np, x = numpy, [1, 2, 3]
     say(f"x = {x}")

@@ -16,10 +16,8 @@ WIDTH = 79  # of the lines that a tour prints
 
 
 def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Array:
-    """The array, number or tuple on the host; `tolerance` is relative, and 1e-8 absolute.
-
-    Raises ArithmeticError, with the name `what`, if it has not the expected shape and values.
-    """
+    """The value on the host. Raises ArithmeticError, with the name `what`, if it has not the
+    expected shape and values; `tolerance` is relative, and 1e-8 absolute."""
     result = np.asarray(value if isinstance(value, tuple) else to_host(value))
     right = np.asarray(expected)
     if result.shape != right.shape or not np.allclose(result, right, rtol=tolerance):
@@ -29,13 +27,11 @@ def check(what: str, value: Any, expected: Any, tolerance: float = 1e-7) -> Arra
 
 def described(name: str, value: Array | tuple[int, ...], width: int = 5) -> str:
     """A name in `width` columns, the shape and the values to four digits, on lines that align."""
-    shape = "" if isinstance(value, tuple) else str(value.shape)
-    start = f"    {name:{width}} {shape:7} "
     if isinstance(value, tuple):
-        return f"{start}{value}"
-    return start + np.array2string(
-        value, max_line_width=WIDTH, precision=4, suppress_small=True, prefix=start
-    )
+        return f"    {name:{width}} {'':7} {value}"
+    start = f"    {name:{width}} {value.shape!s:7} "
+    layout: Any = {"max_line_width": WIDTH, "precision": 4, "suppress_small": True}
+    return start + np.array2string(value, **layout, prefix=start)
 
 
 def fastest(run: Callable[[], object], backend: Backend) -> float:

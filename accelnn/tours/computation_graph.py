@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 
+from accelnn.functions import sigmoid
+
 from .checks import Say, check
 
 NUDGE = 0.001  # as in the notes
 
-# the name and value of a variable, its derivative, the rule that gives it, and the graph's output
-# as a function of the variable
+# a variable's name and value, its derivative, the rule for it, and the output as its function
 Row = tuple[str, float, float, str, Callable[[float], float]]
 
 
@@ -44,9 +45,6 @@ def _product(say: Say) -> dict[str, float]:
 def _logistic(say: Say) -> dict[str, float]:
     x1, x2, w1, w2, b, y = 1.0, 2.0, 0.5, -0.25, 0.1, 1.0
 
-    def sigmoid(z: float) -> float:
-        return 1 / (1 + math.exp(-z))
-
     def loss(a: float) -> float:
         return -(y * math.log(a) + (1 - y) * math.log(1 - a))
 
@@ -62,8 +60,7 @@ def _logistic(say: Say) -> dict[str, float]:
     say(f"  a = σ(z)                          = {a:.6f}")
     say(f"  L = -(y log a + (1-y) log(1-a))   = {L:.6f}")
     say("Backward:")
-    da = -y / a + (1 - y) / (1 - a)
-    dz = a - y
+    da, dz = -y / a + (1 - y) / (1 - a), a - y
     check("dL/dz = a - y against dL/da · da/dz", dz, da * a * (1 - a))
     rows: tuple[Row, ...] = (
         ("a", a, da, "-y/a + (1-y)/(1-a)", loss),

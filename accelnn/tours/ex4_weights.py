@@ -14,13 +14,12 @@ PUBLISHED = {0.0: 0.287629, 1.0: 0.383770}  # the cost by λ
 def ex4_weights(say: Say = print, folder: str | os.PathLike[str] | None = None) -> dict[str, float]:
     """Exercise 4's given weights: cost 0.287629, with L2 0.383770 (needs ex4data1.mat).
 
-    Reads ex4weights.mat too; `folder` is as for `datasets.load_ex4`. Returns the costs by name,
-    and the accuracy. Raises FileNotFoundError without the files.
+    Reads ex4weights.mat too, from a `folder` as for `datasets.load_ex4`, or raises
+    FileNotFoundError. Returns the costs by name, and the accuracy.
     """
     data = datasets.load_ex4(folder, dtype="float64")
     params = datasets.load_ex4_weights(folder, dtype="float64")
-    X, Y = data.X_train, data.Y_train
-    m = X.shape[1]
+    X, Y, m = data.X_train, data.Y_train, data.X_train.shape[1]
     say(data.source)
     say(f"{m} digits, and the weights of a net {list(params.layers)} from ex4weights.mat")
     say(f"  {'λ':>3}   {'cost':>9}   published")

@@ -13,21 +13,20 @@ from .checks import Say, drawn
 SETTINGS = ((1e-7, "|a|+|b|"), (1e-4, "|a+b|"))  # step and norm: both ways of the notes
 RIGHT = 1e-7  # the largest relative difference of a right gradient
 
-# factors on dW and db of a layer, by the mistake's name
-MISTAKES: dict[str, dict[tuple[int, str], float]] = {
+# by the mistake's name, factors on (layer, 0 for its dW or 1 for its db)
+MISTAKES: dict[str, dict[tuple[int, int], float]] = {
     "right": {},
-    "dW2 doubled": {(2, "dW"): 2},
-    "db1 times 4": {(1, "db"): 4},
-    "dW2 doubled and db1 times 4": {(2, "dW"): 2, (1, "db"): 4},
+    "dW2 doubled": {(2, 0): 2},
+    "db1 times 4": {(1, 1): 4},
+    "dW2 doubled and db1 times 4": {(2, 0): 2, (1, 1): 4},
 }
 
 
 def gradient_checking(say: Say = print) -> dict[tuple[str, float, str], float]:
     """Gradients with and without a stated mistake, against central differences.
 
-    1-D: J(θ) = θ x at x = 2, θ = 4. n-D: a net of three layers with the weights and data of the
-    course's exercise. Returns the relative difference by (gradient, step, norm), such as
-    ("n-D: dW2 doubled", 1e-7, "|a|+|b|").
+    J(θ) = θ x, and the cost of a net on the course's weights and data. Returns the
+    relative difference by (gradient, step, norm), such as ("n-D: dW2 doubled", 1e-7, "|a|+|b|").
     """
     x = 2.0
     say("One-dimensional: J = theta x with x = 2, theta = 4, so that dtheta = x")
@@ -42,8 +41,8 @@ def gradient_checking(say: Say = print) -> dict[tuple[str, float, str], float]:
     gradients = {}
     for mistake, factors in MISTAKES.items():
         wrong = net.gradients(params, X, Y)
-        for (layer, name), factor in factors.items():
-            wrong[layer - 1][("dW", "db").index(name)][...] *= factor
+        for (layer, part), factor in factors.items():
+            wrong[layer - 1][part][...] *= factor
         gradients[mistake] = wrong.flat
 
     def cost(theta: Array) -> float:

@@ -24,8 +24,8 @@ CALORIES = {
 def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
     """The dot product of n numbers, loop against vectorised, and the calories by broadcasting.
 
-    Returns loop and vectorised (the dot products), loop_seconds, vectorised_seconds, ratio (of
-    these two), calories (4,) and percentage (3, 4).
+    Returns loop and vectorised (the products), loop_seconds, vectorised_seconds, ratio (of the
+    seconds), calories (4,) and percentage (3, 4).
     """
     device = backend.current()
     random = np.random.RandomState(1)
@@ -43,9 +43,8 @@ def vectorization(say: Say = print, n: int = 1_000_000) -> dict[str, Any]:
 
     A = device.to_device(np.array(list(CALORIES.values())))
     cal = A.sum(axis=0)
-    percentage = to_host(100 * A / cal.reshape(1, 4))
+    cal, percentage = to_host(cal), to_host(100 * A / cal.reshape(1, 4))
     check("the sum of the percentages", percentage.sum(axis=0), [100] * 4)
-    cal = to_host(cal)
     say("\nBroadcasting: the percentage of the calories from each nutrient,")
     say("100 * A / cal.reshape(1, 4)")
     say(f"  {'':12}" + "".join(f"{food:>10}" for food in FOODS))
@@ -72,8 +71,7 @@ def vectorised(w: Array, b: float, X: Array, Y: Array) -> tuple[Array, Array, Ar
 def loop_levels(say: Say = print, n: int = 300, m: int = 200) -> dict[str, Any]:
     """One iteration of logistic regression by explicit loops, by one loop and by none, timed.
 
-    n features, m examples. Returns the seconds of each level by name, and the ratio of the
-    first to the last.
+    n features, m examples. Returns each level's seconds by name, and the ratio of first to last.
     """
     device = backend.current()
     random = np.random.RandomState(1)

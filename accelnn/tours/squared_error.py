@@ -44,9 +44,8 @@ LOSSES = {
 def squared_error(say: Say = print, n: int = 81) -> dict[str, Any]:
     """Why squared error is a bad loss for logistic regression: its cost is not convex.
 
-    Both costs of a model with one weight w and a bias b, on n x n points. Returns w and b (n,);
-    and by loss its costs (n, n), w down and b across, "smallest curvature", and "descent": w, b
-    and the cost that gradient descent reaches from each of STARTS.
+    Returns w and b (n,); and by loss its costs (n, n), w down and b across, "smallest curvature",
+    and "descent": the w, b and cost that gradient descent reaches from each of STARTS.
     """
     w = b = np.linspace(-SPAN, SPAN, n)
     results: dict[str, Any] = {"w": w, "b": b}
