@@ -27,31 +27,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "BackendError",
-    "Checkpoint",
-    "DeviceMemoryError",
-    "History",
-    "Interrupted",
-    "Model",
-    "Momentum",
-    "Network",
-    "Parameters",
-    "datasets",
-    "fit",
-    "gradient_check",
-    "load",
-    "minimize",
-    "one_hot",
-    "plots",
-    "save",
-    "to_device",
-    "to_host",
-    "use",
-    "warm_up",
-]
+__all__ = ["Network", "Parameters", "gradient_check", "one_hot"]
+__all__ += ["SGD", "Adam", "Checkpoint", "History", "Interrupted", "Momentum", "fit", "minimize"]
+__all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
+__all__ += ["Model", "datasets", "load", "plots", "save"]
 
 # name: the module that it is imported from when first used; the datasets and plots are modules
 _LAZY = {"Model": "models", "datasets": "", "load": "models", "plots": "", "save": "models"}

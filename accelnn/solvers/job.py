@@ -156,7 +156,7 @@ class Trainer:
         net, (X, Y) = self.job.net, self.job.validation
         if isinstance(X, HostColumns):
             return streaming.evaluate(net, self.params, X, Y)
-        Z = forward(net, self.params, X, self.validation_workspace)
+        Z = forward(self.validation_workspace, X)
         return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:

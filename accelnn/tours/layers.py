@@ -143,8 +143,8 @@ def regularisation(say: Say = print) -> dict[str, Any]:
     report("dA1", dA1, DROPOUT_GRADIENTS["dA1"])
 
     work.D[:2] = D1, D2
-    net = Network(LAYERS, keep_prob=0.8)
-    network.backward(net, params, X, Y, work, 1.0, params.empty_like())
+    work.net = Network(LAYERS, keep_prob=0.8)
+    network.backward(work, X, Y, 1.0, params.empty_like())
     check("dZ2 of a training", work.dA[1], to_host(dZ2))
     check("dZ1 of a training", work.dA[0], to_host(dA1 * (A1 > 0)))
     say("All are as published, and dZ is what a training computes.")
@@ -157,5 +157,5 @@ def _forward(net: Network, params: Parameters, X: Array) -> tuple[Array, Array, 
     work = Workspace(net, params, X.shape[1], dropout=True)
     for l, keep in enumerate(net.keep_prob):
         work.D[l] = to_device((random.rand(*work.A[l].shape) < keep) / keep)
-    logits = network.forward(net, params, X, work)
+    logits = network.forward(work, X)
     return work.A[0].copy(), work.A[1].copy(), sigmoid(logits + params[-1][1]), work

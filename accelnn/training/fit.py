@@ -10,7 +10,7 @@ import numpy as np
 from accelnn import batches, streaming
 from accelnn.backend import Array, array_module, at_work
 from accelnn.network import Network, Parameters, penalty
-from accelnn.optimizers import Optimizer, Schedule, optimizer_of
+from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
 from accelnn.solvers.job import Job
 from accelnn.training import checks
@@ -96,8 +96,18 @@ def fit(
     X, Y = checks.checked(net, params, X, Y, batch_size)
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
-    learning_rate = checks.checked_rate(learning_rate, optimizer)
-    checks.check_solver(solver)
+    learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
+    if learning_rate is None:
+        raise ValueError(
+            f"optimizer {optimizer.name!r} needs a learning_rate, such as 0.1: give one, or "
+            "optimizer='adam', which has a default"
+        )
+    rates(learning_rate, range(1))  # raises for values that are no rate
+    if solver not in (names := ["auto", *choice.SOLVERS]):
+        raise ValueError(
+            f"unknown solver {solver!r}: expected one of {names}; "
+            "SciPy's minimisers are accelnn.minimize(...)"
+        )
     checks.check_counts(0, epochs=epochs, seed=seed)
     optional = {"batch_size": batch_size, "patience": patience, "record_every": record_every}
     checks.check_counts(1, **{name: n for name, n in optional.items() if n is not None})
@@ -105,11 +115,10 @@ def fit(
         raise ValueError("patience watches the validation cost: give validation as well")
     if record_every is None:
         record_every = max(1, min(epochs // 100, epochs if patience is None else patience // 5))
-    split = (validation, seed) if isinstance(validation, float) else None
+    job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, precision=precision)
     if validation is not None:
-        X, Y, validation = checks.set_apart(net, params, X, Y, validation, seed, batch_size)
+        checks.set_apart(job, validation)
 
-    job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, validation, precision)
     with (
         np.errstate(over="ignore", invalid="ignore"),  # divergence is reported once, below
         precisions.of_products(array_module(params.flat), precision),
@@ -122,8 +131,10 @@ def fit(
         history = History.of(params, solver, reason, precision)
         history.optimizer, history.batch_size = optimizer.name, batch_size
         trained = descent.run(history)
-        arguments = net, trained.copy(), given, batch_size, split
-        history._evaluate = functools.partial(evaluate, *arguments)
+        split = (validation, seed) if isinstance(validation, float) else None
+        history._evaluate = functools.partial(
+            evaluate, net, trained.copy(), given, batch_size, split
+        )
         if history.stopped == INTERRUPTED:
             raise Interrupted(trained, history)
     _warn_of_divergence(history, trained, learning_rate)
@@ -151,9 +162,7 @@ def evaluate(
     return cost, None if accuracy is None else float(accuracy)
 
 
-def _warn_of_divergence(
-    history: History, params: Parameters, learning_rate: float | Schedule
-) -> None:
+def _warn_of_divergence(history: History, params: Parameters, rate: float | Schedule) -> None:
     costs = history.costs
     bad = next((i for i, cost in enumerate(costs) if not math.isfinite(cost)), None)
     if bad is not None:
@@ -164,9 +173,7 @@ def _warn_of_divergence(
         found = f"rose from {costs[0]:.3g} to {costs[-1]:.3g}"
     else:
         return
-    rate = "" if callable(learning_rate) else f" ({learning_rate:g})"
-    warnings.warn(
-        f"the cost {found}: the training diverged; lower the learning rate{rate}, or scale X",
-        RuntimeWarning,
-        stacklevel=4,  # the caller of fit, which is decorated
-    )
+    given = "" if callable(rate) else f" ({rate:g})"
+    hint = f"lower the learning rate{given}, or scale X"
+    message = f"the cost {found}: the training diverged; {hint}"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)  # the caller of fit, which is decorated

@@ -91,8 +91,8 @@ def minimize(
         if number == evaluations:
             raise _Ended("all that were allowed")
         params.flat[...] = xp.asarray(theta, params.dtype)
-        forward(net, params, X, work)
-        backward(net, params, X, Y, work, 1 / m, gradients, cost)
+        forward(work, X)
+        backward(work, X, Y, 1 / m, gradients, cost)
         on_host = to_host(result).astype(np.float64)
         costs.append(float(on_host[n]))
         if number == 0 and not math.isfinite(costs[0]):

@@ -28,14 +28,11 @@ def following(
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
-        *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[scores]}")
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    bar = Progress(*columns, remaining, console=Console(stderr=True))
     # The clock starts with the first record, so that compiling does not enter the estimate.
     task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
