@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2  # device types of the DLPack standard
 
-# How CUDA and its libraries report full memory; the error of CuPy's pool has a class
-_NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+# How CuPy's pool, CUDA and cuBLAS report full memory
+_NO_ROOM = r"OutOfMemoryError|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|_ALLOC_FAILED"
 
 
 class BackendError(RuntimeError):
@@ -170,13 +170,13 @@ class CupyBackend(NumpyBackend):
             try:
                 yield
             except Exception as error:
-                full = isinstance(error, self.xp.cuda.memory.OutOfMemoryError)
-                if not (full or any(words in str(error) for words in _NO_ROOM)):
+                if not re.search(_NO_ROOM, repr(error)):
                     raise
                 asked = re.search(r"allocating ([\d,]+) bytes", str(error))
                 needed = int(asked[1].replace(",", "")) if asked else None
-                name, memory = self.device_name(), self.memory()
-                raise DeviceMemoryError(doing, name, needed, *memory) from error
+                raise DeviceMemoryError(
+                    doing, self.device_name(), needed, *self.memory()
+                ) from error
 
     def enter(self) -> Callable[[], None]:
         restore: Callable[[], None] = self.xp.cuda.Device().use

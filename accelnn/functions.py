@@ -65,8 +65,7 @@ def _named_as(formula: Formula, function: Formula) -> Formula:
     return function
 
 
-# --------------------------------------------------------------------------------------------
-# activations g(x), and their slopes g' in terms of a = g(x), which is what backward has
+# -------- activations g(x), and their slopes g' in terms of a = g(x), which is what backward has
 
 
 @_elementwise
@@ -153,8 +152,7 @@ def softmax_derivative(x: Array) -> Array:
     return xp.diag(s) - xp.outer(s, s)
 
 
-# --------------------------------------------------------------------------------------------
-# losses of (prediction, label), and their derivatives by the prediction
+# -------- losses of (prediction, label), and their derivatives by the prediction
 
 
 @_of_pairs
@@ -240,8 +238,7 @@ def _xlogy(x: Array, y: Array) -> Array:
         return xp.where(x == 0, 0, x * xp.log(y))
 
 
-# --------------------------------------------------------------------------------------------
-# the activations and outputs that a network knows by name
+# -------- the activations and outputs that a network knows by name
 
 
 class Activation(NamedTuple):
@@ -298,8 +295,7 @@ binary_cross_entropy_from_logits_derivative = OUTPUTS["sigmoid"].derivative
 categorical_cross_entropy_from_logits_derivative = OUTPUTS["softmax"].derivative
 half_mean_squared_error_derivative = OUTPUTS["linear"].derivative
 
-# --------------------------------------------------------------------------------------------
-# small array functions
+# -------- small array functions
 
 
 def image2vector(image: Array) -> Array:
@@ -322,10 +318,9 @@ def one_hot(labels: Array, classes: int) -> Array:
     xp = array_module(labels)
     labels = xp.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
-        raise ValueError(
-            f"expected integer labels of shape (m,), got {labels.dtype} of shape {labels.shape}"
-            + (": pass labels.astype(int)" if labels.ndim == 1 else "")
-        )
+        got = f"{labels.dtype} of shape {labels.shape}"
+        hint = ": pass labels.astype(int)" if labels.ndim == 1 else ""
+        raise ValueError(f"expected integer labels of shape (m,), got {got}{hint}")
     if labels.size:
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < classes:

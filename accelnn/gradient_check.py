@@ -33,11 +33,10 @@ def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
     if a.shape != b.shape:
         raise ValueError(f"expected two arrays of one shape, got {a.shape} and {b.shape}")
     length = np.linalg.norm
-    difference = length(a - b)
-    if difference == 0:
-        return 0.0
     scale = length(a) + length(b) if norm == "|a|+|b|" else length(a + b)
-    return float(difference / scale) if scale else float("inf")
+    if scale == 0:
+        return float("inf") if length(a - b) else 0.0
+    return float(length(a - b) / scale)
 
 
 def gradient_check(
@@ -57,11 +56,11 @@ def gradient_check(
     """
     net.check_params(params)
     if params.dtype != np.float64:
-        raise ValueError(
-            f"expected float64 parameters, got {params.dtype}: init(..., dtype='float64')"
-        )
-    exact = to_host(net.gradients(params, X, Y).flat)
-    numerical = numerical_gradient(
-        lambda theta: net.cost(Parameters(theta, net.layers), X, Y), params.flat, step
-    )
-    return relative_difference(exact, numerical, norm)
+        hint = "init(..., dtype='float64')"
+        raise ValueError(f"expected float64 parameters, got {params.dtype}: {hint}")
+
+    def cost(theta: Array) -> float:
+        return net.cost(Parameters(theta, net.layers), X, Y)
+
+    numerical = numerical_gradient(cost, params.flat, step)
+    return relative_difference(net.gradients(params, X, Y).flat, numerical, norm)

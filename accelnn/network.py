@@ -123,10 +123,8 @@ class Network:
         if isinstance(self.layers, int | np.integer):
             given = (self.layers, self.hidden, self.output, self.l2, self.keep_prob)
             sizes = [int(n) for n in given if isinstance(n, int | np.integer)]
-            raise TypeError(
-                f"expected layers as one sequence of sizes, got {self.layers}: "
-                f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
-            )
+            hint = f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
+            raise TypeError(f"expected layers as one sequence of sizes, got {self.layers}: {hint}")
         layers = tuple(self.layers)
         if len(layers) < 2 or not all(is_integer(n, least=1) for n in layers):
             raise ValueError(
@@ -196,12 +194,9 @@ class Network:
         A = self.forward(params, X)
         if self.output == "linear":
             return A
-        unknown = int(array_module(A).isnan(A).any(axis=0).sum())
-        if unknown:
-            raise ValueError(
-                f"the outputs of {unknown} of {A.shape[1]} examples are NaN: X or the parameters "
-                "hold NaN, or values too large"
-            )
+        if unknown := int(array_module(A).isnan(A).any(axis=0).sum()):
+            found = f"the outputs of {unknown} of {A.shape[1]} examples are NaN"
+            raise ValueError(f"{found}: X or the parameters hold NaN, or values too large")
         return labels_of(A)
 
     @at_work("computing an accuracy")
@@ -217,7 +212,8 @@ class Network:
         """The cost, with L2 and without dropout; waits for the device."""
         X, Y = self.check(params, X, Y)
         Z = forward(Workspace(self, params, X.shape[1]), X)
-        return float(loss_of(self, params, Z, Y) + penalty(self, params, X.shape[1]))
+        Z += params[-1][1]
+        return float(OUTPUTS[self.output].loss(Z, Y) + penalty(self, params, X.shape[1]))
 
     @at_work("computing gradients")
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
@@ -229,12 +225,12 @@ class Network:
         return gradients
 
     def targets(self, Y: Array, dtype: Any = None) -> Array:
-        """Y as the (n_L, m) array that the formulas need; waits for the device.
+        """Y as the (n_L, m) array that the formulas need, by default of its own dtype; waits for
+        the device.
 
         Y : integer labels (m,), 0 or 1 for one sigmoid and 0 ... n_L - 1 for several outputs;
             values (m,) for one linear output; or (n_L, m) already: 0..1 for one sigmoid, one-hot
             for several outputs, any values for linear
-        dtype : of the result, Y's own by default
         """
         Y, outputs = as_array(Y, "Y"), self.layers[-1]
         if isinstance(Y, HostColumns):
@@ -284,12 +280,11 @@ class Network:
             if X.ndim == 1:
                 hint = ": pass X.reshape(-1, 1) for one example, X.reshape(1, -1) for one feature"
             raise ValueError(f"expected X of shape ({features}, m), got {X.shape}{hint}")
+        m, flat = X.shape[1], self.output != "linear" or outputs == 1
         if Y is None:
             return
-        m = X.shape[1]
         if m == 0:
             raise ValueError("expected at least one example, got X with no columns")
-        flat = self.output != "linear" or outputs == 1
         if Y.shape == (outputs, m) or (flat and Y.shape == (m,)):
             return
         labels = f" or labels of shape ({m},)" if flat else ""
@@ -376,17 +371,11 @@ def backpropagate(
     return dZ
 
 
-def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
-    """The cost without L2, 0-d on the device, from Z of `forward`, which is overwritten."""
+def cost_and_accuracy(net: Network, params: Parameters, Z: Array, Y: Array) -> tuple[Array, Array]:
+    """The cost without L2 and the accuracy, None for a linear output, 0-d on the device, from Z of
+    `forward`, which is overwritten."""
     Z += params[-1][1]
-    return OUTPUTS[net.output].loss(Z, Y)
-
-
-def cost_and_accuracy(
-    net: Network, params: Parameters, Z: Array, Y: Array
-) -> tuple[Array, Array | None]:
-    """`loss_of`, and the accuracy, 0-d on the device too; None for a linear output."""
-    cost = loss_of(net, params, Z, Y)
+    cost = OUTPUTS[net.output].loss(Z, Y)
     if net.output == "linear":
         return cost, None
     A = OUTPUTS[net.output].function(Z, out=Z)

@@ -61,9 +61,7 @@ class SGD(Optimizer):
     def scale(self, learning_rate: float) -> float:
         return learning_rate
 
-    def update(
-        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
-    ) -> None:
+    def update(self, theta: Array, gradient: Array, *_: Any, **__: Any) -> None:
         theta -= gradient
 
 
@@ -155,13 +153,7 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     return optimizer
 
 
-def new_moments(optimizer: Optimizer, theta: Array) -> list[Array]:
-    """The arrays that the optimizer keeps: zeros like θ."""
-    return [array_module(theta).zeros_like(theta) for _ in range(optimizer.moments)]
-
-
-# --------------------------------------------------------------------------------------------
-# learning rates that change: each function returns a Schedule for `fit(learning_rate=...)`
+# -------- learning rates that change: each function returns a Schedule for `fit(learning_rate=...)`
 
 
 def step_decay(learning_rate: float, factor: float, every: int) -> Schedule:

@@ -14,33 +14,31 @@ from accelnn.network import Network, Parameters, is_integer
 from accelnn.solvers.job import Job
 
 T = TypeVar("T")
+Data = tuple[Array, Array]  # X and Y
 
 
-def checked(
-    net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None = None
-) -> tuple[Array, Array]:
+def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool = False) -> Data:
     """X and Y as `converted` gives them; raises ValueError for NaN, infinity, and labels that
     the output cannot have."""
-    X, Y = converted(net, params, X, Y, batch_size)
+    X, Y = converted(net, params, X, Y, streams)
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
         if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
             continue  # whole numbers are finite
-        bad = sum(_of_parts(array, not_finite))
-        if bad:
-            raise ValueError(
-                f"{name} has {bad} NaN or infinite values among {array.size}: clean them first"
-            )
+        if bad := sum(_of_parts(array, not_finite)):
+            found = f"{bad} NaN or infinite values among {array.size}"
+            raise ValueError(f"{name} has {found}: clean them first")
     if isinstance(Y, HostColumns) and net.output != "linear":  # `converted` checks arrays
         ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
         net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
-    if net.output == "softmax" and any(_of_parts(Y, _sums_differ)):
-        raise ValueError("expected columns of Y that sum to 1 for softmax: pass one_hot(labels, n)")
+    if net.output == "softmax":
+        off = max(_of_parts(Y, lambda part: float(abs(part.sum(axis=0) - 1).max())))
+        if off > 1e-3:
+            hint = "pass one_hot(labels, n)"
+            raise ValueError(f"expected columns of Y that sum to 1 for softmax: {hint}")
     return X, Y
 
 
-def converted(
-    net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None
-) -> tuple[Array, Array]:
+def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
     """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
     and the parameters on a device."""
     if not isinstance(net, Network):
@@ -49,7 +47,7 @@ def converted(
     X, Y = as_array(X, "X"), as_array(Y, "Y")
     if array_module(params.flat) is np or not isinstance(X, np.ndarray | HostColumns):
         return net.check(params, X, Y)
-    if array_module(X, Y) is np and batch_size is None:
+    if array_module(X, Y) is np and not streams:
         raise TypeError(
             "X and Y are on the host, and the parameters are on the device: move the data with "
             "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"
@@ -68,15 +66,15 @@ def set_apart(job: Job, validation: Any) -> None:
             raise ValueError(f"{expected}{validation!r}")
         if job.examples < 2:
             raise ValueError("a validation split needs at least 2 examples, got 1")
-        job.X, job.Y, *own = batches.split(job.X, job.Y, validation, job.seed)
-        job.validation = own[0], own[1]
+        job.X, job.Y, *apart = batches.split(job.X, job.Y, validation, job.seed)
+        job.validation = apart[0], apart[1]
         return
     try:
         X, Y = validation
     except (TypeError, ValueError):
         raise ValueError(f"{expected}{type(validation).__name__}") from None
     try:
-        job.validation = checked(job.net, job.params, X, Y, job.batch_size)
+        job.validation = checked(job.net, job.params, X, Y, job.batch_size is not None)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
 
@@ -96,10 +94,6 @@ def not_finite(array: Array) -> int:
     if math.isfinite(float(array.sum())):
         return 0
     return int((~array_module(array).isfinite(array)).sum())
-
-
-def _sums_differ(Y: Array) -> bool:
-    return bool((array_module(Y).abs(Y.sum(axis=0) - 1) > 1e-3).any())
 
 
 def check_counts(least: int, **counts: Any) -> None:

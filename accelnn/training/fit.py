@@ -4,6 +4,7 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,15 +45,16 @@ def fit(
 ) -> tuple[Parameters, History]:
     """Train by gradient descent, on all examples at once or in mini-batches.
 
-    Runs where the parameters are, in their precision, and changes none of its arguments.
+    Runs where the parameters are, in their precision, and changes none of its arguments. Returns
+    the trained Parameters and the History.
 
     Parameters
     ----------
     net, params : the architecture, and first weights such as `net.init` gives
     X : features (n_0, m), a column an example, as an array of NumPy, CuPy, PyTorch, JAX, pandas
         or polars. With a batch_size, X and Y may stay on the host, as memory maps for instance,
-        while the parameters are on a device: mini-batches are streamed there, bytes as bytes,
-        and fastest if X is the .T of a contiguous (m, n_0) array
+        while the parameters are on a device: mini-batches are streamed there, fastest if X is
+        the .T of a contiguous (m, n_0) array
     Y : integer labels (m,); or (n_L, m): 0..1 for sigmoid outputs, columns that sum to 1 for
         softmax, any values for linear
     epochs : passes over X
@@ -75,25 +77,16 @@ def fit(
     patience : stop after this many epochs without a new lowest validation cost, as seen at the
         records, and return the parameters of the lowest
     callbacks : functions called with a Checkpoint after each recorded epoch; one that returns
-        true ends the training. A record waits for the device only for callbacks, patience and
-        verbose
+        true ends the training. Records wait for the device only for callbacks, patience, verbose
     verbose : True shows a progress bar, "lines" prints the costs as the notes do
 
-    Returns
-    -------
-    The trained Parameters, and the History.
-
-    Raises
-    ------
-    ValueError : shapes, labels or options that do not fit, NaN or infinity in the data, or a job
-        that the solver cannot do
-    TypeError : arguments of the wrong type, or host and device arrays mixed in another way
-    Interrupted : Ctrl-C; contains the parameters and the history so far
-
-    Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
+    Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
+    or a job that the solver cannot do; TypeError for arguments of the wrong type, or host and
+    device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
+    history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
-    given = X, Y
-    X, Y = checks.checked(net, params, X, Y, batch_size)
+    given, streams = (X, Y), batch_size is not None
+    X, Y = checks.checked(net, params, X, Y, streams)
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
     learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
@@ -132,9 +125,7 @@ def fit(
         history.optimizer, history.batch_size = optimizer.name, batch_size
         trained = descent.run(history)
         split = (validation, seed) if isinstance(validation, float) else None
-        history._evaluate = functools.partial(
-            evaluate, net, trained.copy(), given, batch_size, split
-        )
+        history._evaluate = functools.partial(evaluate, net, trained.copy(), given, streams, split)
         if history.stopped == INTERRUPTED:
             raise Interrupted(trained, history)
     _warn_of_divergence(history, trained, learning_rate)
@@ -143,17 +134,11 @@ def fit(
 
 @at_work("computing the final cost")
 def evaluate(
-    net: Network,
-    params: Parameters,
-    data: tuple[Array, Array],
-    batch_size: int | None = None,
-    split: tuple[float, int] | None = None,
+    net: Network, params: Parameters, data: checks.Data, streams: bool = False, split: Any = None
 ) -> tuple[float, float | None]:
-    """The final cost and accuracy of a History, from `data` as the caller gave it.
-
-    split : the share for validation, which does not count, and the seed that it was drawn with
-    """
-    X, Y = checks.converted(net, params, *data, batch_size)
+    """The final cost and accuracy of a History, from `data` as the caller gave it, without the
+    share that was drawn for validation with a seed, if `split` gives both."""
+    X, Y = checks.converted(net, params, *data, streams)
     if split is not None:
         X, Y, _, _ = batches.split(X, Y, *split)
     with np.errstate(over="ignore", invalid="ignore"):

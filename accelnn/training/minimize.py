@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from accelnn.backend import Array, array_module, at_work, backend_of, to_host
+from accelnn.backend import Array, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, Workspace, backward, forward
 from accelnn.solvers import precisions
 from accelnn.training.checks import check_counts, checked
@@ -25,8 +25,7 @@ STOPPED = "a callback ended it"
 
 
 class _Ended(Exception):
-    """Ends a search in the middle of an iteration; SciPy itself checks its limits only between
-    iterations, and would evaluate more."""
+    """Ends a search within an iteration; SciPy checks its limits only between two."""
 
 
 @at_work("training")
@@ -45,7 +44,7 @@ def minimize(
     """Train by scipy.optimize.minimize, on all examples at once.
 
     A line search tries worse parameters on its way, so costs may rise from one evaluation to the
-    next; the best parameters evaluated are returned.
+    next. Returns the best Parameters evaluated, and the History, in which epochs are evaluations.
 
     Parameters
     ----------
@@ -53,10 +52,6 @@ def minimize(
     method : "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
     evaluations : the most evaluations of cost and gradient; an update takes several
     record_every : evaluations between recorded costs; by default max(1, evaluations // 100)
-
-    Returns
-    -------
-    The trained Parameters, and the History, in which epochs are evaluations.
 
     Raises as `fit` does, and ValueError for dropout, which makes the cost random, and for first
     parameters whose cost is not finite.
@@ -70,17 +65,15 @@ def minimize(
         record_every = max(1, evaluations // 100)
     check_counts(1, record_every=record_every)
     if any(keep < 1 for keep in net.keep_prob):
-        raise ValueError(
-            f"expected keep_prob=1, got {net.keep_prob}: dropout makes the cost random, and no "
-            "line search can follow it; use accelnn.fit"
-        )
+        hint = "dropout makes the cost random, and no line search can follow it; use accelnn.fit"
+        raise ValueError(f"expected keep_prob=1, got {net.keep_prob}: {hint}")
     # SciPy's optimisers take longer to import than all of accelnn.
     from scipy.optimize import minimize as search
 
-    params, (n, m) = params.copy(), (params.flat.size, X.shape[1])
-    work, xp = Workspace(net, params, m), array_module(params.flat)
+    params, n = params.copy(), params.flat.size
+    work = Workspace(net, params, X.shape[1])
     # The cost follows the gradient, so that both come to the host in one transfer.
-    result = xp.empty(n + 1, params.dtype)
+    result = work.xp.empty(n + 1, params.dtype)
     gradients, cost = Parameters(result[:n], net.layers), result[n, ...]
     costs: list[float] = []
     best, lowest = to_host(params.flat).astype(np.float64), math.inf
@@ -90,19 +83,18 @@ def minimize(
         number = len(costs)
         if number == evaluations:
             raise _Ended("all that were allowed")
-        params.flat[...] = xp.asarray(theta, params.dtype)
+        params.flat[...] = work.xp.asarray(theta, params.dtype)
         forward(work, X)
-        backward(work, X, Y, 1 / m, gradients, cost)
+        backward(work, X, Y, 1 / work.m, gradients, cost)
         on_host = to_host(result).astype(np.float64)
         costs.append(float(on_host[n]))
         if number == 0 and not math.isfinite(costs[0]):
             raise ValueError(f"the cost of the first parameters is {costs[0]}: start from smaller")
         if costs[-1] < lowest:
             best, lowest = theta.copy(), costs[-1]
-        if number % record_every == 0:
-            now = Checkpoint(number, costs[-1], None, None, None, params.copy)
-            if ask(asked, now):
-                raise _Ended(STOPPED)
+        now = Checkpoint(number, costs[-1], None, None, None, params.copy)
+        if number % record_every == 0 and ask(asked, now):
+            raise _Ended(STOPPED)
         return costs[-1], on_host[:n]
 
     options: dict[str, float] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
@@ -113,7 +105,7 @@ def minimize(
     precision = str(params.dtype)
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        precisions.of_products(xp, precision),
+        precisions.of_products(work.xp, precision),
         following(verbose, evaluations, unit="evaluation") as shown,
     ):
         asked = [callback for callback in (*callbacks, shown) if callback]
