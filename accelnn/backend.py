@@ -174,9 +174,8 @@ class CupyBackend(NumpyBackend):
                     raise
                 asked = re.search(r"allocating ([\d,]+) bytes", str(error))
                 needed = int(asked[1].replace(",", "")) if asked else None
-                raise DeviceMemoryError(
-                    doing, self.device_name(), needed, *self.memory()
-                ) from error
+                name, memory = self.device_name(), self.memory()
+                raise DeviceMemoryError(doing, name, needed, *memory) from error
 
     def enter(self) -> Callable[[], None]:
         restore: Callable[[], None] = self.xp.cuda.Device().use
@@ -193,9 +192,7 @@ _current: Backend | None = None
 
 def array_module(*arrays: Array) -> Any:
     """`xp`: cupy if the arrays are on a device, else numpy; numbers and lists go with either.
-
-    Raises TypeError if host and device arrays are mixed.
-    """
+    Raises TypeError if host and device arrays are mixed."""
     cupy = sys.modules.get("cupy")  # before CuPy is imported, no array can be one of its
     if cupy is None:
         return np
@@ -204,10 +201,8 @@ def array_module(*arrays: Array) -> Any:
         return np
     if any(isinstance(array, np.ndarray | HostColumns) for array in arrays):
         places = ", ".join("cupy" if there else "numpy" for there in on_device)
-        raise TypeError(
-            f"arrays on the host and on the device are mixed ({places}): move them to one "
-            "place with accelnn.to_device or accelnn.to_host"
-        )
+        hint = "move them to one place with accelnn.to_device or accelnn.to_host"
+        raise TypeError(f"arrays on the host and on the device are mixed ({places}): {hint}")
     return cupy
 
 
@@ -257,10 +252,8 @@ def backend_of(*arrays: Array) -> Backend:
     indices = {array.device.id for array in arrays if isinstance(array, xp.ndarray)}
     if len(indices) > 1:
         places = ", ".join(f"cupy:{index}" for index in sorted(indices))
-        raise TypeError(
-            f"arrays on several GPUs are mixed ({places}): move them to one with "
-            "accelnn.to_device, after accelnn.use"
-        )
+        hint = "move them to one with accelnn.to_device, after accelnn.use"
+        raise TypeError(f"arrays on several GPUs are mixed ({places}): {hint}")
     return _cupy(indices.pop())
 
 
@@ -280,9 +273,8 @@ def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def to_host(array: Array, out: Array | None = None) -> Array:
-    """`array`, which may be a number, a list, or as in `as_array`, as a numpy.ndarray.
-
-    Waits for the device if it is on one; shares memory on the host.
+    """`array`, a number, a list, or as in `as_array`, as a numpy.ndarray, which shares its memory
+    on the host. Waits for the device if it is on one.
 
     out : a C-contiguous array of this shape and dtype, to receive an array from a device
     """
@@ -335,10 +327,8 @@ def use(name: str) -> AbstractContextManager[object]:
 def argument(text: str) -> str:
     """`text` if it names a backend: the `type` of a command line's --backend."""
     if not re.fullmatch(r"numpy|auto|cupy(:[0-9]{1,4})?", text):
-        raise _UnknownBackend(
-            f"unknown backend {text!r}: expected numpy, cupy or auto, or cupy:N for the visible "
-            "GPU with index N, from 0"
-        )
+        expected = "numpy, cupy or auto, or cupy:N for the visible GPU with index N, from 0"
+        raise _UnknownBackend(f"unknown backend {text!r}: expected {expected}")
     return text
 
 
@@ -357,10 +347,8 @@ def _find(name: str) -> Backend:
 
 @functools.cache
 def why_not(index: int | None = None) -> str | None:
-    """Why CuPy cannot be used here, or None if a small product on a GPU succeeded.
-
-    index : of the GPU among the visible ones; CuPy's current one by default
-    """
+    """Why CuPy cannot use the visible GPU with this index, its current one by default; None if a
+    small product succeeded there."""
     try:
         import cupy
     except Exception as error:  # a broken install can raise anything

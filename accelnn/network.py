@@ -57,9 +57,8 @@ class Parameters:
         layers = [pairs[0][0].shape[-1] if pairs[0][0].ndim else 0]
         for number, (W, b) in enumerate(pairs, 1):
             if W.ndim != 2 or W.shape[1] != layers[-1]:
-                raise ValueError(
-                    f"layer {number}: expected W of shape (n_{number}, {layers[-1]}), got {W.shape}"
-                )
+                expected = f"layer {number}: expected W of shape (n_{number}, {layers[-1]})"
+                raise ValueError(f"{expected}, got {W.shape}")
             layers.append(W.shape[0])
             if b.shape != (W.shape[0], 1):
                 expected = f"layer {number}: expected b of shape ({W.shape[0]}, 1)"

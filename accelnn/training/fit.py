@@ -91,16 +91,12 @@ def fit(
     optimizer = optimizer_of(optimizer)
     learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
     if learning_rate is None:
-        raise ValueError(
-            f"optimizer {optimizer.name!r} needs a learning_rate, such as 0.1: give one, or "
-            "optimizer='adam', which has a default"
-        )
+        hint = "such as 0.1: give one, or optimizer='adam', which has a default"
+        raise ValueError(f"optimizer {optimizer.name!r} needs a learning_rate, {hint}")
     rates(learning_rate, range(1))  # raises for values that are no rate
     if solver not in (names := ["auto", *choice.SOLVERS]):
-        raise ValueError(
-            f"unknown solver {solver!r}: expected one of {names}; "
-            "SciPy's minimisers are accelnn.minimize(...)"
-        )
+        hint = "SciPy's minimisers are accelnn.minimize(...)"
+        raise ValueError(f"unknown solver {solver!r}: expected one of {names}; {hint}")
     checks.check_counts(0, epochs=epochs, seed=seed)
     optional = {"batch_size": batch_size, "patience": patience, "record_every": record_every}
     checks.check_counts(1, **{name: n for name, n in optional.items() if n is not None})
