@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -63,12 +64,6 @@ class DeviceMemoryError(MemoryError):
         )
 
 
-class Timing:
-    """The `seconds` of a block of `Backend.timer`, once it has ended."""
-
-    seconds: float
-
-
 class NumpyBackend:
     """Arrays in host memory, worked on by NumPy. `str()` gives the name for `use`."""
 
@@ -96,9 +91,9 @@ class NumpyBackend:
         return memory.available, memory.total
 
     @contextmanager
-    def timer(self) -> Iterator[Timing]:
+    def timer(self) -> Iterator[Any]:
         """Time a block: `with backend.timer() as timing: ...`, then `timing.seconds`."""
-        timing = Timing()
+        timing = SimpleNamespace()
         start = time.perf_counter()
         yield timing
         timing.seconds = time.perf_counter() - start
@@ -154,8 +149,8 @@ class CupyBackend(NumpyBackend):
             return free + self.xp.get_default_memory_pool().free_bytes(), total
 
     @contextmanager
-    def timer(self) -> Iterator[Timing]:
-        cuda, timing = self.xp.cuda, Timing()
+    def timer(self) -> Iterator[Any]:
+        cuda, timing = self.xp.cuda, SimpleNamespace()
         with self.device:  # CUDA's events time the device, not Python
             start, end = cuda.Event(), cuda.Event()
             start.record()
@@ -288,11 +283,9 @@ def to_device(array: Array, dtype: Any = None) -> Array:
 
 
 def current() -> Backend:
-    """The backend chosen by `use`, or else by ACCELNN_BACKEND, "numpy" by default.
-
-    If ACCELNN_BACKEND asks for CuPy and it cannot be used, warns once with the reason and chooses
-    NumPy. Raises BackendError if ACCELNN_BACKEND names no backend.
-    """
+    """The backend chosen by `use`, or else by ACCELNN_BACKEND, "numpy" by default. If that asks for
+    CuPy and it cannot be used, warns once with the reason and chooses NumPy; raises BackendError
+    if it names no backend."""
     global _current
     if _current is None:
         name = os.environ.get("ACCELNN_BACKEND", "numpy")

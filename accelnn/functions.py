@@ -2,7 +2,7 @@
 
 Arguments are numbers, lists or arrays; float32 stays float32, all else becomes float64. Columns
 are examples: a loss of `A` and `Y`, both (n_outputs, m), is summed over the outputs and averaged
-over the m examples. `out` receives the result and may be the input.
+over the m examples. `out` receives the result, is returned, and may be the input.
 """
 
 from collections.abc import Callable
@@ -249,8 +249,6 @@ class Activation(NamedTuple):
 
     function : g(x, out=None), elementwise
     slope : g' as a function (a, out=None) of a = g(x), which is what backward has
-
-    `out`, if given, receives the result, is returned, and may be the input.
     """
 
     function: Formula

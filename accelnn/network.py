@@ -22,13 +22,10 @@ from accelnn.scores import accuracy
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
-PerLayer = float | Sequence[float] | None  # one value for all layers, or one for each
-
 
 class Parameters:
-    """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ...
-
-    Iterating gives (W, b) layer by layer. Gradients have the same form.
+    """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ... Iterating gives
+    (W, b) layer by layer. Gradients have the same form.
 
     flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), not copied
     layers : the sizes n_0, ..., n_L
@@ -36,7 +33,7 @@ class Parameters:
 
     def __init__(self, flat: Array, layers: Sequence[int]) -> None:
         self.flat, self.layers = flat, tuple(layers)
-        shape = (_count(self.layers),)
+        shape = (sum(n * (before + 1) for before, n in pairwise(self.layers)),)
         if flat.shape != shape:
             expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
             raise ValueError(f"{expected}, got {flat.shape}")
@@ -147,7 +144,7 @@ class Network:
         vars(self).update(layers=tuple(map(int, layers)), hidden=hidden, keep_prob=keep_prob)
 
     def init(
-        self, kind: str = "scaled", scale: PerLayer = None, *, seed: int = 1, dtype: Any = None
+        self, kind: str = "scaled", scale: Any = None, *, seed: int = 1, dtype: Any = None
     ) -> Parameters:
         """First weights on the chosen backend; biases are zero.
 
@@ -170,7 +167,7 @@ class Network:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
         random = np.random.RandomState(seed)
         scales = _per_layer("scale", 0.01 if scale is None else scale, len(self.layers) - 1)
-        flat = np.zeros(_count(self.layers))
+        flat = np.zeros(sum(n * (before + 1) for before, n in pairwise(self.layers)))
         for (W, _), layer_scale in zip(Parameters(flat, self.layers), scales, strict=True):
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
         return Parameters(chosen.to_device(flat, dtype), self.layers)
@@ -398,11 +395,6 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
     "glorot": lambda random, shape, _: (random.rand(*shape) * 2 - 1) * np.sqrt(6 / sum(shape)),
     "uniform": lambda random, shape, _: random.rand(*shape) * 2 * 0.12 - 0.12,
 }
-
-
-def _count(layers: Sequence[int]) -> int:
-    """The number of parameters, Σ n_l (n_{l-1} + 1)."""
-    return sum(n * (before + 1) for before, n in pairwise(layers))
 
 
 def is_integer(value: Any, least: int) -> bool:

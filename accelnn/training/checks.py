@@ -66,8 +66,8 @@ def set_apart(job: Job, validation: Any) -> None:
             raise ValueError(f"{expected}{validation!r}")
         if job.examples < 2:
             raise ValueError("a validation split needs at least 2 examples, got 1")
-        job.X, job.Y, *apart = batches.split(job.X, job.Y, validation, job.seed)
-        job.validation = apart[0], apart[1]
+        job.X, job.Y, X, Y = batches.split(job.X, job.Y, validation, job.seed)
+        job.validation = X, Y
         return
     try:
         X, Y = validation

@@ -16,8 +16,8 @@ class History:
     """The record of one training, in numbers on the host. For `minimize`, epochs are evaluations.
 
     solver, reason : the solver that ran, and why it was chosen
-    backend, device, dtype : where the training ran, and the parameters' precision
-    precision : of the matrix products
+    backend, device : where the training ran
+    dtype, precision : of the parameters, and of the matrix products
     optimizer, batch_size : as given to `fit`; None for `minimize`
     epochs : those recorded: 0, record_every, 2 record_every, ...
     costs : before those epochs; with mini-batches the mean of each batch's before its update

@@ -1,7 +1,5 @@
-"""`minimize`: training by SciPy's minimisers, as the notes train their digits.
-
-SciPy works on the host with one float64 vector; every cost and gradient is computed where the
-arrays are, by one forward and one backward.
+"""`minimize`: training by SciPy's minimisers, as the notes train their digits. SciPy works on the
+host with one float64 vector; costs and gradients are computed where the arrays are.
 """
 
 import functools
@@ -61,8 +59,7 @@ def minimize(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {list(METHODS)}")
     check_counts(0, evaluations=evaluations)
-    if record_every is None:
-        record_every = max(1, evaluations // 100)
+    record_every = max(1, evaluations // 100) if record_every is None else record_every
     check_counts(1, record_every=record_every)
     if any(keep < 1 for keep in net.keep_prob):
         hint = "dropout makes the cost random, and no line search can follow it; use accelnn.fit"
@@ -102,10 +99,9 @@ def minimize(
         # TNC takes differences of gradients with steps for float64 unless it is given this. In
         # float32 they drown in rounding: the digits then reach 94 % in 400 evaluations, not 99.8.
         options["accuracy"] = math.sqrt(np.finfo(params.dtype).eps)
-    precision = str(params.dtype)
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        precisions.of_products(work.xp, precision),
+        precisions.of_products(work.xp, str(params.dtype)),
         following(verbose, evaluations, unit="evaluation") as shown,
     ):
         asked = [callback for callback in (*callbacks, shown) if callback]
@@ -118,7 +114,7 @@ def minimize(
             ended = INTERRUPTED
         params.flat[...] = backend_of(params.flat).to_device(best, params.dtype)
         reason = f"{method}, {len(costs)} evaluations: {ended}"
-        history = History.of(params, "minimize", reason, precision)
+        history = History.of(params, "minimize", reason, str(params.dtype))
         history.costs, history.epochs_run = costs[::record_every], len(costs)
         history.epochs = list(range(0, len(costs), record_every))
         history.stopped = ended if ended in (STOPPED, INTERRUPTED) else None

@@ -14,11 +14,9 @@ REDRAW = 0.1  # seconds between two drawings of a bar in a notebook
 def following(
     verbose: Any, epochs: int, label: str = "", unit: str = "epoch"
 ) -> Iterator[Callback | None]:
-    """A callback that shows the progress of a training while the block lasts.
-
-    verbose : False for none; True for a bar on standard error, in a terminal or a notebook; or
-        "lines" for a printed line each recorded epoch. Raises ValueError for another value
-    """
+    """A callback that shows the progress of a training within the block: a bar on standard error,
+    in a terminal or a notebook, if `verbose` is True, printed lines if it is "lines"; None if it
+    is False. Raises ValueError for another value."""
     if not verbose:
         yield None
         return
@@ -41,8 +39,7 @@ def following(
         def show(now: Checkpoint) -> None:
             nonlocal latest, distance
             latest, distance = now.epoch, max(now.epoch - latest, 1)
-            if not bar.tasks[0].started:
-                bar.start_task(task)
+            bar.start_task(task)
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
