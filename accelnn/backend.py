@@ -46,12 +46,8 @@ class _UnknownBackend(BackendError, argparse.ArgumentTypeError):
 
 
 class DeviceMemoryError(MemoryError):
-    """A GPU is out of memory.
-
-    doing : the work that needed it, for instance "training"
-    needed : bytes of the allocation that failed, None if CUDA does not say
-    free, total : bytes of the GPU's memory
-    """
+    """A GPU is out of memory, with `free` of `total` bytes, while `doing` its work ("training"),
+    which needed `needed` bytes more, None if CUDA does not say."""
 
     def __init__(self, doing: str, device: str, needed: int | None, free: int, total: int) -> None:
         self.doing, self.needed, self.free, self.total = doing, needed, free, total

@@ -67,10 +67,9 @@ class Descent:
         return None
 
     def _advance(self, start: int, stop: int, cost: Array | None = None) -> None:
-        most = (
-            EPOCHS_AT_ONCE if self.job.batch_size is None else EXAMPLES_AT_ONCE // self.job.examples
-        )
-        at_once = max(1, min(EPOCHS_AT_ONCE, most))
+        at_once = EPOCHS_AT_ONCE
+        if self.job.batch_size is not None:
+            at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // self.job.examples))
         for first in range(start, stop, at_once):
             alphas = rates(self.learning_rate, range(first, min(first + at_once, stop)))
             with self.job.interruption:

@@ -20,9 +20,9 @@ class History:
     dtype, precision : of the parameters, and of the matrix products
     optimizer, batch_size : as given to `fit`; None for `minimize`
     epochs : those recorded: 0, record_every, 2 record_every, ...
-    costs : before those epochs; with mini-batches the mean of each batch's before its update
+    costs : before those epochs' updates; with mini-batches the mean, each before its batch's
     epochs_run : the number of epochs completed
-    validation_costs, validation_accuracies : before those epochs, without L2 and dropout; empty
+    validation_costs, validation_accuracies : before the same, without L2 and dropout; empty
         without a validation set, accuracies also for linear outputs
     final_validation_cost, final_validation_accuracy : of the parameters returned, or None
     stopped : why the training ended before its last epoch, or None
