@@ -5,6 +5,7 @@ Columns are examples: X is (n_features, m), Y holds integer labels (m,) or is (n
 W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from accelnn.install import CLONE
@@ -27,41 +28,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "BackendError",
-    "Checkpoint",
-    "DeviceMemoryError",
-    "History",
-    "Interrupted",
-    "Model",
-    "Momentum",
-    "Network",
-    "Parameters",
-    "datasets",
-    "fit",
-    "gradient_check",
-    "load",
-    "minimize",
-    "one_hot",
-    "plots",
-    "save",
-    "to_device",
-    "to_host",
-    "use",
-    "warm_up",
-]
+__all__ = ["Network", "Parameters", "gradient_check", "one_hot"]
+__all__ += ["SGD", "Adam", "Checkpoint", "History", "Interrupted", "Momentum", "fit", "minimize"]
+__all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
+__all__ += ["Model", "datasets", "load", "plots", "save"]
 
-# name: the module that it is imported from when first used; the datasets and plots are modules
+# name: the module imported when it is first used; the datasets and plots are modules
 _LAZY = {"Model": "models", "datasets": "", "load": "models", "plots": "", "save": "models"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
-    from importlib import import_module
-
     module = import_module(f"accelnn.{_LAZY[name] or name}")
     return getattr(module, name) if _LAZY[name] else module
 

@@ -2,8 +2,7 @@
 
 The arrays decide where code runs: pure functions find the module of theirs with `array_module`.
 Only the edges (loading data, drawing parameters, the command line) ask for the chosen backend,
-with `current`: that of `use`, or of `ACCELNN_BACKEND` = numpy (default) | cupy | cupy:N | auto.
-`auto` is CuPy if it works, else NumPy; cupy:N is the visible GPU with index N, from 0.
+with `current`.
 """
 
 import argparse
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -31,21 +31,23 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How CUDA and its libraries report full memory; the error of CuPy's pool has a class
-_NO_ROOM = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED")
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2  # device types of the DLPack standard
+
+# How CuPy's pool, CUDA and cuBLAS report full memory
+_NO_ROOM = r"OutOfMemoryError|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|_ALLOC_FAILED"
 
 
 class BackendError(RuntimeError):
     """The backend asked for cannot be used; the message says why."""
 
 
-class DeviceMemoryError(MemoryError):
-    """A GPU is out of memory.
+class _UnknownBackend(BackendError, argparse.ArgumentTypeError):
+    """A name of no backend, for Python and for argparse."""
 
-    doing : the work that needed it, for instance "training"
-    needed : bytes of the allocation that failed, None if CUDA does not say
-    free, total : bytes of the GPU's memory
-    """
+
+class DeviceMemoryError(MemoryError):
+    """A GPU is out of memory, with `free` of `total` bytes, while `doing` its work ("training"),
+    which needed `needed` bytes more, None if CUDA does not say."""
 
     def __init__(self, doing: str, device: str, needed: int | None, free: int, total: int) -> None:
         self.doing, self.needed, self.free, self.total = doing, needed, free, total
@@ -56,12 +58,6 @@ class DeviceMemoryError(MemoryError):
             "on the host as NumPy arrays, from where mini-batches are streamed; or the CPU, "
             'accelnn.use("numpy")'
         )
-
-
-class Timing:
-    """The result of `Backend.timer`: `seconds`, once the block has ended."""
-
-    seconds: float = float("nan")
 
 
 class NumpyBackend:
@@ -91,17 +87,16 @@ class NumpyBackend:
         return memory.available, memory.total
 
     @contextmanager
-    def timer(self) -> Iterator[Timing]:
+    def timer(self) -> Iterator[Any]:
         """Time a block: `with backend.timer() as timing: ...`, then `timing.seconds`."""
-        timing = Timing()
+        timing = SimpleNamespace()
         start = time.perf_counter()
         yield timing
         timing.seconds = time.perf_counter() - start
 
     @contextmanager
     def at_work(self, doing: str) -> Iterator[None]:  # noqa: ARG002
-        """A block in which this device is the current one. Raises DeviceMemoryError, which says
-        `doing`, if a GPU has no room for the work."""
+        """Make this device the current one, and raise DeviceMemoryError if it has no room."""
         yield
 
     def enter(self) -> Callable[[], None]:
@@ -147,12 +142,11 @@ class CupyBackend(NumpyBackend):
     def memory(self) -> tuple[int, int]:
         with self.device:
             free, total = self.xp.cuda.runtime.memGetInfo()
-            free += self.xp.get_default_memory_pool().free_bytes()
-        return free, total
+            return free + self.xp.get_default_memory_pool().free_bytes(), total
 
     @contextmanager
-    def timer(self) -> Iterator[Timing]:
-        cuda, timing = self.xp.cuda, Timing()
+    def timer(self) -> Iterator[Any]:
+        cuda, timing = self.xp.cuda, SimpleNamespace()
         with self.device:  # CUDA's events time the device, not Python
             start, end = cuda.Event(), cuda.Event()
             start.record()
@@ -167,8 +161,7 @@ class CupyBackend(NumpyBackend):
             try:
                 yield
             except Exception as error:
-                full = isinstance(error, self.xp.cuda.memory.OutOfMemoryError)
-                if not (full or any(words in str(error) for words in _NO_ROOM)):
+                if not re.search(_NO_ROOM, repr(error)):
                     raise
                 asked = re.search(r"allocating ([\d,]+) bytes", str(error))
                 needed = int(asked[1].replace(",", "")) if asked else None
@@ -190,9 +183,7 @@ _current: Backend | None = None
 
 def array_module(*arrays: Array) -> Any:
     """`xp`: cupy if the arrays are on a device, else numpy; numbers and lists go with either.
-
-    Raises TypeError if host and device arrays are mixed.
-    """
+    Raises TypeError if host and device arrays are mixed."""
     cupy = sys.modules.get("cupy")  # before CuPy is imported, no array can be one of its
     if cupy is None:
         return np
@@ -201,15 +192,9 @@ def array_module(*arrays: Array) -> Any:
         return np
     if any(isinstance(array, np.ndarray | HostColumns) for array in arrays):
         places = ", ".join("cupy" if there else "numpy" for there in on_device)
-        raise TypeError(
-            f"arrays on the host and on the device are mixed ({places}): move them to one "
-            "place with accelnn.to_device or accelnn.to_host"
-        )
+        hint = "move them to one place with accelnn.to_device or accelnn.to_host"
+        raise TypeError(f"arrays on the host and on the device are mixed ({places}): {hint}")
     return cupy
-
-
-# Device types of the DLPack standard
-_DLPACK_CPU, _DLPACK_CUDA = 1, 2
 
 
 def as_array(value: Any, name: str = "the array") -> Array:
@@ -220,9 +205,8 @@ def as_array(value: Any, name: str = "the array") -> Array:
     for an array on a CUDA device if CuPy cannot be used.
     """
     if not (hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
-        raise TypeError(
-            f"expected {name} as an array, got {type(value).__name__}: pass numpy.array(...)"
-        )
+        got = type(value).__name__
+        raise TypeError(f"expected {name} as an array, got {got}: pass numpy.array(...)")
     array = _shared(value, name)
     if isinstance(array, HostColumns) or array.dtype.kind in "buif":
         return array
@@ -239,8 +223,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
     if hasattr(value, "__dlpack_device__"):
         kind = value.__dlpack_device__()[0]
         if kind == _DLPACK_CUDA:
-            reason = why_not()
-            if reason is not None:
+            if reason := why_not():
                 raise TypeError(f"{name} is on a CUDA device, but {reason}; or move it to the host")
             return import_module("cupy").from_dlpack(value)
         if kind == _DLPACK_CPU:
@@ -260,10 +243,8 @@ def backend_of(*arrays: Array) -> Backend:
     indices = {array.device.id for array in arrays if isinstance(array, xp.ndarray)}
     if len(indices) > 1:
         places = ", ".join(f"cupy:{index}" for index in sorted(indices))
-        raise TypeError(
-            f"arrays on several GPUs are mixed ({places}): move them to one with "
-            "accelnn.to_device, after accelnn.use"
-        )
+        hint = "move them to one with accelnn.to_device, after accelnn.use"
+        raise TypeError(f"arrays on several GPUs are mixed ({places}): {hint}")
     return _cupy(indices.pop())
 
 
@@ -283,9 +264,8 @@ def at_work(doing: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def to_host(array: Array, out: Array | None = None) -> Array:
-    """`array`, which may be a number, a list, or as in `as_array`, as a numpy.ndarray.
-
-    Waits for the device if it is on one; shares memory on the host.
+    """`array`, a number, a list, or as in `as_array`, as a numpy.ndarray, which shares its memory
+    on the host. Waits for the device if it is on one.
 
     out : a C-contiguous array of this shape and dtype, to receive an array from a device
     """
@@ -299,27 +279,20 @@ def to_device(array: Array, dtype: Any = None) -> Array:
 
 
 def current() -> Backend:
-    """The backend chosen by `use`, or else by ACCELNN_BACKEND.
-
-    If ACCELNN_BACKEND asks for CuPy and it cannot be used, warns once with the reason and chooses
-    NumPy. Raises BackendError if ACCELNN_BACKEND names no backend.
-    """
+    """The backend chosen by `use`, or else by ACCELNN_BACKEND, "numpy" by default. If that asks for
+    CuPy and it cannot be used, warns once with the reason and chooses NumPy; raises BackendError
+    if it names no backend."""
     global _current
     if _current is None:
         name = os.environ.get("ACCELNN_BACKEND", "numpy")
         try:
-            argument(name)
-        except argparse.ArgumentTypeError as error:
-            raise BackendError(f"ACCELNN_BACKEND: {error}") from None
-        try:
             _current = _find(name)
+        except _UnknownBackend as error:
+            raise BackendError(f"ACCELNN_BACKEND: {error}") from None
         except BackendError as error:
             _current = _NUMPY
-            warnings.warn(
-                f"ACCELNN_BACKEND={name}, but {error}; running on the CPU with NumPy",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = f"ACCELNN_BACKEND={name}, but {error}; running on the CPU with NumPy"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
         _current.enter()
     return _current
 
@@ -334,32 +307,22 @@ def use(name: str) -> AbstractContextManager[object]:
     """
     global _current
     chosen, block = _find(name), ExitStack()
-    block.callback(_choose, _current)
+    block.callback(setattr, sys.modules[__name__], "_current", _current)
     block.callback(chosen.enter())
     _current = chosen
     return block
 
 
-def _choose(backend: Backend | None) -> None:
-    global _current
-    _current = backend
-
-
 def argument(text: str) -> str:
     """`text` if it names a backend: the `type` of a command line's --backend."""
     if not re.fullmatch(r"numpy|auto|cupy(:[0-9]{1,4})?", text):
-        raise argparse.ArgumentTypeError(
-            f"unknown backend {text!r}: expected numpy, cupy or auto, or cupy:N for the visible "
-            "GPU with index N, from 0"
-        )
+        expected = "numpy, cupy or auto, or cupy:N for the visible GPU with index N, from 0"
+        raise _UnknownBackend(f"unknown backend {text!r}: expected {expected}")
     return text
 
 
 def _find(name: str) -> Backend:
-    try:
-        kind, _, digits = argument(name).partition(":")
-    except argparse.ArgumentTypeError as error:
-        raise BackendError(str(error)) from None
+    kind, _, digits = argument(name).partition(":")
     if kind == "numpy":
         return _NUMPY
     index = int(digits) if digits else None
@@ -373,17 +336,13 @@ def _find(name: str) -> Backend:
 
 @functools.cache
 def why_not(index: int | None = None) -> str | None:
-    """Why CuPy cannot be used here, or None if a small product on a GPU succeeded.
-
-    index : of the GPU among the visible ones; CuPy's current one by default
-    """
+    """Why CuPy cannot use the visible GPU with this index, its current one by default; None if a
+    small product succeeded there."""
     try:
         import cupy
-    except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            return f"CuPy is installed but lacks a module it needs ({error})"
-        return f"CuPy is not installed: {install_cupy()}"
     except Exception as error:  # a broken install can raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return f"CuPy is not installed: {install_cupy()}"
         return f"CuPy is installed but does not import ({_first_line(error)})"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     among = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
@@ -398,9 +357,10 @@ def why_not(index: int | None = None) -> str | None:
     if count == 0:
         return f"no CUDA device is visible{among}"
     if index is not None and index >= count:
-        devices = "one CUDA device is" if count == 1 else f"{count} CUDA devices are"
-        names = "cupy:0" if count == 1 else f"cupy:0 to cupy:{count - 1}"
-        return f"there is no cupy:{index}: {devices} visible, {names}{among}"
+        devices = "one CUDA device is visible, cupy:0"
+        if count > 1:
+            devices = f"{count} CUDA devices are visible, cupy:0 to cupy:{count - 1}"
+        return f"there is no cupy:{index}: {devices}{among}"
     try:
         with cupy.cuda.Device(index):
             ones = cupy.ones((16, 16), cupy.float32)
@@ -408,10 +368,8 @@ def why_not(index: int | None = None) -> str | None:
     except Exception as error:
         if isinstance(error, MemoryError) or "MemoryAllocation" in str(error):
             return f"the GPU is out of memory on first touch ({_first_line(error)})"
-        return (
-            f"a small product on the GPU failed ({_first_line(error)}); "
-            f"if CUDA's libraries are missing: {install_cupy()}"
-        )
+        hint = f"if CUDA's libraries are missing: {install_cupy()}"
+        return f"a small product on the GPU failed ({_first_line(error)}); {hint}"
     if total != 16**3:
         return f"a small product on the GPU is wrong ({total:g}, expected {16**3})"
     return None
@@ -423,7 +381,6 @@ def install_cupy() -> str:
 
 
 def _size(size: int) -> str:
-    """Bytes in a short form: "1.5 GiB"."""
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if size >= 2**power:
             return f"{size / 2**power:.3g} {unit}"
@@ -436,8 +393,6 @@ def _first_line(error: Exception) -> str:
 
 @functools.cache
 def _processor_name() -> str:
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)", info.read_text() if info.exists() else "", re.M)
+    return found[1].strip() if found else platform.processor() or platform.machine()

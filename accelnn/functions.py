@@ -2,7 +2,7 @@
 
 Arguments are numbers, lists or arrays; float32 stays float32, all else becomes float64. Columns
 are examples: a loss of `A` and `Y`, both (n_outputs, m), is summed over the outputs and averaged
-over the m examples. `out` receives the result and may be the input.
+over the m examples. `out` receives the result, is returned, and may be the input.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelnn.backend import Array, array_module
+
+Formula = Callable[..., Array]
 
 LEAKY_SLOPE = 0.01
 
@@ -38,17 +40,17 @@ def _same_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     return xp, first, second
 
 
-def _elementwise(formula: Callable[..., Array]) -> Callable[..., Array]:
-    """A function of x, and of `out`, from its formula in `xp`."""
+def _elementwise(formula: Formula) -> Formula:
+    """A function of (x, out=None), from its formula in `xp`, which writes `out`."""
 
     def function(x: Array, out: Array = None) -> Array:
         xp, x = _floating(x)
-        return formula(xp, x, out)
+        return formula(xp, x, xp.empty_like(x))[()] if out is None else formula(xp, x, out)
 
     return _named_as(formula, function)
 
 
-def _of_pairs(formula: Callable[..., Array]) -> Callable[..., Array]:
+def _of_pairs(formula: Formula) -> Formula:
     """A function of predictions and labels of one shape, from its formula in `xp`."""
 
     def function(prediction: Array, label: Array) -> Array:
@@ -57,51 +59,30 @@ def _of_pairs(formula: Callable[..., Array]) -> Callable[..., Array]:
     return _named_as(formula, function)
 
 
-def _named_as(
-    formula: Callable[..., Array], function: Callable[..., Array]
-) -> Callable[..., Array]:
+def _named_as(formula: Formula, function: Formula) -> Formula:
     function.__name__ = function.__qualname__ = formula.__name__
     function.__doc__ = formula.__doc__
     return function
 
 
-# --------------------------------------------------------------------------------------------
-# activations g(x), and their slopes g' in terms of a = g(x), which is what backward has
+# -------- activations g(x), and their slopes g' in terms of a = g(x), which is what backward has
 
 
-def sigmoid(x: Array, out: Array = None) -> Array:
+@_elementwise
+def sigmoid(xp: Any, x: Array, out: Array) -> Array:
     """1 / (1 + e^-x) without overflow, so never below 1 / the largest number."""
-    xp, x = _floating(x)
-    result = xp.empty_like(x) if out is None else out
-    xp.negative(x, out=result)
+    xp.negative(x, out=out)
     # Cheaper than np.errstate, 2 us against 8 between two products; NaN goes through.
-    xp.minimum(result, LARGEST_EXPONENT[x.dtype.char], out=result)
-    xp.exp(result, out=result)
-    result += 1
-    xp.reciprocal(result, out=result)
-    return result[()] if out is None else out
+    xp.minimum(out, LARGEST_EXPONENT[x.dtype.char], out=out)
+    xp.exp(out, out=out)
+    out += 1
+    return xp.reciprocal(out, out=out)
 
 
-def relu_slope(a: Array, out: Array = None) -> Array:
-    """1 if a > 0, else 0 (at 0 too, as in the notes)"""
-    xp, a = _floating(a)
-    result = xp.empty_like(a) if out is None else out
-    xp.greater(a, 0, out=result)
-    return result[()] if out is None else out
-
-
-def leaky_relu_slope(a: Array, out: Array = None) -> Array:
-    """1 if a > 0, else 0.01"""
-    return array_module(a).maximum(relu_slope(a, out), LEAKY_SLOPE, out=out)
-
-
-def identity(x: Array, out: Array = None) -> Array:
-    """x, the activation of a linear output."""
-    _, x = _floating(x)
-    if out is None or out is x:
-        return x
-    out[...] = x
-    return out
+@_elementwise
+def sigmoid_slope(xp: Any, a: Array, out: Array) -> Array:
+    """a (1 - a)"""
+    return xp.multiply(a, 1 - a, out=out)
 
 
 @_elementwise
@@ -117,21 +98,36 @@ def tanh_slope(xp: Any, a: Array, out: Array) -> Array:
 
 
 @_elementwise
-def sigmoid_slope(xp: Any, a: Array, out: Array) -> Array:
-    """a (1 - a)"""
-    return xp.multiply(a, 1 - a, out=out)
-
-
-@_elementwise
 def relu(xp: Any, x: Array, out: Array) -> Array:
     """max(x, 0)"""
     return xp.maximum(x, 0, out=out)
 
 
 @_elementwise
+def relu_slope(xp: Any, a: Array, out: Array) -> Array:
+    """1 if a > 0, else 0 (at 0 too, as in the notes)"""
+    return xp.greater(a, 0, out=out)
+
+
+@_elementwise
 def leaky_relu(xp: Any, x: Array, out: Array) -> Array:
     """x if x > 0, else 0.01 x"""
     return xp.maximum(x, LEAKY_SLOPE * x, out=out)
+
+
+@_elementwise
+def leaky_relu_slope(xp: Any, a: Array, out: Array) -> Array:
+    """1 if a > 0, else 0.01"""
+    return xp.maximum(xp.greater(a, 0, out=out), LEAKY_SLOPE, out=out)
+
+
+def identity(x: Array, out: Array = None) -> Array:
+    """x, the activation of a linear output."""
+    _, x = _floating(x)
+    if out is None or out is x:
+        return x
+    out[...] = x
+    return out
 
 
 def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
@@ -150,15 +146,13 @@ def softmax_derivative(x: Array) -> Array:
     """The Jacobian ∂softmax(x)_i / ∂x_j = s_i (δ_ij - s_j), (n, n), of a vector x (n,)."""
     xp, x = _floating(x)
     if x.ndim != 1:
-        raise ValueError(
-            f"expected a vector x of shape (n,), got {x.shape}: pass one example at a time"
-        )
+        hint = "pass one example at a time"
+        raise ValueError(f"expected a vector x of shape (n,), got {x.shape}: {hint}")
     s = softmax(x)
     return xp.diag(s) - xp.outer(s, s)
 
 
-# --------------------------------------------------------------------------------------------
-# losses of (prediction, label), and their derivatives by the prediction
+# -------- losses of (prediction, label), and their derivatives by the prediction
 
 
 @_of_pairs
@@ -244,8 +238,7 @@ def _xlogy(x: Array, y: Array) -> Array:
         return xp.where(x == 0, 0, x * xp.log(y))
 
 
-# --------------------------------------------------------------------------------------------
-# the activations and outputs that a network knows by name
+# -------- the activations and outputs that a network knows by name
 
 
 class Activation(NamedTuple):
@@ -256,12 +249,10 @@ class Activation(NamedTuple):
 
     function : g(x, out=None), elementwise
     slope : g' as a function (a, out=None) of a = g(x), which is what backward has
-
-    `out`, where given, receives the result, is returned, and may be the input.
     """
 
-    function: Callable[..., Array]
-    slope: Callable[..., Array]
+    function: Formula
+    slope: Formula
 
     def derivative(self, x: Array) -> Array:
         """g'(x)"""
@@ -272,8 +263,8 @@ class Output(NamedTuple):
     """The output's activation, and the loss of (logits Z, labels Y) whose gradient is (A - Y) / m;
     for softmax, columns of Y sum to 1."""
 
-    function: Callable[..., Array]
-    loss: Callable[[Array, Array], Array]
+    function: Formula
+    loss: Formula
 
     def derivative(self, Z: Array, Y: Array) -> Array:
         """∂loss/∂Z = (A - Y) / m"""
@@ -302,8 +293,7 @@ binary_cross_entropy_from_logits_derivative = OUTPUTS["sigmoid"].derivative
 categorical_cross_entropy_from_logits_derivative = OUTPUTS["softmax"].derivative
 half_mean_squared_error_derivative = OUTPUTS["linear"].derivative
 
-# --------------------------------------------------------------------------------------------
-# small array functions
+# -------- small array functions
 
 
 def image2vector(image: Array) -> Array:
@@ -326,10 +316,9 @@ def one_hot(labels: Array, classes: int) -> Array:
     xp = array_module(labels)
     labels = xp.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
-        raise ValueError(
-            f"expected integer labels of shape (m,), got {labels.dtype} of shape {labels.shape}"
-            + (": pass labels.astype(int)" if labels.ndim == 1 else "")
-        )
+        got = f"{labels.dtype} of shape {labels.shape}"
+        hint = ": pass labels.astype(int)" if labels.ndim == 1 else ""
+        raise ValueError(f"expected integer labels of shape (m,), got {got}{hint}")
     if labels.size:
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < classes:

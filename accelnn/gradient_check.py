@@ -7,7 +7,8 @@ import numpy as np
 from accelnn.backend import Array, to_host
 from accelnn.network import Network, Parameters
 
-NORMS = ("|a|+|b|", "|a+b|")
+NORM = "|a|+|b|"
+NORMS = (NORM, "|a+b|")
 
 
 def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float = 1e-7) -> Array:
@@ -25,7 +26,7 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
     return gradient
 
 
-def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
+def relative_difference(a: Array, b: Array, norm: str = NORM) -> float:
     """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 if both are zero."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: expected one of {list(NORMS)}")
@@ -33,21 +34,14 @@ def relative_difference(a: Array, b: Array, norm: str = "|a|+|b|") -> float:
     if a.shape != b.shape:
         raise ValueError(f"expected two arrays of one shape, got {a.shape} and {b.shape}")
     length = np.linalg.norm
-    difference = length(a - b)
-    if difference == 0:
-        return 0.0
-    scale = length(a) + length(b) if norm == "|a|+|b|" else length(a + b)
-    return float(difference / scale) if scale else float("inf")
+    scale = length(a) + length(b) if norm == NORM else length(a + b)
+    if scale == 0:
+        return float("inf") if length(a - b) else 0.0
+    return float(length(a - b) / scale)
 
 
 def gradient_check(
-    net: Network,
-    params: Parameters,
-    X: Array,
-    Y: Array,
-    *,
-    step: float = 1e-7,
-    norm: str = "|a|+|b|",
+    net: Network, params: Parameters, X: Array, Y: Array, *, step: float = 1e-7, norm: str = NORM
 ) -> float:
     """The relative difference of `net.gradients` from numerical gradients: below 1e-7 if right.
 
@@ -57,11 +51,11 @@ def gradient_check(
     """
     net.check_params(params)
     if params.dtype != np.float64:
-        raise ValueError(
-            f"expected float64 parameters, got {params.dtype}: init(..., dtype='float64')"
-        )
-    exact = to_host(net.gradients(params, X, Y).flat)
-    numerical = numerical_gradient(
-        lambda theta: net.cost(Parameters(theta, net.layers), X, Y), params.flat, step
-    )
-    return relative_difference(exact, numerical, norm)
+        hint = "init(..., dtype='float64')"
+        raise ValueError(f"expected float64 parameters, got {params.dtype}: {hint}")
+
+    def cost(theta: Array) -> float:
+        return net.cost(Parameters(theta, net.layers), X, Y)
+
+    numerical = numerical_gradient(cost, params.flat, step)
+    return relative_difference(net.gradients(params, X, Y).flat, numerical, norm)

@@ -1,8 +1,8 @@
 """The source of this copy of accelnn, and the command that installs its extras from there."""
 
+import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +17,13 @@ def install_command(extra: str) -> str:
 
     accelnn is on no package index: it is installed from its clone, or from its own source's URL.
     """
-    origin, editable = _origin(), ""
+    from importlib import metadata  # takes 10 ms to import
+
+    # The source that pip recorded (PEP 610). A build leaves an accelnn.egg-info in the clone: it is
+    # found too, and records no source.
+    found = (each.read_text("direct_url.json") for each in metadata.distributions(name="accelnn"))
+    origin = json.loads(next(filter(None, found), "{}"))
+    editable = ""
     if CLONE is not None:
         source = f"{'.' if Path.cwd() == CLONE else CLONE}[{extra}]"
         editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
@@ -27,15 +33,3 @@ def install_command(extra: str) -> str:
     else:
         return f"pip install '.[{extra}]' in a clone of accelnn"
     return f"pip install {editable}{shlex.quote(source)}"
-
-
-def _origin() -> dict[str, Any]:
-    """The source that pip recorded of the installed accelnn (PEP 610); {} if it recorded none."""
-    import json
-    from importlib import metadata  # takes 10 ms to import
-
-    # A build leaves an accelnn.egg-info in the clone: it is found too, and records no source.
-    for installed in metadata.distributions(name="accelnn"):
-        if recorded := installed.read_text("direct_url.json"):
-            return dict(json.loads(recorded))
-    return {}

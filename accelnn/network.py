@@ -22,27 +22,21 @@ from accelnn.scores import accuracy
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
-PerLayer = float | Sequence[float] | None  # one value for all layers, or one for each
-
 
 class Parameters:
-    """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ...
-
-    Iterating gives (W, b) layer by layer. Gradients have the same form.
+    """W and b of every layer as views into one flat buffer: W1, b1, W2, b2, ... Iterating gives
+    (W, b) layer by layer. Gradients have the same form.
 
     flat : float32 or float64 (Σ n_l (n_{l-1} + 1),), not copied
     layers : the sizes n_0, ..., n_L
     """
 
     def __init__(self, flat: Array, layers: Sequence[int]) -> None:
-        self.flat = flat
-        self.layers = tuple(layers)
-        expected = sum(n * (before + 1) for before, n in pairwise(self.layers))
-        if flat.shape != (expected,):
-            raise ValueError(
-                f"expected a flat buffer of shape ({expected},) for layers {list(layers)}, "
-                f"got {flat.shape}"
-            )
+        self.flat, self.layers = flat, tuple(layers)
+        shape = (sum(n * (before + 1) for before, n in pairwise(self.layers)),)
+        if flat.shape != shape:
+            expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
+            raise ValueError(f"{expected}, got {flat.shape}")
         self._views, rest = [], flat
         for before, n in pairwise(self.layers):
             size = n * before
@@ -60,15 +54,12 @@ class Parameters:
         layers = [pairs[0][0].shape[-1] if pairs[0][0].ndim else 0]
         for number, (W, b) in enumerate(pairs, 1):
             if W.ndim != 2 or W.shape[1] != layers[-1]:
-                raise ValueError(
-                    f"layer {number}: expected W of shape (n_{number}, {layers[-1]}), got {W.shape}"
-                )
-            if b.shape != (W.shape[0], 1):
-                raise ValueError(
-                    f"layer {number}: expected b of shape ({W.shape[0]}, 1), got {b.shape}: "
-                    "pass b.reshape(-1, 1)"
-                )
+                expected = f"layer {number}: expected W of shape (n_{number}, {layers[-1]})"
+                raise ValueError(f"{expected}, got {W.shape}")
             layers.append(W.shape[0])
+            if b.shape != (W.shape[0], 1):
+                expected = f"layer {number}: expected b of shape ({W.shape[0]}, 1)"
+                raise ValueError(f"{expected}, got {b.shape}: pass b.reshape(-1, 1)")
         flat = xp.concatenate([array.ravel() for pair in pairs for array in pair])
         return cls(flat if flat.dtype in FLOATS else flat.astype(np.float64), layers)
 
@@ -82,8 +73,7 @@ class Parameters:
         return self._views[layer]
 
     def __repr__(self) -> str:
-        place = array_module(self.flat).__name__
-        values = f"{self.flat.size:,} {self.dtype} values on {place}"
+        values = f"{self.flat.size:,} {self.dtype} values on {array_module(self.flat).__name__}"
         return f"<Parameters of layers {list(self.layers)}: {values}>"
 
     @property
@@ -129,16 +119,15 @@ class Network:
         if isinstance(self.layers, int | np.integer):
             given = (self.layers, self.hidden, self.output, self.l2, self.keep_prob)
             sizes = [int(n) for n in given if isinstance(n, int | np.integer)]
-            raise TypeError(
-                f"expected layers as one sequence of sizes, got {self.layers}: "
-                f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
-            )
+            hint = f"pass Network({sizes if len(sizes) > 1 else '[n_0, ..., n_L]'})"
+            raise TypeError(f"expected layers as one sequence of sizes, got {self.layers}: {hint}")
         layers = tuple(self.layers)
         if len(layers) < 2 or not all(is_integer(n, least=1) for n in layers):
             raise ValueError(
                 f"expected layers as at least two positive integers [n_0, ..., n_L], got {layers}"
             )
         hidden = _per_layer("hidden", self.hidden, len(layers) - 2)
+        keep_prob = _per_layer("keep_prob", self.keep_prob, len(layers) - 2)
         for name in hidden:
             if name not in ACTIVATIONS:
                 raise ValueError(f"unknown hidden {name!r}: expected one of {list(ACTIVATIONS)}")
@@ -148,16 +137,14 @@ class Network:
             raise ValueError("a softmax of one output is always 1: use output='sigmoid'")
         if not (math.isfinite(self.l2) and self.l2 >= 0):
             raise ValueError(f"expected l2 >= 0, got {self.l2}")
-        keep_prob = _per_layer("keep_prob", self.keep_prob, len(layers) - 2)
         for keep in keep_prob:
             if not 0 < keep <= 1:
                 raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
-        object.__setattr__(self, "layers", tuple(map(int, layers)))
-        object.__setattr__(self, "hidden", hidden)
-        object.__setattr__(self, "keep_prob", keep_prob)
+        # past the frozen dataclass's __setattr__
+        vars(self).update(layers=tuple(map(int, layers)), hidden=hidden, keep_prob=keep_prob)
 
     def init(
-        self, kind: str = "scaled", scale: PerLayer = None, *, seed: int = 1, dtype: Any = None
+        self, kind: str = "scaled", scale: Any = None, *, seed: int = 1, dtype: Any = None
     ) -> Parameters:
         """First weights on the chosen backend; biases are zero.
 
@@ -180,7 +167,7 @@ class Network:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
         random = np.random.RandomState(seed)
         scales = _per_layer("scale", 0.01 if scale is None else scale, len(self.layers) - 1)
-        flat = np.zeros(sum(n * (k + 1) for k, n in pairwise(self.layers)))
+        flat = np.zeros(sum(n * (before + 1) for before, n in pairwise(self.layers)))
         for (W, _), layer_scale in zip(Parameters(flat, self.layers), scales, strict=True):
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
         return Parameters(chosen.to_device(flat, dtype), self.layers)
@@ -189,7 +176,7 @@ class Network:
     def forward(self, params: Parameters, X: Array) -> Array:
         """The output activations (n_L, m): probabilities, or the values of a linear output."""
         X, _ = self.check(params, X)
-        Z = forward(self, params, X, Workspace(self, params, X.shape[1]))
+        Z = forward(Workspace(self, params, X.shape[1]), X)
         Z += params[-1][1]
         return OUTPUTS[self.output].function(Z, out=Z)
 
@@ -203,12 +190,9 @@ class Network:
         A = self.forward(params, X)
         if self.output == "linear":
             return A
-        unknown = int(array_module(A).isnan(A).any(axis=0).sum())
-        if unknown:
-            raise ValueError(
-                f"the outputs of {unknown} of {A.shape[1]} examples are NaN: X or the parameters "
-                "hold NaN, or values too large"
-            )
+        if unknown := int(array_module(A).isnan(A).any(axis=0).sum()):
+            found = f"the outputs of {unknown} of {A.shape[1]} examples are NaN"
+            raise ValueError(f"{found}: X or the parameters hold NaN, or values too large")
         return labels_of(A)
 
     @at_work("computing an accuracy")
@@ -223,35 +207,34 @@ class Network:
     def cost(self, params: Parameters, X: Array, Y: Array) -> float:
         """The cost, with L2 and without dropout; waits for the device."""
         X, Y = self.check(params, X, Y)
-        m = X.shape[1]
-        Z = forward(self, params, X, Workspace(self, params, m))
-        return float(loss_of(self, params, Z, Y) + penalty(self, params, m))
+        Z = forward(Workspace(self, params, X.shape[1]), X)
+        Z += params[-1][1]
+        return float(OUTPUTS[self.output].loss(Z, Y) + penalty(self, params, X.shape[1]))
 
     @at_work("computing gradients")
     def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
         """dW and db of every layer: the gradient of `cost`."""
         X, Y = self.check(params, X, Y)
         work, gradients = Workspace(self, params, X.shape[1]), params.empty_like()
-        forward(self, params, X, work)
-        backward(self, params, X, Y, work, 1 / X.shape[1], gradients)
+        forward(work, X)
+        backward(work, X, Y, 1 / work.m, gradients)
         return gradients
 
     def targets(self, Y: Array, dtype: Any = None) -> Array:
-        """Y as the (n_L, m) array that the formulas need; waits for the device.
+        """Y as the (n_L, m) array that the formulas need, by default of its own dtype; waits for
+        the device.
 
         Y : integer labels (m,), 0 or 1 for one sigmoid and 0 ... n_L - 1 for several outputs;
             values (m,) for one linear output; or (n_L, m) already: 0..1 for one sigmoid, one-hot
             for several outputs, any values for linear
-        dtype : of the result, Y's own by default
         """
-        Y = as_array(Y, "Y")
+        Y, outputs = as_array(Y, "Y"), self.layers[-1]
         if isinstance(Y, HostColumns):
             Y = np.asarray(Y)
-        outputs = self.layers[-1]
-        if Y.ndim == 1 and outputs > 1 and self.output == "linear":
-            expected = f"expected Y of shape ({outputs}, m) for {outputs} linear outputs"
-            raise ValueError(f"{expected}, got {Y.shape}")
         if Y.ndim == 1:
+            if outputs > 1 and self.output == "linear":
+                expected = f"expected Y of shape ({outputs}, m) for {outputs} linear outputs"
+                raise ValueError(f"{expected}, got {Y.shape}")
             Y = Y[None] if outputs == 1 else one_hot(Y, outputs)
         if self.output != "linear" and Y.size:
             low, high = float(Y.min()), float(Y.max())
@@ -272,21 +255,18 @@ class Network:
     def check_range(self, low: float, high: float) -> None:
         """Raise ValueError if labels of a sigmoid or softmax go this low or high."""
         if low < 0 or high > 1:
-            raise ValueError(
-                f"expected labels Y in 0..1 for {self.output} outputs, got {low:g}..{high:g}"
-            )
+            expected = f"expected labels Y in 0..1 for {self.output} outputs"
+            raise ValueError(f"{expected}, got {low:g}..{high:g}")
 
     def check_params(self, params: Parameters) -> None:
         """Raise TypeError or ValueError unless these are parameters of this network."""
         if not isinstance(params, Parameters):
-            raise TypeError(
-                f"expected params as accelnn.Parameters, got {type(params).__name__}: "
-                "pass net.init(), or Parameters.from_layers([(W1, b1), ...])"
-            )
+            hint = "pass net.init(), or Parameters.from_layers([(W1, b1), ...])"
+            got = type(params).__name__
+            raise TypeError(f"expected params as accelnn.Parameters, got {got}: {hint}")
         if params.layers != self.layers:
-            raise ValueError(
-                f"expected parameters of layers {list(self.layers)}, got {list(params.layers)}"
-            )
+            layers, got = list(self.layers), list(params.layers)
+            raise ValueError(f"expected parameters of layers {layers}, got {got}")
 
     def check_shapes(self, X: Array, Y: Array = None) -> None:
         """Raise ValueError if the shapes do not fit the network or each other."""
@@ -296,18 +276,17 @@ class Network:
             if X.ndim == 1:
                 hint = ": pass X.reshape(-1, 1) for one example, X.reshape(1, -1) for one feature"
             raise ValueError(f"expected X of shape ({features}, m), got {X.shape}{hint}")
+        m, flat = X.shape[1], self.output != "linear" or outputs == 1
         if Y is None:
             return
-        m = X.shape[1]
         if m == 0:
             raise ValueError("expected at least one example, got X with no columns")
-        flat = self.output != "linear" or outputs == 1
         if Y.shape == (outputs, m) or (flat and Y.shape == (m,)):
             return
         labels = f" or labels of shape ({m},)" if flat else ""
         hints = {(m, outputs): ": pass Y.T (columns are examples)", (1, m): ": pass Y.ravel()"}
-        hint = hints.get(Y.shape, "")
-        raise ValueError(f"expected Y of shape ({outputs}, {m}){labels}, got {Y.shape}{hint}")
+        expected = f"expected Y of shape ({outputs}, {m}){labels}"
+        raise ValueError(f"{expected}, got {Y.shape}{hints.get(Y.shape, '')}")
 
 
 def labels_of(A: Array) -> Array:
@@ -316,21 +295,20 @@ def labels_of(A: Array) -> Array:
 
 
 class Workspace:
-    """The arrays for passes over m examples.
+    """A network with its parameters, and the arrays for passes over m examples.
 
-    xp : the module of the parameters' arrays
+    xp : the module of the arrays
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
     D[l] : (n_l, m) of 0 and 1 / keep_prob if layer l drops units while training, else None
     """
 
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
-        self.m = m
-        self.xp = xp = array_module(params.flat)
-        outputs = net.layers[1:]
-        self.A = [xp.empty((n, m), params.dtype) for n in outputs]
+        self.net, self.params, self.m = net, params, m
+        self.xp = array_module(params.flat)
+        self.A = [self.xp.empty((n, m), params.dtype) for n in net.layers[1:]]
         self.D = [
-            xp.empty((n, m), params.dtype) if dropout and keep < 1 else None
-            for n, keep in zip(outputs, net.keep_prob, strict=False)
+            self.xp.empty_like(A) if dropout and keep < 1 else None
+            for A, keep in zip(self.A, net.keep_prob, strict=False)
         ]
 
     @functools.cached_property
@@ -339,56 +317,43 @@ class Workspace:
         return [self.xp.empty_like(A) for A in self.A[:-1]]
 
 
-def forward(net: Network, params: Parameters, X: Array, work: Workspace) -> Array:
+def forward(work: Workspace, X: Array) -> Array:
     """Z[l] = W[l] A[l-1] + b[l], A[l] = g(Z[l]): the logits, without their bias."""
-    work.xp.matmul(params[0][0], X, out=work.A[0])
-    return propagate(net, params, work)
+    work.xp.matmul(work.params[0][0], X, out=work.A[0])
+    return propagate(work)
 
 
-def propagate(net: Network, params: Parameters, work: Workspace) -> Array:
+def propagate(work: Workspace) -> Array:
     """`forward` from W[1] X on, which is in A[1]."""
-    for l, activation in enumerate(net.hidden):
-        b, W_next = params[l][1], params[l + 1][0]
-        bias_activation(work.A[l], b, activation, work.D[l])
-        work.xp.matmul(W_next, work.A[l], out=work.A[l + 1])
-    return work.A[-1]
+    params, A = work.params, work.A
+    for l, activation in enumerate(work.net.hidden):
+        bias_activation(A[l], params[l][1], activation, work.D[l])
+        work.xp.matmul(params[l + 1][0], A[l], out=A[l + 1])
+    return A[-1]
 
 
 def backward(
-    net: Network,
-    params: Parameters,
-    X: Array,
-    Y: Array,
-    work: Workspace,
-    scale: float,
-    gradients: Parameters,
-    cost: Array | None = None,
+    work: Workspace, X: Array, Y: Array, scale: float, gradients: Parameters, cost: Array = None
 ) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
 
     Follows `forward`, whose activations it overwrites. With scale 1/m, `gradients` receives the
     gradients, with α/m a step of gradient descent; `cost`, a 0-d array or None, the cost.
     """
-    dZ = backpropagate(net, params, Y, work, scale, gradients, cost)
+    dZ = backpropagate(work, Y, scale, gradients, cost)
     if cost is not None:
-        cost += penalty(net, params, X.shape[1])
-    W, dW = params[0][0], gradients[0][0]
+        cost += penalty(work.net, work.params, work.m)
+    W, dW = work.params[0][0], gradients[0][0]
     work.xp.matmul(dZ, X.T, out=dW)
-    if net.l2:
-        dW += scale * net.l2 * W
+    if work.net.l2:
+        dW += scale * work.net.l2 * W
 
 
 def backpropagate(
-    net: Network,
-    params: Parameters,
-    Y: Array,
-    work: Workspace,
-    scale: float,
-    gradients: Parameters,
-    cost: Array | None = None,
+    work: Workspace, Y: Array, scale: float, gradients: Parameters, cost: Array = None
 ) -> Array:
     """`backward` without dW[1] and the cost of L2; returns dZ[1]."""
-    xp, dZ = work.xp, work.A[-1]
+    net, params, xp, dZ = work.net, work.params, work.xp, work.A[-1]
     output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
     for l in range(len(params) - 1, 0, -1):
         W, dW = params[l][0], gradients[l][0]
@@ -402,17 +367,11 @@ def backpropagate(
     return dZ
 
 
-def loss_of(net: Network, params: Parameters, Z: Array, Y: Array) -> Array:
-    """The cost without L2, 0-d on the device, from Z of `forward`, which is overwritten."""
+def cost_and_accuracy(net: Network, params: Parameters, Z: Array, Y: Array) -> tuple[Array, Array]:
+    """The cost without L2 and the accuracy, None for a linear output, 0-d on the device, from Z of
+    `forward`, which is overwritten."""
     Z += params[-1][1]
-    return OUTPUTS[net.output].loss(Z, Y)
-
-
-def cost_and_accuracy(
-    net: Network, params: Parameters, Z: Array, Y: Array
-) -> tuple[Array, Array | None]:
-    """`loss_of`, and the accuracy, 0-d on the device too; None for a linear output."""
-    cost = loss_of(net, params, Z, Y)
+    cost = OUTPUTS[net.output].loss(Z, Y)
     if net.output == "linear":
         return cost, None
     A = OUTPUTS[net.output].function(Z, out=Z)
@@ -429,14 +388,12 @@ def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: int) -> Arra
 
 
 INITIALISATIONS: dict[str, Callable[..., Array]] = {
-    "zeros": lambda _random, shape, _scale: np.zeros(shape),
+    "zeros": lambda _random, shape, _: np.zeros(shape),
     "normal": lambda random, shape, scale: random.randn(*shape) * scale,
-    "scaled": lambda random, shape, _scale: random.randn(*shape) / np.sqrt(shape[1]),
-    "he": lambda random, shape, _scale: random.randn(*shape) * np.sqrt(2 / shape[1]),
-    "glorot": lambda random, shape, _scale: (
-        (random.rand(*shape) * 2 - 1) * np.sqrt(6 / (shape[0] + shape[1]))
-    ),
-    "uniform": lambda random, shape, _scale: random.rand(*shape) * 2 * 0.12 - 0.12,
+    "scaled": lambda random, shape, _: random.randn(*shape) / np.sqrt(shape[1]),
+    "he": lambda random, shape, _: random.randn(*shape) * np.sqrt(2 / shape[1]),
+    "glorot": lambda random, shape, _: (random.rand(*shape) * 2 - 1) * np.sqrt(6 / sum(shape)),
+    "uniform": lambda random, shape, _: random.rand(*shape) * 2 * 0.12 - 0.12,
 }
 
 

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from accelnn.backend import Array, array_module
 
-# epoch (0, 1, 2, ...) -> α
-Schedule = Callable[[int], float]
+Schedule = Callable[[int], float]  # epoch (0, 1, 2, ...) -> α
 
 
 class Optimizer:
@@ -61,18 +60,14 @@ class SGD(Optimizer):
     def scale(self, learning_rate: float) -> float:
         return learning_rate
 
-    def update(
-        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
-    ) -> None:
+    def update(self, theta: Array, gradient: Array, *_: Any, **__: Any) -> None:
         theta -= gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class Momentum(Optimizer):
     """V ← β V + (1 - β) dθ, θ ← θ - α V: the notes' momentum, an average of the gradients.
-
-    PyTorch's V ← β V + dθ trains the same with the rate α (1 - β).
-    """
+    PyTorch's V ← β V + dθ trains the same with the rate α (1 - β)."""
 
     beta: float = 0.9
 
@@ -148,20 +143,13 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer]()
     if not isinstance(optimizer, Optimizer):
-        raise ValueError(
-            f"unknown optimizer {optimizer!r}: expected one of {list(OPTIMIZERS)}, or "
-            "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"
-        )
+        own = "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"
+        expected = f"one of {list(OPTIMIZERS)}, or {own}"
+        raise ValueError(f"unknown optimizer {optimizer!r}: expected {expected}")
     return optimizer
 
 
-def new_moments(optimizer: Optimizer, theta: Array) -> list[Array]:
-    """The arrays that the optimizer keeps: zeros like θ."""
-    return [array_module(theta).zeros_like(theta) for _ in range(optimizer.moments)]
-
-
-# --------------------------------------------------------------------------------------------
-# learning rates that change: each function returns a Schedule for `fit(learning_rate=...)`
+# -------- learning rates that change: each function returns a Schedule for `fit(learning_rate=...)`
 
 
 def step_decay(learning_rate: float, factor: float, every: int) -> Schedule:
@@ -180,10 +168,8 @@ def inverse_decay(learning_rate: float, rate: float) -> Schedule:
 
 
 def cosine_decay(learning_rate: float, epochs: int, least: float = 0.0) -> Schedule:
-    """From α down to `least` along half a cosine over `epochs` (Loshchilov and Hutter 2017).
-
-    The last epoch is above `least`, which may be 0.
-    """
+    """From α down to `least` along half a cosine over `epochs` (Loshchilov and Hutter 2017). The
+    last epoch is above `least`, which may be 0."""
     half = (learning_rate - least) / 2
     return lambda epoch: least + half * (1 + math.cos(math.pi * min(epoch / epochs, 1)))
 

@@ -1,8 +1,7 @@
 """Scores of predictions: accuracy, confusion matrix, and a report of each class.
 
 Predictions and labels are class indices (m,), (1, m) of 0 and 1, or one-hot (n_classes, m), on
-the host or on a device, which is waited for. ValueError is raised if they are none of these, or
-if the two have different numbers of examples, or none.
+the host or a device. Raises ValueError if they are not, if their numbers differ, or without any.
 """
 
 from collections.abc import Sequence
@@ -29,17 +28,14 @@ def labels(Y: Array) -> Array:
 
 def accuracy(predictions: Array, Y: Array) -> float:
     """The share of examples predicted right, in 0..1."""
-    predicted, true = _both(predictions, Y)
-    return float((predicted == true).mean())
+    return float(np.equal(*_both(predictions, Y)).mean())
 
 
 def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
     predicted, true = labels(predictions), labels(Y)
     if predicted.shape != true.shape:
-        raise ValueError(
-            f"expected as many predictions as labels, got {predicted.size} predictions "
-            f"and {true.size} labels"
-        )
+        got = f"{predicted.size} predictions and {true.size} labels"
+        raise ValueError(f"expected as many predictions as labels, got {got}")
     if not true.size:
         raise ValueError("expected at least one example, got none")
     return predicted, true
@@ -53,8 +49,7 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     predicted, true = _both(predictions, Y)
     occurring = int(max(predicted.max(), true.max())) + 1
     if n_classes is None:
-        rows = np.shape(Y)[0] if len(np.shape(Y)) == 2 else 1
-        n_classes = max(2, occurring, rows)
+        n_classes = max(2, occurring, np.shape(Y)[0] if np.ndim(Y) == 2 else 0)
     elif occurring > n_classes:
         raise ValueError(f"expected classes in 0..{n_classes - 1}, got class {occurring - 1}")
     pairs = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
@@ -82,8 +77,8 @@ def report(predictions: Array, Y: Array, classes: Sequence[str]) -> list[ClassRe
     F1 over all examples, and "macro average", the plain mean over the classes."""
     confusion = confusion_matrix(predictions, Y, len(classes))
     right, predicted, true = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-    parts, wholes = np.array([right, right, 2 * right]), [predicted, true, predicted + true]
-    shares, total = parts / np.maximum(wholes, 1), int(true.sum())
+    parts, wholes = [right, right, 2 * right], [predicted, true, predicted + true]
+    shares, total = np.divide(parts, np.maximum(wholes, 1)), int(true.sum())
     rows = zip(classes, shares.T, true.tolist(), strict=True)
     return [
         *(ClassReport._make((name, *scores.tolist(), n)) for name, scores, n in rows),

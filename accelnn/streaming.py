@@ -140,7 +140,7 @@ def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Arra
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:
             share = X_part.shape[1] / m
-            Z = forward(net, params, X_part, Workspace(net, params, X_part.shape[1]))
+            Z = forward(Workspace(net, params, X_part.shape[1]), X_part)
             loss, accuracy = cost_and_accuracy(net, params, Z, Y_part)
             cost += loss * share
             if accuracy is not None:

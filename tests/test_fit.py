@@ -546,10 +546,10 @@ def test_backward_through_dropout_is_the_numerical_gradient_of_the_thinned_net(f
             D[...] = (random.random(D.shape) < keep) / keep
 
         def cost_and_gradient(theta, net=net, work=work):
-            theta = accelnn.Parameters(theta, net.layers)
-            gradients, cost = theta.empty_like(), np.empty(1)
-            forward(net, theta, X, work)
-            backward(net, theta, X, Y, work, 1 / 9, gradients, cost[0, ...])
+            work.params = accelnn.Parameters(theta, net.layers)
+            gradients, cost = work.params.empty_like(), np.empty(1)
+            forward(work, X)
+            backward(work, X, Y, 1 / 9, gradients, cost[0, ...])
             return cost[0], gradients.flat
 
         numerical = numerical_gradient(

@@ -16,7 +16,7 @@ import accelnn
 from accelnn import Momentum, Network, Parameters, batches
 from accelnn.backend import to_device, to_host
 from accelnn.kernels import jit
-from accelnn.optimizers import inverse_decay, new_moments, optimizer_of
+from accelnn.optimizers import inverse_decay, optimizer_of
 from accelnn.solvers import SOLVERS, jitted
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.job import Job
@@ -154,7 +154,7 @@ def test_sample_space_gives_the_published_figures_of_the_real_cats(real_data, so
 def written_out(net, theta, X, Y, batch_size, seed, rates, optimizer="sgd"):
     """The parameters and costs of a training on mini-batches, as a loop."""
     optimizer, step, m, costs = optimizer_of(optimizer), 0, X.shape[1], []
-    moments = new_moments(optimizer, theta.flat)
+    moments = [np.zeros_like(theta.flat) for _ in range(optimizer.moments)]
     for rate, order in zip(rates, batches.orders(m, seed), strict=False):
         total = 0.0
         for start in range(0, m, batch_size):

@@ -64,10 +64,10 @@ class Direct(Trainer):
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         """Forward and backward: the gradients, as the optimizer scales them, and the cost."""
-        net, (X, Y, work) = self.job.net, batch
+        X, Y, work = batch
         scale = self.job.optimizer.scale(rate) / work.m
-        forward(net, self.params, X, work)
-        backward(net, self.params, X, Y, work, scale, self.gradients, cost)
+        forward(work, X)
+        backward(work, X, Y, scale, self.gradients, cost)
 
     def _gathered(self) -> Iterator[Batch]:
         """Mini-batches of arrays on the parameters' device, epoch after epoch."""

@@ -73,7 +73,7 @@ class InSampleSpace(Trainer):
         net, work = self.job.net, self.validation_workspace
         self.xp.matmul(self.params[0][0], self.G_validation, out=work.A[0])
         work.A[0] += self.c * self.P0_validation
-        Z = propagate(net, self.params, work)
+        Z = propagate(work)
         return cost_and_accuracy(net, self.params, Z, self.job.validation[1])
 
     def parameters(self) -> Parameters:
@@ -96,9 +96,9 @@ class Gram(InSampleSpace, Direct):
         l2_cost = self.penalty(P) if net.l2 and cost is not None else 0.0
         c = self.shrink(rate)
         P += self.P0 if c == 1 else c * self.P0
-        propagate(net, self.params, work)
+        propagate(work)
         scale = job.optimizer.scale(rate) / job.examples
-        dZ = backpropagate(net, self.params, batch.Y, work, scale, self.gradients, cost)
+        dZ = backpropagate(work, batch.Y, scale, self.gradients, cost)
         if cost is not None:
             cost += l2_cost
         dS = self.gradients[0][0]

@@ -17,7 +17,7 @@ from accelnn.columns import HostColumns
 from accelnn.kernels import loops
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
-from accelnn.optimizers import OPTIMIZERS, Optimizer, new_moments
+from accelnn.optimizers import OPTIMIZERS, Optimizer
 from accelnn.solvers import precisions
 
 
@@ -121,7 +121,7 @@ class Trainer:
         self.job, self.xp, self.steps = job, job.xp, 0
         self.params = self._first_params()
         self.gradients = self.params.empty_like()
-        self.moments = new_moments(job.optimizer, self.params.flat)
+        self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
 
     def _first_params(self) -> Parameters:
         return self.job.params
@@ -156,7 +156,7 @@ class Trainer:
         net, (X, Y) = self.job.net, self.job.validation
         if isinstance(X, HostColumns):
             return streaming.evaluate(net, self.params, X, Y)
-        Z = forward(net, self.params, X, self.validation_workspace)
+        Z = forward(self.validation_workspace, X)
         return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:

@@ -139,8 +139,8 @@ def regularisation(say: Say = print) -> dict[str, Any]:
     report("dA2", dA2, DROPOUT_GRADIENTS["dA2"])
     report("dA1", dA1, DROPOUT_GRADIENTS["dA1"])
 
-    net = Network(LAYERS, keep_prob=0.8)
-    network.backward(net, params, X, Y, work, 1.0, params.empty_like())
+    work.net = Network(LAYERS, keep_prob=0.8)
+    network.backward(work, X, Y, 1.0, params.empty_like())
     check("dZ2 of a training", work.dA[1], to_host(dZ2))
     check("dZ1 of a training", work.dA[0], to_host(dZ1))
     say("All are as published, and dZ is what a training computes.")
@@ -153,4 +153,4 @@ def _forward(net: Network, params: Parameters, X: Array) -> tuple[Array, Workspa
     work = Workspace(net, params, X.shape[1], dropout=True)
     for l, keep in enumerate(net.keep_prob):
         work.D[l] = to_device((random.rand(*work.A[l].shape) < keep) / keep)
-    return sigmoid(network.forward(net, params, X, work) + params[-1][1]), work
+    return sigmoid(network.forward(work, X) + params[-1][1]), work

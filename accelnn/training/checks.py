@@ -11,39 +11,34 @@ from accelnn import batches
 from accelnn.backend import Array, array_module, as_array
 from accelnn.columns import THREADS, HostColumns
 from accelnn.network import Network, Parameters, is_integer
-from accelnn.optimizers import Optimizer, Schedule, rates
-from accelnn.solvers import SOLVERS
+from accelnn.solvers.job import Job
 
 T = TypeVar("T")
+Data = tuple[Array, Array]  # X and Y
 
 
-def checked(
-    net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None = None
-) -> tuple[Array, Array]:
+def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool = False) -> Data:
     """X and Y as `converted` gives them; raises ValueError for NaN, infinity, and labels that
     the output cannot have."""
-    X, Y = converted(net, params, X, Y, batch_size)
+    X, Y = converted(net, params, X, Y, streams)
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
         if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
             continue  # whole numbers are finite
-        bad = sum(_of_parts(array, not_finite))
-        if bad:
-            raise ValueError(
-                f"{name} has {bad} NaN or infinite values among {array.size}: clean them first"
-            )
+        if bad := sum(_of_parts(array, not_finite)):
+            found = f"{bad} NaN or infinite values among {array.size}"
+            raise ValueError(f"{name} has {found}: clean them first")
     if isinstance(Y, HostColumns) and net.output != "linear":  # `converted` checks arrays
-        net.check_range(
-            min(_of_parts(Y, lambda part: float(part.min()))),
-            max(_of_parts(Y, lambda part: float(part.max()))),
-        )
-    if net.output == "softmax" and any(_of_parts(Y, _sums_differ)):
-        raise ValueError("expected columns of Y that sum to 1 for softmax: pass one_hot(labels, n)")
+        ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
+        net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
+    if net.output == "softmax":
+        off = max(_of_parts(Y, lambda part: float(abs(part.sum(axis=0) - 1).max())))
+        if off > 1e-3:
+            hint = "pass one_hot(labels, n)"
+            raise ValueError(f"expected columns of Y that sum to 1 for softmax: {hint}")
     return X, Y
 
 
-def converted(
-    net: Network, params: Parameters, X: Array, Y: Array, batch_size: int | None
-) -> tuple[Array, Array]:
+def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
     """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
     and the parameters on a device."""
     if not isinstance(net, Network):
@@ -52,7 +47,7 @@ def converted(
     X, Y = as_array(X, "X"), as_array(Y, "Y")
     if array_module(params.flat) is np or not isinstance(X, np.ndarray | HostColumns):
         return net.check(params, X, Y)
-    if array_module(X, Y) is np and batch_size is None:
+    if array_module(X, Y) is np and not streams:
         raise TypeError(
             "X and Y are on the host, and the parameters are on the device: move the data with "
             "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"
@@ -63,36 +58,29 @@ def converted(
     return HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
 
 
-def set_apart(
-    net: Network,
-    params: Parameters,
-    X: Array,
-    Y: Array,
-    validation: Any,
-    seed: int,
-    batch_size: int | None,
-) -> tuple[Array, Array, tuple[Array, Array]]:
-    """X and Y to train on, and the validation set: a share of X, or the user's own."""
+def set_apart(job: Job, validation: Any) -> None:
+    """Give the job its validation set: a share of its X and Y, or the user's own."""
     expected = "expected validation as a share in (0, 1) or as (X, Y), got "
     if isinstance(validation, int | float):
         if not 0 < validation < 1:
             raise ValueError(f"{expected}{validation!r}")
-        if X.shape[1] < 2:
+        if job.examples < 2:
             raise ValueError("a validation split needs at least 2 examples, got 1")
-        X, Y, X_validation, Y_validation = batches.split(X, Y, validation, seed)
-        return X, Y, (X_validation, Y_validation)
+        job.X, job.Y, X, Y = batches.split(job.X, job.Y, validation, job.seed)
+        job.validation = X, Y
+        return
     try:
-        X_validation, Y_validation = validation
+        X, Y = validation
     except (TypeError, ValueError):
         raise ValueError(f"{expected}{type(validation).__name__}") from None
     try:
-        return X, Y, checked(net, params, X_validation, Y_validation, batch_size)
+        job.validation = checked(job.net, job.params, X, Y, job.batch_size is not None)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
 
 
 def _of_parts(array: Array, function: Callable[[Array], T]) -> list[T]:
-    """`function` of an array; of columns that stay on the host, of each block of them."""
+    """`function` of an array, or of each block of HostColumns."""
     if not isinstance(array, HostColumns):
         return [function(array)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -108,35 +96,8 @@ def not_finite(array: Array) -> int:
     return int((~array_module(array).isfinite(array)).sum())
 
 
-def _sums_differ(Y: Array) -> bool:
-    return bool((array_module(Y).abs(Y.sum(axis=0) - 1) > 1e-3).any())
-
-
 def check_counts(least: int, **counts: Any) -> None:
     """Raise ValueError unless each count is an integer from `least` on."""
     for name, value in counts.items():
         if not is_integer(value, least):
             raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
-
-
-def check_solver(solver: str) -> None:
-    """Raise ValueError if no solver has this name."""
-    names = ["auto", *SOLVERS]
-    if solver not in names:
-        raise ValueError(
-            f"unknown solver {solver!r}: expected one of {names}; "
-            "SciPy's minimisers are accelnn.minimize(...)"
-        )
-
-
-def checked_rate(learning_rate: float | Schedule | None, optimizer: Optimizer) -> float | Schedule:
-    """The learning rate, by default the optimizer's; raises ValueError for one that is no rate."""
-    if learning_rate is None:
-        learning_rate = optimizer.default_rate
-    if learning_rate is None:
-        raise ValueError(
-            f"optimizer {optimizer.name!r} needs a learning_rate, such as 0.1: give one, or "
-            "optimizer='adam', which has a default"
-        )
-    rates(learning_rate, range(1))
-    return learning_rate

@@ -17,10 +17,8 @@ EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
 
 @dataclass
 class Descent:
-    """A job, and its course as in `fit`.
-
-    Records stay on the device until the end, unless patience or a callback needs them.
-    """
+    """A job, and its course as in `fit`. Records stay on the device until the end, unless patience
+    or a callback needs them."""
 
     job: Job
     epochs: int
@@ -57,9 +55,9 @@ class Descent:
         for record, start in enumerate(self.starts):
             if self.job.validation is not None:
                 self._validate(record)
-            if self.patience is not None and start - self.starts[self.best_record] >= self.patience:
-                after = self.starts[self.best_record]
-                return f"patience: lowest validation cost after epoch {after}"
+            lowest = self.starts[self.best_record]
+            if self.patience is not None and start - lowest >= self.patience:
+                return f"patience: lowest validation cost after epoch {lowest}"
             stop = min(start + self.record_every, self.epochs)
             self._advance(start, start + 1 if self.callbacks else stop, self.costs[record, ...])
             if self.callbacks:

@@ -4,13 +4,14 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from accelnn import batches, streaming
 from accelnn.backend import Array, array_module, at_work
 from accelnn.network import Network, Parameters, penalty
-from accelnn.optimizers import Optimizer, Schedule, optimizer_of
+from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
 from accelnn.solvers.job import Job
 from accelnn.training import checks
@@ -44,15 +45,16 @@ def fit(
 ) -> tuple[Parameters, History]:
     """Train by gradient descent, on all examples at once or in mini-batches.
 
-    Runs where the parameters are, in their precision, and changes none of its arguments.
+    Runs where the parameters are, in their precision, and changes none of its arguments. Returns
+    the trained Parameters and the History.
 
     Parameters
     ----------
     net, params : the architecture, and first weights such as `net.init` gives
     X : features (n_0, m), a column an example, as an array of NumPy, CuPy, PyTorch, JAX, pandas
         or polars. With a batch_size, X and Y may stay on the host, as memory maps for instance,
-        while the parameters are on a device: mini-batches are streamed there, bytes as bytes,
-        and fastest if X is the .T of a contiguous (m, n_0) array
+        while the parameters are on a device: mini-batches are streamed there, fastest if X is
+        the .T of a contiguous (m, n_0) array
     Y : integer labels (m,); or (n_L, m): 0..1 for sigmoid outputs, columns that sum to 1 for
         softmax, any values for linear
     epochs : passes over X
@@ -75,29 +77,26 @@ def fit(
     patience : stop after this many epochs without a new lowest validation cost, as seen at the
         records, and return the parameters of the lowest
     callbacks : functions called with a Checkpoint after each recorded epoch; one that returns
-        true ends the training. A record waits for the device only for callbacks, patience and
-        verbose
+        true ends the training. Records wait for the device only for callbacks, patience, verbose
     verbose : True shows a progress bar, "lines" prints the costs as the notes do
 
-    Returns
-    -------
-    The trained Parameters, and the History.
-
-    Raises
-    ------
-    ValueError : shapes, labels or options that do not fit, NaN or infinity in the data, or a job
-        that the solver cannot do
-    TypeError : arguments of the wrong type, or host and device arrays mixed in another way
-    Interrupted : Ctrl-C; contains the parameters and the history so far
-
-    Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
+    Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
+    or a job that the solver cannot do; TypeError for arguments of the wrong type, or host and
+    device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
+    history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
-    given = X, Y
-    X, Y = checks.checked(net, params, X, Y, batch_size)
+    given, streams = (X, Y), batch_size is not None
+    X, Y = checks.checked(net, params, X, Y, streams)
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
-    learning_rate = checks.checked_rate(learning_rate, optimizer)
-    checks.check_solver(solver)
+    learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
+    if learning_rate is None:
+        hint = "such as 0.1: give one, or optimizer='adam', which has a default"
+        raise ValueError(f"optimizer {optimizer.name!r} needs a learning_rate, {hint}")
+    rates(learning_rate, range(1))  # raises for values that are no rate
+    if solver not in (names := ["auto", *choice.SOLVERS]):
+        hint = "SciPy's minimisers are accelnn.minimize(...)"
+        raise ValueError(f"unknown solver {solver!r}: expected one of {names}; {hint}")
     checks.check_counts(0, epochs=epochs, seed=seed)
     optional = {"batch_size": batch_size, "patience": patience, "record_every": record_every}
     checks.check_counts(1, **{name: n for name, n in optional.items() if n is not None})
@@ -105,11 +104,10 @@ def fit(
         raise ValueError("patience watches the validation cost: give validation as well")
     if record_every is None:
         record_every = max(1, min(epochs // 100, epochs if patience is None else patience // 5))
-    split = (validation, seed) if isinstance(validation, float) else None
+    job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, precision=precision)
     if validation is not None:
-        X, Y, validation = checks.set_apart(net, params, X, Y, validation, seed, batch_size)
+        checks.set_apart(job, validation)
 
-    job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, validation, precision)
     with (
         np.errstate(over="ignore", invalid="ignore"),  # divergence is reported once, below
         precisions.of_products(array_module(params.flat), precision),
@@ -122,8 +120,8 @@ def fit(
         history = History.of(params, solver, reason, precision)
         history.optimizer, history.batch_size = optimizer.name, batch_size
         trained = descent.run(history)
-        arguments = net, trained.copy(), given, batch_size, split
-        history._evaluate = functools.partial(evaluate, *arguments)
+        split = (validation, seed) if isinstance(validation, float) else None
+        history._evaluate = functools.partial(evaluate, net, trained.copy(), given, streams, split)
         if history.stopped == INTERRUPTED:
             raise Interrupted(trained, history)
     _warn_of_divergence(history, trained, learning_rate)
@@ -132,17 +130,11 @@ def fit(
 
 @at_work("computing the final cost")
 def evaluate(
-    net: Network,
-    params: Parameters,
-    data: tuple[Array, Array],
-    batch_size: int | None = None,
-    split: tuple[float, int] | None = None,
+    net: Network, params: Parameters, data: checks.Data, streams: bool = False, split: Any = None
 ) -> tuple[float, float | None]:
-    """The final cost and accuracy of a History, from `data` as the caller gave it.
-
-    split : the share for validation, which does not count, and the seed that it was drawn with
-    """
-    X, Y = checks.converted(net, params, *data, batch_size)
+    """The final cost and accuracy of a History, from `data` as the caller gave it, without the
+    share that was drawn for validation with a seed, if `split` gives both."""
+    X, Y = checks.converted(net, params, *data, streams)
     if split is not None:
         X, Y, _, _ = batches.split(X, Y, *split)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -151,9 +143,7 @@ def evaluate(
     return cost, None if accuracy is None else float(accuracy)
 
 
-def _warn_of_divergence(
-    history: History, params: Parameters, learning_rate: float | Schedule
-) -> None:
+def _warn_of_divergence(history: History, params: Parameters, rate: float | Schedule) -> None:
     costs = history.costs
     bad = next((i for i, cost in enumerate(costs) if not math.isfinite(cost)), None)
     if bad is not None:
@@ -164,9 +154,7 @@ def _warn_of_divergence(
         found = f"rose from {costs[0]:.3g} to {costs[-1]:.3g}"
     else:
         return
-    rate = "" if callable(learning_rate) else f" ({learning_rate:g})"
-    warnings.warn(
-        f"the cost {found}: the training diverged; lower the learning rate{rate}, or scale X",
-        RuntimeWarning,
-        stacklevel=4,  # the caller of fit, which is decorated
-    )
+    given = "" if callable(rate) else f" ({rate:g})"
+    hint = f"lower the learning rate{given}, or scale X"
+    message = f"the cost {found}: the training diverged; {hint}"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)  # the caller of fit, which is decorated

@@ -16,15 +16,14 @@ class History:
     """The record of one training, in numbers on the host. For `minimize`, epochs are evaluations.
 
     solver, reason : the solver that ran, and why it was chosen
-    backend, device, dtype : where the training ran, and the parameters' precision
-    precision : of the matrix products
+    backend, device : where the training ran
+    dtype, precision : of the parameters, and of the matrix products
     optimizer, batch_size : as given to `fit`; None for `minimize`
     epochs : those recorded: 0, record_every, 2 record_every, ...
-    costs : before the updates of those epochs; with mini-batches the mean over the epoch's
-        batches, each before its update
+    costs : before those epochs' updates; with mini-batches the mean, each before its batch's
     epochs_run : the number of epochs completed
-    validation_costs, validation_accuracies : of the validation set before those same epochs,
-        without L2 and dropout; empty without one, accuracies also for linear outputs
+    validation_costs, validation_accuracies : before the same, without L2 and dropout; empty
+        without a validation set, accuracies also for linear outputs
     final_validation_cost, final_validation_accuracy : of the parameters returned, or None
     stopped : why the training ended before its last epoch, or None
     compile_seconds : time to compile; the next training of this kind needs none
@@ -129,8 +128,7 @@ class Checkpoint:
         return text
 
 
-# Returns true to end the training
-Callback = Callable[[Checkpoint], object]
+Callback = Callable[[Checkpoint], object]  # returns true to end the training
 
 
 def ask(callbacks: list[Callback], checkpoint: Checkpoint) -> bool:
@@ -139,14 +137,9 @@ def ask(callbacks: list[Callback], checkpoint: Checkpoint) -> bool:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a training.
-
-    params, history : its parameters and its History so far
-    """
+    """Ctrl-C ended a training, whose parameters and History so far are `params` and `history`."""
 
     def __init__(self, params: Parameters, history: History) -> None:
         self.params, self.history = params, history
-        super().__init__(
-            f"training interrupted after {history._run}: "
-            ".params and .history hold the result so far"
-        )
+        result = ".params and .history hold the result so far"
+        super().__init__(f"training interrupted after {history._run}: {result}")

@@ -1,7 +1,5 @@
-"""`minimize`: training by SciPy's minimisers, as the notes train their digits.
-
-SciPy works on the host with one float64 vector; every cost and gradient is computed where the
-arrays are, by one forward and one backward.
+"""`minimize`: training by SciPy's minimisers, as the notes train their digits. SciPy works on the
+host with one float64 vector; costs and gradients are computed where the arrays are.
 """
 
 import functools
@@ -10,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from accelnn.backend import Array, array_module, at_work, backend_of, to_host
+from accelnn.backend import Array, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, Workspace, backward, forward
 from accelnn.solvers import precisions
 from accelnn.training.checks import check_counts, checked
@@ -25,8 +23,7 @@ STOPPED = "a callback ended it"
 
 
 class _Ended(Exception):
-    """Ends a search in the middle of an iteration; SciPy itself checks its limits only between
-    iterations, and would evaluate more."""
+    """Ends a search within an iteration; SciPy checks its limits only between two."""
 
 
 @at_work("training")
@@ -45,7 +42,7 @@ def minimize(
     """Train by scipy.optimize.minimize, on all examples at once.
 
     A line search tries worse parameters on its way, so costs may rise from one evaluation to the
-    next; the best parameters evaluated are returned.
+    next. Returns the best Parameters evaluated, and the History, in which epochs are evaluations.
 
     Parameters
     ----------
@@ -53,10 +50,6 @@ def minimize(
     method : "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
     evaluations : the most evaluations of cost and gradient; an update takes several
     record_every : evaluations between recorded costs; by default max(1, evaluations // 100)
-
-    Returns
-    -------
-    The trained Parameters, and the History, in which epochs are evaluations.
 
     Raises as `fit` does, and ValueError for dropout, which makes the cost random, and for first
     parameters whose cost is not finite.
@@ -66,21 +59,18 @@ def minimize(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {list(METHODS)}")
     check_counts(0, evaluations=evaluations)
-    if record_every is None:
-        record_every = max(1, evaluations // 100)
+    record_every = max(1, evaluations // 100) if record_every is None else record_every
     check_counts(1, record_every=record_every)
     if any(keep < 1 for keep in net.keep_prob):
-        raise ValueError(
-            f"expected keep_prob=1, got {net.keep_prob}: dropout makes the cost random, and no "
-            "line search can follow it; use accelnn.fit"
-        )
+        hint = "dropout makes the cost random, and no line search can follow it; use accelnn.fit"
+        raise ValueError(f"expected keep_prob=1, got {net.keep_prob}: {hint}")
     # SciPy's optimisers take longer to import than all of accelnn.
     from scipy.optimize import minimize as search
 
-    params, (n, m) = params.copy(), (params.flat.size, X.shape[1])
-    work, xp = Workspace(net, params, m), array_module(params.flat)
+    params, n = params.copy(), params.flat.size
+    work = Workspace(net, params, X.shape[1])
     # The cost follows the gradient, so that both come to the host in one transfer.
-    result = xp.empty(n + 1, params.dtype)
+    result = work.xp.empty(n + 1, params.dtype)
     gradients, cost = Parameters(result[:n], net.layers), result[n, ...]
     costs: list[float] = []
     best, lowest = to_host(params.flat).astype(np.float64), math.inf
@@ -90,19 +80,18 @@ def minimize(
         number = len(costs)
         if number == evaluations:
             raise _Ended("all that were allowed")
-        params.flat[...] = xp.asarray(theta, params.dtype)
-        forward(net, params, X, work)
-        backward(net, params, X, Y, work, 1 / m, gradients, cost)
+        params.flat[...] = work.xp.asarray(theta, params.dtype)
+        forward(work, X)
+        backward(work, X, Y, 1 / work.m, gradients, cost)
         on_host = to_host(result).astype(np.float64)
         costs.append(float(on_host[n]))
         if number == 0 and not math.isfinite(costs[0]):
             raise ValueError(f"the cost of the first parameters is {costs[0]}: start from smaller")
         if costs[-1] < lowest:
             best, lowest = theta.copy(), costs[-1]
-        if number % record_every == 0:
-            now = Checkpoint(number, costs[-1], None, None, None, params.copy)
-            if ask(asked, now):
-                raise _Ended(STOPPED)
+        now = Checkpoint(number, costs[-1], None, None, None, params.copy)
+        if number % record_every == 0 and ask(asked, now):
+            raise _Ended(STOPPED)
         return costs[-1], on_host[:n]
 
     options: dict[str, float] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
@@ -110,10 +99,9 @@ def minimize(
         # TNC takes differences of gradients with steps for float64 unless it is given this. In
         # float32 they drown in rounding: the digits then reach 94 % in 400 evaluations, not 99.8.
         options["accuracy"] = math.sqrt(np.finfo(params.dtype).eps)
-    precision = str(params.dtype)
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        precisions.of_products(xp, precision),
+        precisions.of_products(work.xp, str(params.dtype)),
         following(verbose, evaluations, unit="evaluation") as shown,
     ):
         asked = [callback for callback in (*callbacks, shown) if callback]
@@ -126,7 +114,7 @@ def minimize(
             ended = INTERRUPTED
         params.flat[...] = backend_of(params.flat).to_device(best, params.dtype)
         reason = f"{method}, {len(costs)} evaluations: {ended}"
-        history = History.of(params, "minimize", reason, precision)
+        history = History.of(params, "minimize", reason, str(params.dtype))
         history.costs, history.epochs_run = costs[::record_every], len(costs)
         history.epochs = list(range(0, len(costs), record_every))
         history.stopped = ended if ended in (STOPPED, INTERRUPTED) else None

@@ -14,11 +14,9 @@ REDRAW = 0.1  # seconds between two drawings of a bar in a notebook
 def following(
     verbose: Any, epochs: int, label: str = "", unit: str = "epoch"
 ) -> Iterator[Callback | None]:
-    """A callback that shows the progress of a training while the block lasts.
-
-    verbose : False for none; True for a bar on standard error, in a terminal or a notebook; or
-        "lines" for a printed line each recorded epoch. Raises ValueError for another value
-    """
+    """A callback that shows the progress of a training within the block: a bar on standard error,
+    in a terminal or a notebook, if `verbose` is True, printed lines if it is "lines"; None if it
+    is False. Raises ValueError for another value."""
     if not verbose:
         yield None
         return
@@ -28,14 +26,11 @@ def following(
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
-        *(TextColumn("{task.fields[scores]}"), Remaining(elapsed_when_finished=True)),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[scores]}")
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    bar = Progress(*columns, remaining, console=Console(stderr=True))
     # The clock starts with the first record, so that compiling does not enter the estimate.
     task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
@@ -44,8 +39,7 @@ def following(
         def show(now: Checkpoint) -> None:
             nonlocal latest, distance
             latest, distance = now.epoch, max(now.epoch - latest, 1)
-            if not bar.tasks[0].started:
-                bar.start_task(task)
+            bar.start_task(task)
             bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
         yield show
