@@ -32,7 +32,7 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ValueError(f"a chart needs matplotlib: {install_command('plot')}") from None
-    records = [r for r in split(report.records)[1] if r.seconds and r.implementation != "products"]
+    records = [r for r in split(report)[1] if r.seconds and r.implementation != "products"]
     cases = list(dict.fromkeys(record.case for record in records))
     case = case or ("cat-2layer" if "cat-2layer" in cases else (cases or [""])[0])
     rows = [record for record in records if record.case == case]
@@ -66,7 +66,7 @@ def _label(record: TrainingRecord) -> str:
 
 
 def _figures(record: TrainingRecord, rows: list[TrainingRecord]) -> str:
-    """Its time, and how many times as long that is as accelnn's."""
+    """The time, also as a multiple of accelnn's."""
     ours = next((r.seconds for r in rows if r.implementation == "accelnn"), None)
     if ours is None or record.seconds is None or record.implementation == "accelnn":
         return time(record)

@@ -35,15 +35,13 @@ def growing(
     def data(**_: str) -> datasets.Dataset:
         return _drawn(layers[0], examples)
 
-    recipe = Recipe(f"by {along}", data, Network(layers), epochs, 1e-3, init="he")
-    return Training(
-        recipe, (), IMPLEMENTATIONS, dtype="float64", examples=examples, along=(along, value)
-    )
+    recipe = Recipe(f"by {along}", data, Network(layers), epochs, 1e-3, init="he", seed=0)
+    return Training(recipe, IMPLEMENTATIONS, "float64", examples, along=(along, value))
 
 
 def _batches(size: int) -> Training:
-    recipe = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3, batch_size=size)
-    return Training(recipe, (), IMPLEMENTATIONS, dtype="float32", along=("batch", size))
+    recipe = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3, batch_size=size, seed=0)
+    return Training(recipe, IMPLEMENTATIONS, "float32", along=("batch", size))
 
 
 GROWTHS = {

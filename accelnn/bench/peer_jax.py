@@ -1,5 +1,4 @@
-"""JAX as a peer: the whole loop under jit, its state donated, on the CPU or on a GPU. Runs in the
-child."""
+"""JAX as a peer: the whole loop under jit, its state donated. Runs in the child."""
 
 import functools
 from collections.abc import Callable
@@ -24,8 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 INSTALL = "pip install 'jax[cuda13]' (CUDA 13 drivers) or 'jax[cuda12]'"
 
-# XLA's names for products in less than the arrays' precision, which is "highest". Its default for
-# float32 on a GPU would be TF32.
+# XLA's names for products in less than the arrays' precision; its default on a GPU would be TF32
 PRODUCTS = {"tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 
 State = Any  # the weights and the optimizer's moments
@@ -81,10 +79,8 @@ class FullBatch:
 
 
 class MiniBatches(FullBatch):
-    """One call for each epoch, because NumPy draws its order; the next is drawn meanwhile.
-
-    shuffled : whether the examples are put into the epoch's order at once, or batch by batch
-    """
+    """One call for each epoch, whose order NumPy draws during the one before. `shuffled` puts all
+    examples into this order at once, else batch by batch."""
 
     def __init__(self, job: PeerJob, shuffled: bool) -> None:
         super().__init__(job)
@@ -94,18 +90,17 @@ class MiniBatches(FullBatch):
 
         @functools.partial(jax.jit, donate_argnums=0)
         def epoch(state: State, X: Any, Y: Any, order: Any) -> State:
+            def update(state: State, batch: Any) -> tuple[State, None]:
+                return step(state, *(batch if shuffled else (X[batch], Y[batch]))), None
+
+            rest: Any = order[whole:]
+            parts: Any = order[:whole].reshape(-1, size)
             if shuffled:
-                X, Y = X[order], Y[order]
-                parts = [Z[:whole].reshape(-1, size, Z.shape[1]) for Z in (X, Y)]
-                state, _ = lax.scan(lambda state, batch: (step(state, *batch), None), state, parts)
-                return step(state, X[whole:], Y[whole:]) if whole < job.m else state
-            state, _ = lax.scan(
-                lambda state, chosen: (step(state, X[chosen], Y[chosen]), None),
-                state,
-                order[:whole].reshape(-1, size),
-            )
-            rest = order[whole:]
-            return step(state, X[rest], Y[rest]) if whole < job.m else state
+                sorted_ = X[order], Y[order]
+                parts = [Z[:whole].reshape(-1, size, Z.shape[1]) for Z in sorted_]
+                rest = [Z[whole:] for Z in sorted_]
+            state, _ = lax.scan(update, state, parts)
+            return update(state, rest)[0] if whole < job.m else state
 
         self.epoch = epoch
 

@@ -1,8 +1,5 @@
-"""Comparable timings: the implementations of one job are measured alternately.
-
-A machine's speed drifts. Measuring each implementation in turn, round after round, spreads the
-drift over all of them; the median is reported, with the spread.
-"""
+"""Comparable timings: the implementations of one job are measured in turn, round after round, which
+spreads the drift of the machine's speed over all of them."""
 
 import time
 from collections.abc import Callable, Container
