@@ -975,6 +975,12 @@ def test_the_tables_of_a_gpu_fit_their_terminal():
         assert gains in text
 
 
+def test_the_vector_unit_is_shown_if_the_result_has_it(monkeypatch):
+    assert "P, 2 cores, 1 GiB" in plain(row("numpy", 1.0))
+    monkeypatch.setitem(MACHINE, "vector_unit", "AVX512")
+    assert "P, 2 cores with AVX512, 1 GiB" in plain(row("numpy", 1.0))
+
+
 def test_scaled_and_unstable_rows_and_stand_ins_are_remarked():
     noisy = row("numpy", 1.0)
     noisy.seconds_max = 2.0
@@ -1153,6 +1159,14 @@ def test_the_machine_describes_itself(monkeypatch):
     assert found["last_level_cache_bytes"] >= 2**18
     assert machine.blas_threads() >= 1
     assert machine.versions()["blas"]
+    for features, unit in (
+        ({"avx": True, "avx2": True, "avx512f": True}, "AVX512"),
+        ({"avx": True, "avx2": True, "avx512f": False}, "AVX2"),
+        ({"neon": True}, "NEON"),
+        ({"sse2": True}, None),
+    ):
+        monkeypatch.setattr(machine.binding, "get_host_cpu_features", lambda has=features: has)
+        assert machine.describe()["vector_unit"] == unit
     machine.last_level_cache.cache_clear()
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     assert machine.last_level_cache() == machine.ASSUMED_CACHE

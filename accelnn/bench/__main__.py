@@ -31,7 +31,6 @@ FULL, OF_GPU = (5, 0.7, 30.0, 0.5), (5, 0.3, 5.0, 0.5)
 
 # A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
 SHORT_TRAININGS = ("cat-logistic", "cat-2layer", "planar", "digits")
-MORE = "--full measures more sizes, trainings and loops, and each row for longer (10 minutes)."
 
 # The group "gpu" compares operations with the fastest on the CPU, and trainings with these
 # packages; starting one and compiling its step takes long, so not all of them do everything.
@@ -71,17 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.group == "gpu" and backend.why_not() is not None:
         parser.error(f"gpu: no GPU can be used here: {backend.why_not()}")
     options.dtype = options.dtype or ("float32" if options.group == "gpu" else "float64")
+    limits: Limits = {}
     try:
         backend.current()  # with several GPUs, measure the chosen one
+        plan = _plan(parser, options, limits)
+        if options.json and options.json != "-":
+            check_writable(Path(options.json))
     except backend.BackendError as error:
         parser.error(str(error))
-    limits: Limits = {}
-    plan = _plan(parser, options, limits)
-    if options.json and options.json != "-":
-        try:
-            check_writable(Path(options.json))
-        except OSError as error:
-            parser.error(f"--json {error}")
+    except OSError as error:
+        parser.error(f"--json {error}")
 
     names = [name for _, implementations in plan for name in implementations]
     versions = machine.versions() | peers.versions(names)
@@ -95,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to = console(sys.stderr if options.json == "-" else sys.stdout)
     report.show(result, to)
     if _is_short(options):
-        to.print(f"\n{MORE}", soft_wrap=True)
+        more = "measures more sizes, trainings and loops, and each row for longer (10 minutes)."
+        to.print(f"\n--full {more}", soft_wrap=True)
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130

@@ -22,11 +22,8 @@ from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels import jit, loops
 
-# Our implementations that run on the GPU
-ON_GPU = ("cupy", "accelnn-cupy")
-
-# The implementations whose first run includes compiling
-COMPILED = ("numba", "numba-parallel", *ON_GPU)
+ON_GPU = ("cupy", "accelnn-cupy")  # our implementations that run on the GPU
+COMPILED = ("numba", "numba-parallel", *ON_GPU)  # the first run compiles
 
 
 def place_of(implementation: str) -> Backend:
@@ -67,7 +64,6 @@ class Operation:
     bound: str = "stream"
 
     def shapes(self, n: int) -> list[tuple[int, ...]]:
-        """The shapes of the inputs and of the output."""
         return [(n,) * dimensions for dimensions in (*self.inputs, self.output)]
 
     def elements(self, n: int) -> int:
@@ -75,7 +71,6 @@ class Operation:
         return sum(map(math.prod, self.shapes(n)))
 
     def multiplications(self, n: int) -> int:
-        """Iterations of the innermost loop."""
         return int(n ** (self.output + self.sums))
 
     @property
@@ -116,14 +111,12 @@ def loop(module: Any, case: "OperationCase", inputs: Sequence[Any], out: Any) ->
 
 
 def loop_over_lists(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
-    """The same loops over Python lists."""
     return loop(loops, case, [array.tolist() for array in inputs], out.tolist())
 
 
 def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
     """NumPy, or CuPy if that has the arrays."""
-    xp = array_module(out)
-    return functools.partial(case.operation.vectorised, xp, *inputs, out), out
+    return functools.partial(case.operation.vectorised, array_module(out), *inputs, out), out
 
 
 # By name, all that an implementation needs; those named in ON_GPU get arrays on the GPU
@@ -170,7 +163,7 @@ def _beyond_caches(operation: Operation) -> int:
 
 
 def _with_room(operation: Operation, n: int, dtype: str) -> int:
-    """n, or the largest of n/2, n/4, ... whose arrays fit the memory of the host and the GPU."""
+    """n, or the largest of n/2, n/4, ... that fits the memory of the host and the GPU."""
     while n > 1 and any(_why_not(operation, n, dtype, place) for place in places()):
         n //= 2
     return n
@@ -228,16 +221,12 @@ class OperationCase:
         return f"{self.name}({self.n:,})"
 
     def record(self, implementation: str) -> Record:
-        threads: int | None = 1
-        if implementation == "numba-parallel":
-            threads = numba.get_num_threads()
-        elif implementation == "numpy" and self.operation.sums:
-            threads = machine.blas_threads()
-        elif implementation in ON_GPU:
-            threads = None
+        blas = machine.blas_threads() if self.operation.sums else 1
+        threads = {"numba-parallel": numba.get_num_threads(), "numpy": blas, "cupy": None}
         place = "cupy" if implementation in ON_GPU else "numpy"
-        size = {"n": self.n}
-        return Record(self.name, implementation, size, self.dtype, place, threads=threads)
+        record = Record(self.name, implementation, {"n": self.n}, self.dtype, place)
+        record.threads = threads.get(implementation, 1)
+        return record
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
@@ -255,22 +244,20 @@ class OperationCase:
         return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places()}
 
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
-        if implementation not in TURN:
-            return self.n
-        one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
-        if "python" in implementation:  # a measurement takes up to five runs to prepare
+        turn = TURN.get(implementation, 0.0)
+        if implementation == "numba-parallel":
+            turn /= numba.get_num_threads()
+        elif "python" in implementation:  # a measurement takes up to five runs to prepare
             seconds /= 3
-        elif implementation == "numba-parallel":
-            one_row /= numba.get_num_threads()
+        one_row = self.operation.multiplications(self.n) / self.n * turn
         if one_row > LONGEST_ROW:
             raise Skip(f"one of {self.n:,} rows would take about {one_row:.0f} s")
-        return max(1, min(self.n, int(seconds / one_row)))
+        return max(1, min(self.n, int(seconds / one_row))) if turn else self.n
 
 
 # The arrays of the present case only: the largest take gigabytes
 @functools.lru_cache(maxsize=1)
 def _inputs(name: str, n: int, dtype: str) -> list[Array]:
-    """The inputs of an operation, drawn from [0, 1)."""
     random = np.random.default_rng(0)
     return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].shapes(n)[:-1]]
 
@@ -284,8 +271,7 @@ def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
 
 def _rows(name: str, n: int, dtype: str, rows: int) -> list[Array]:
     """The inputs for the first rows of the result."""
-    by_rows = OPERATIONS[name].by_rows
-    inputs = _inputs(name, n, dtype)
+    by_rows, inputs = OPERATIONS[name].by_rows, _inputs(name, n, dtype)
     return [array[:rows] if i in by_rows else array for i, array in enumerate(inputs)]
 
 
@@ -306,18 +292,16 @@ class OperationContestant:
         shape = operation.shapes(case.n)[-1]
         self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
         self.on_place = place.to_device(self.out)
-        start = IMPLEMENTATIONS[implementation]
-        self.job, self.result = start(case, self._upload(), self.on_place)
+        arrays = self._upload(), self.on_place
+        self.job, self.result = IMPLEMENTATIONS[implementation](case, *arrays)
         self.measure = stopwatch(self.job, place)
 
     def _upload(self) -> list[Array]:
         return [self.place.to_device(array) for array in self.inputs]
 
     def run(self) -> None:
-        """Do the job once, and keep the result."""
         returned = self.job()
-        if returned is not None:
-            self.result = returned
+        self.result = self.result if returned is None else returned
 
     def error(self) -> float:
         """The largest error, relative to the largest element of the float64 reference."""
@@ -365,7 +349,7 @@ class OperationContestant:
 
 
 def _median_of_a_few(measure: Callable[[], float]) -> float:
-    """The median of three measurements, or of as many as take a tenth of a second."""
+    """The median of three measurements, or of fewer that take a tenth of a second."""
     times = [measure()]
     while len(times) < 3 and sum(times) < 0.1:
         times.append(measure())

@@ -22,12 +22,8 @@ OURS, OTHERS, TEXT = "#e8590c", "#748ffc", "#808080"  # readable on white and on
 
 
 def draw(report: Report, path: Path, case: str | None = None) -> None:
-    """Write a chart of the training `case` to `path` (.svg or .png), its background transparent.
-
-    case : by default cat-2layer, or the first training of the report
-
-    Raises ValueError if the report has no such training, or matplotlib is not installed.
-    """
+    """Write a chart of the training `case` (cat-2layer, or the first one) to a transparent .svg or
+    .png. Raises ValueError if the report lacks the training, or matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
@@ -40,7 +36,12 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
         raise ValueError(f"no training {case} was timed: expected one of {', '.join(cases)}")
     rows.sort(key=lambda record: record.seconds or 0.0)
     figure = Figure((8, 1 + 0.42 * len(rows)), layout="constrained")
-    figure.suptitle(_title(rows[0]), x=0.01, ha="left", color=TEXT, fontsize="medium")
+    first = rows[0]
+    job = (
+        f"{first.case}: {list(first.size['layers'])}, {first.epochs or 0:,} epochs in {first.dtype}"
+    )
+    title = f"{job} on {first.device}, {first.threads} threads (log scale)"
+    figure.suptitle(title, x=0.01, ha="left", color=TEXT, fontsize="medium")
     axes = figure.subplots()
     times = [record.seconds or 0.0 for record in rows]
     colours = [OURS if r.implementation.startswith("accelnn") else OTHERS for r in rows]
@@ -71,9 +72,3 @@ def _figures(record: TrainingRecord, rows: list[TrainingRecord]) -> str:
     if ours is None or record.seconds is None or record.implementation == "accelnn":
         return time(record)
     return f"{time(record)}  ({ratio(record.seconds / ours)} ×)"
-
-
-def _title(record: TrainingRecord) -> str:
-    layers, epochs = list(record.size["layers"]), record.epochs or 0
-    job = f"{record.case}: {layers}, {epochs:,} epochs in {record.dtype}"
-    return f"{job} on {record.device}, {record.threads} threads (log scale)"

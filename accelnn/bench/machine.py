@@ -81,8 +81,7 @@ def describe() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions of everything that a result may depend on."""
     found = {"python": platform.python_version(), "accelnn": accelnn.__version__}
-    for package in ("numpy", "numba", "llvmlite", "scipy"):
-        found[package] = metadata.version(package)
+    found |= {name: metadata.version(name) for name in ("numpy", "numba", "llvmlite", "scipy")}
     for pool in _blas_pools():
         found["blas"] = f"{pool['internal_api']} {pool['version']}"
     if backend.why_not() is None:
@@ -101,7 +100,7 @@ def limits(
     "matmul_<precision>_gflop_per_s" in each of `precisions`, which are those of `accelnn.fit`.
 
     On the host the best of `repeat` measurements, because other work slows some of them down; on a
-    GPU, which no one else uses, their median by events, over arrays of gigabytes.
+    GPU, which has no other work, their median.
     """
     on_gpu = isinstance(place, CupyBackend)
     # on the host each array is four times the cache, so that none of it is cached in the next run
@@ -136,8 +135,8 @@ def _factors(place: Backend, dtype: str) -> tuple[Array, Array]:
 def _product(place: Backend, dtype: str) -> tuple[Callable[[], object], int]:
     """A large product in `dtype`, and its floating-point operations."""
     A, B = _factors(place, dtype)
-    out = place.xp.empty_like(A)
-    return functools.partial(place.xp.matmul, A, B, out=out), 2 * len(A) ** 3
+    run = functools.partial(place.xp.matmul, A, B, out=place.xp.empty_like(A))
+    return run, 2 * len(A) ** 3
 
 
 # cuBLAS's names for the type of the factors, and for that of products and sums
@@ -150,8 +149,8 @@ PRECISIONS = {
 
 
 def _product_in(place: CupyBackend, precision: str) -> tuple[Callable[[], Array], int]:
-    """The same in a precision, the result in float32 or float64, by cublasGemmEx, which has them
-    all. cuBLAS's columns are our rows: the result is B A."""
+    """A large product in a precision, by cublasGemmEx, which has all of them; its result is in
+    float32 or float64. cuBLAS's columns are our rows: the result is B A."""
     cuda, cublas = place.xp.cuda, place.xp.cuda.cublas
     dtype = "float64" if precision == "float64" else "float32"
     A, B = _factors(place, dtype)

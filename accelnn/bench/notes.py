@@ -12,12 +12,11 @@ Cache = tuple[Array, Array, Array, Array]  # A_prev, W, b, Z of one layer
 
 
 def sigmoid(Z: Array) -> Array:
-    """1 / (1 + e^-Z)."""
     return 1 / (1 + np.exp(-Z))
 
 
 def _sigmoid_backward(dA: Array, Z: Array) -> Array:
-    s = 1 / (1 + np.exp(-Z))
+    s = sigmoid(Z)
     return dA * s * (1 - s)
 
 

@@ -30,7 +30,6 @@ State = Any  # the weights and the optimizer's moments
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways in which JAX can do a job."""
     if on_gpu(name):
         try:
             jax.config.update("jax_default_device", jax.devices("cuda")[job.gpu])
@@ -49,7 +48,6 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
 
 
 def gpu_name(job: PeerJob) -> str:
-    """The name of the job's GPU."""
     return str(jax.devices("cuda")[job.gpu].device_kind)
 
 
@@ -120,7 +118,6 @@ def first_state(job: PeerJob, weights: Array) -> State:
 
 
 def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
-    """The state after one update."""
     layers, moments, t = state
     gradients = jax.grad(functools.partial(cost, job))(layers, X, Y)
     rate, t = job.recipe.learning_rate, t + 1
@@ -130,10 +127,8 @@ def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
     V = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
     m_scale, v_scale = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
 
-    def moved(w: Any, m: Any, v: Any) -> Any:
-        return w - m_scale * m / (jnp.sqrt(v * v_scale) + 1e-8)
-
-    return jax.tree.map(moved, layers, M, V), [M, V], t
+    steps = jax.tree.map(lambda m, v: m_scale * m / (jnp.sqrt(v * v_scale) + 1e-8), M, V)
+    return jax.tree.map(lambda w, step: w - step, layers, steps), [M, V], t
 
 
 def cost(job: PeerJob, layers: Any, X: Any, Y: Any) -> Any:

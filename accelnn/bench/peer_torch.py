@@ -41,14 +41,12 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "leaky_relu": lambda dA, A: torch.ops.aten.leaky_relu_backward(dA, A, 0.01, True),
 }
 
-# the implementations of PyTorch's optimizers
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 CPU = torch.device("cpu")
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways in which PyTorch can do a job."""
     torch.set_float32_matmul_precision("high" if job.recipe.precision == "tf32" else "highest")
     if on_gpu(name):
         return trainers_on_gpu(name, job)
@@ -79,18 +77,14 @@ def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrain
     if not torch.cuda.is_available():
         raise Skip(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
     torch.cuda.set_device(job.gpu)
-    gpu = torch.device("cuda", job.gpu)
+    given = job, torch.device("cuda", job.gpu), job.threads
     if name == "torch-cuda-compile":
-        return {"whole step": functools.partial(Compiled, job, gpu, job.threads)}
+        return {"whole step": functools.partial(Compiled, *given)}
     kind = CapturedStep if name == "torch-cuda-graph" else Eager
-    return {
-        way: functools.partial(kind, job, gpu, job.threads, options)
-        for way, options in OPTIMIZERS.items()
-    }
+    return {way: functools.partial(kind, *given, options) for way, options in OPTIMIZERS.items()}
 
 
 def gpu_name(job: PeerJob) -> str:
-    """The name of the job's GPU."""
     return str(torch.cuda.get_device_name(job.gpu))
 
 

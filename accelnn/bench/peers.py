@@ -198,15 +198,12 @@ class Peer:
 @contextlib.contextmanager
 def _inherited(variables: dict[str, str]) -> Iterator[None]:
     """Processes started in the block have these variables, and leave Ctrl-C to their parent."""
-    before = dict(os.environ)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    before, handler = dict(os.environ), signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(variables)
     try:
         yield
     finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, handler)
         os.environ.clear()
         os.environ.update(before)
 
@@ -216,7 +213,7 @@ def _environment(name: str, threads: int) -> dict[str, str]:
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     limits = dict.fromkeys(pools, str(threads))
     if on_gpu(name):
-        # by default JAX would take three quarters of the GPU's memory, of which we use a part
+        # by default JAX takes three quarters of the GPU's memory, of which we use a part
         return limits | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     limits |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}  # NPROC is for XLA's pool
     limits["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compilers that keeps running
@@ -302,15 +299,14 @@ def prepare(
 
 
 def seconds_of(trainer: PeerTrainer, epochs: int) -> float:
-    """The seconds that training takes."""
     start = time.perf_counter()
     trainer.train(epochs)
     return time.perf_counter() - start
 
 
 def fastest(trainers: dict[str, PeerTrainer]) -> str:
-    """The name of the fastest in three short measurements of each, in turn."""
-    # as many epochs as the fastest does in a third of the time, so that set-up counts little
+    """The name of the fastest in three short measurements of each, in turn, of as many epochs as
+    it does in a third of the time."""
     epoch = min(seconds_of(trainer, 3) / 3 for trainer in trainers.values())
     epochs = max(1, int(TRIAL / 3 / epoch))
     seconds = dict.fromkeys(trainers, float("inf"))

@@ -59,7 +59,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The case and its size: "dot(1,000)"."""
+        """Such as "dot(1,000)"."""
         size = self.size.get("n", self.size.get("value"))
         return self.case if size is None else f"{self.case}({size:,})"
 
@@ -75,7 +75,7 @@ class Record:
         self.seconds_min, self.seconds_max = min(times) * scale, max(times) * scale
 
     def reject(self, status: str, reason: str) -> None:
-        """Make the record "wrong" or "failed", without times."""
+        """Make the record "wrong" or "failed"."""
         self.status, self.reason = status, reason
         self.seconds = self.seconds_min = self.seconds_max = None
 
@@ -86,9 +86,9 @@ class TrainingRecord(Record):
 
     solver : our solver, or the fastest of a peer's ways of running
     precision : of the matrix products: "float64" | "float32" | "tf32" | "bfloat16"
-    epochs, epochs_measured : of the whole training, and how many of them were run; if these
-        differ, the seconds are scaled to the whole, and costs and accuracies are None
-    optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
+    epochs, epochs_measured : if only a part of the epochs was measured, the seconds are scaled to
+        the whole, and costs and accuracies are None
+    optimizer, batch_size : as in `accelnn.fit`
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
     data : "real" | "stand-in" | "drawn" (if only the shape matters)

@@ -1,6 +1,6 @@
 """A report in a terminal, with tables that fit it; in a pipe complete and plain."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich import box
@@ -73,18 +73,16 @@ def show(report: Report, to: Console) -> None:
 def describe(report: Report) -> list[str]:
     """The machine, the versions and the measured limits, a line each."""
     machine = report.machine
+    memory, cache = machine["memory_bytes"] / 2**30, machine["last_level_cache_bytes"] / 2**20
     vectors = f" with {machine['vector_unit']}" if machine.get("vector_unit") else ""
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores{vectors}, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB last-level cache"
-    ]
+    cores = f"{machine['processor']}, {machine['cores']} cores{vectors}"
+    lines = [f"{cores}, {memory:.0f} GiB, {cache:.0f} MiB last-level cache"]
     if machine["gpu"]:
         lines.append(describe_fields(machine["gpu"]))
     lines.append(", ".join(f"{name} {version}" for name, version in report.versions.items()))
     for backend, limits in report.limits.items():
-        memory = {"numpy": "CPU: memory", "cupy": "GPU: copying memory"}[backend]
-        found = [f"Measured limits of the {memory} {figure(limits['stream_gb_per_s'])} GB/s"]
+        what = {"numpy": "CPU: memory", "cupy": "GPU: copying memory"}[backend]
+        found = [f"Measured limits of the {what} {figure(limits['stream_gb_per_s'])} GB/s"]
         for name, rate in limits.items():
             if name.startswith("matmul_"):
                 precision = name.removeprefix("matmul_").removesuffix("gflop_per_s").strip("_")
@@ -177,16 +175,11 @@ def _show_remarks(records: list[Record], to: Console) -> None:
             remarks.setdefault(record.status, {}).setdefault(record.reason, []).append(row)
     lines = [f"{case}: {', '.join(parts)}" for case, parts in scaled.items()]
     _print_lines("~ Scaled to the whole job from:", lines, to)
-    headings = {
-        "ok": "Notes:",
-        "wrong": "WRONG, so not timed:",
-        "failed": "FAILED:",
-        "skipped": "Skipped:",
-    }
-    for status, heading in headings.items():
+    bad = {"wrong": "WRONG, so not timed:", "failed": "FAILED:"}
+    for status, heading in {"ok": "Notes:", **bad, "skipped": "Skipped:"}.items():
         by_reason = remarks.get(status, {}).items()
         lines = [f"{', '.join(dict.fromkeys(rows))}: {reason}" for reason, rows in by_reason]
-        _print_lines(heading, lines, to, "bold red" if status in ("wrong", "failed") else "")
+        _print_lines(heading, lines, to, "bold red" if status in bad else "")
     trainings = [r for r in records if isinstance(r, TrainingRecord)]
     ours = [r for r in trainings if r.implementation.startswith("accelnn")]
     if in_sample_space := dict.fromkeys(r.case for r in ours if r.in_sample_space):
@@ -208,8 +201,8 @@ def _show_remarks(records: list[Record], to: Console) -> None:
         )
 
 
-def _print_lines(heading: str, lines: Iterable[str], to: Console, style: str = "") -> None:
-    for number, line in enumerate(lines):
-        if number == 0:
-            to.print(f"\n{heading}", style=style)
+def _print_lines(heading: str, lines: Sequence[str], to: Console, style: str = "") -> None:
+    if lines:
+        to.print(f"\n{heading}", style=style)
+    for line in lines:
         to.print(f"  {line}", soft_wrap=True)

@@ -11,11 +11,8 @@ from accelnn.bench.records import Record, Report, TrainingRecord, crossings
 
 @dataclass
 class Table:
-    """Columns of text under their headings.
-
-    ends : numbers of the rows after which a group ends
-    note : a line below the table
-    """
+    """Columns of text under their headings, and a note below; `ends` numbers the last rows of
+    groups."""
 
     title: str
     columns: dict[str, list[str]]
@@ -24,7 +21,6 @@ class Table:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells, row by row."""
         return list(zip(*self.columns.values(), strict=True))
 
 
@@ -52,7 +48,6 @@ def ratio(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """To three digits."""
     return "" if share is None else f"{100 * share:.3g} %"
 
 
@@ -62,7 +57,6 @@ def figure(value: float) -> str:
 
 
 def flops(gflop_per_s: float) -> str:
-    """A rate of arithmetic."""
     large = gflop_per_s >= 1e4
     return f"{figure(gflop_per_s / (1e3 if large else 1))} {'T' if large else 'G'}FLOP/s"
 
@@ -77,12 +71,11 @@ def time(record: Record) -> str:
 # --------------------------------------------------------------------------------------------
 # a row for each record
 
-# heading: a function of a record, and of all records of its case and size
-Columns = dict[str, Callable[[Any, list[Any]], str]]
+# A function of a record, and of all records of its case and size
+Cell = Callable[[Any, list[Any]], str]
 
 
 def _faster(baseline: str, record: Record, group: list[Record]) -> str:
-    """How many times as fast as the baseline a record is."""
     base = _seconds_of(baseline, group)
     return ratio(base / record.seconds) if base and record.seconds else ""
 
@@ -120,7 +113,7 @@ def _share_of_products(record: Record, group: list[Record]) -> str:
     return percent(alone / record.seconds) if alone and record.seconds else ""
 
 
-COLUMNS: Columns = {
+COLUMNS: dict[str, Cell] = {
     "case": lambda r, _: r.case,
     "n": lambda r, _: f"{r.size['n']:,}",
     "implementation": lambda r, _: r.implementation,
@@ -198,10 +191,7 @@ def by_name(records: Iterable[Record]) -> list[list[Any]]:
 
 
 def _pivot(
-    title: str,
-    groups: Sequence[list[Any]],
-    cell: Callable[[Any, list[Any]], str],
-    more: Callable[[list[Any]], dict[str, str]],
+    title: str, groups: Sequence[list[Any]], cell: Cell, more: Callable[[list[Any]], dict[str, str]]
 ) -> list[Table]:
     """A row for each group: its name, a cell for each of its records, and more columns."""
     cells = [{r.implementation: cell(r, group) for r in group} for group in groups]
@@ -298,8 +288,8 @@ def _reigns(records: Iterable[Record | None], values: Sequence[str]) -> str:
     fastest = zip((r.implementation if r else "" for r in records), values, strict=True)
     parts = []
     for name, group in groupby(fastest, key=lambda pair: pair[0]):
-        first, *_, last = [value for _, value in group] * 2
-        parts.append(f"{name} at {' to '.join(dict.fromkeys((first, last)))}")
+        found = [value for _, value in group]
+        parts.append(f"{name} at {' to '.join(dict.fromkeys((found[0], found[-1])))}")
     return f"* fastest: {', '.join(parts)}"
 
 
@@ -315,24 +305,13 @@ def crossovers(report: Report) -> list[Table]:
         "end to end": [_size(row["end_to_end"]) for row in found],
         "measured": [f"{row['smallest']:,} to {row['largest']:,}" for row in found],
     }
-    note = (
-        "resident: with the arrays on the GPU; end to end: with the transfers of the inputs to "
-        "the GPU and of the result back"
-    )
+    note = "resident: with the arrays on the GPU; end to end: with the transfers to it and back"
     return [Table(title, columns, note=note)] if found else []
 
 
 def _size(crossing: dict[str, Any]) -> str:
-    """To two digits if it lies between two measured sizes."""
     size, bound = crossing["size"], crossing["bound"]
     return f"{float(f'{size:.1e}'):,.0f}" if bound == "=" else f"{bound} {size:,}"
 
 
-# By name, a function of a report that returns tables
-SECTIONS: dict[str, Callable[[Report], list[Table]]] = {
-    "operations": operations,
-    "trainings": trainings,
-    "peers": peers,
-    "growth": growth,
-    "crossovers": crossovers,
-}
+SECTIONS = {f.__name__: f for f in (operations, trainings, peers, growth, crossovers)}

@@ -44,11 +44,11 @@ class Job:
     peer: Peer | None = None
 
 
-# What is known of a training: its solver, precision and device; compile_seconds; and seconds, if
-# they are others than those of the caller's clock less compile_seconds
+# A training's solver, precision, device and compile_seconds; and its seconds, if the caller's clock
+# has others
 Facts = dict[str, Any]
 
-# The parameters after training (None if it trains nothing), and the facts
+# The trained parameters (None if it trains nothing), and the facts
 Trained = tuple[Parameters | None, Facts]
 
 # (job, params, epochs, seed, m): train on the first m examples, and leave the given parameters
@@ -57,18 +57,11 @@ Implementation = Callable[[Job, Parameters, int, int, int], Trained]
 
 def library(solver: str, job: Job, params: Parameters, epochs: int, seed: int, m: int) -> Trained:
     """`accelnn.fit` on the backend of the arrays. Raises Skip if the solver cannot do the job."""
-    recipe = job.recipe
+    given = ("learning_rate", "optimizer", "batch_size", "precision")
+    options: dict[str, Any] = {name: getattr(job.recipe, name) for name in given}
+    options |= {"epochs": epochs, "solver": solver, "seed": seed}
     try:
-        params, history = accelnn.fit(
-            *(recipe.net, params, job.X[:, :m], job.Y[:, :m]),
-            epochs=epochs,
-            learning_rate=recipe.learning_rate,
-            optimizer=recipe.optimizer,
-            batch_size=recipe.batch_size,
-            solver=solver,
-            precision=recipe.precision,
-            seed=seed,
-        )
+        params, history = accelnn.fit(job.recipe.net, params, job.X[:, :m], job.Y[:, :m], **options)
     except ValueError as reason:
         if "cannot do this" not in str(reason):
             raise
@@ -92,7 +85,7 @@ def loop(module: Any, job: Job, first: Parameters, epochs: int, _seed: int, m: i
 
 
 def notes_numpy(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
-    """The notes' `optimize` for logistic regression, else their L-layer `model`."""
+    """The notes' `optimize` for logistic regression, else their `model`."""
     net, rate = job.recipe.net, job.recipe.learning_rate
     X, Y = job.X[:, :m], job.Y[:, :m]
     if len(net.layers) == 2 and not net.l2:
@@ -108,11 +101,9 @@ def notes_numpy(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -
 
 
 def products(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
-    """The 3L - 1 matrix products of each step and nothing else, by NumPy into preallocated arrays,
-    in the faster layout. Only the rest of a training's time can be saved without a faster product.
-
-    Z = W A, dW = dZ Aᵀ and, in all but the first layer, dA = Wᵀ dZ.
-    """
+    """The 3L - 1 matrix products of each step and nothing else, in the faster layout: Z = W A,
+    dW = dZ Aᵀ and, in all but the first layer, dA = Wᵀ dZ. Without a faster product only the rest
+    of a training's time can be saved."""
     layers, weights = job.recipe.net.layers, [W for W, _ in params]
     dW, random = [np.empty_like(W) for W in weights], np.random.default_rng(0)
 
@@ -179,7 +170,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 # They train in full batches only; the products are a limit for mini-batches
 FULL_BATCHES_ONLY = ("python", "numba", "notes", "torch-gram")
 
-# The first of these that was run is the reference for the final costs of the others
+# The first of these that ran is the reference for the final costs of the others
 OURS = ("numpy", "accelnn", "cupy", "accelnn-cupy")
 
 # --------------------------------------------------------------------------------------------
@@ -227,10 +218,8 @@ def _digits(batch_size: int, optimizer: str, epochs: int, rate: float) -> Traini
 
 
 def _large(precision: str, band: float) -> Training:
-    """100 steps of 1.4e12 floating-point operations each, nearly all of them in matrix products.
-
-    The learning rate is small because the curvature grows with the width of the net.
-    """
+    """100 steps of 1.4e12 floating-point operations each, nearly all in matrix products. The
+    learning rate is small because the curvature grows with the width of the net."""
     m, net = 2 * 8192, Network([4096, 4096, 4096, 10], output="softmax")
     recipe = Recipe("A wide net on random points", lambda **_: _drawn(m), net, 50, 1e-3, "he")
     recipe = recipe.changed(batch_size=8192, precision=precision, seed=0)
@@ -275,30 +264,27 @@ TRAININGS = {
 # The largest relative difference of one step from the float64 reference's
 TOLERANCE = {"float64": 1e-9, "float32": 1e-2, "tf32": 2e-2, "bfloat16": 0.1}
 
-# The paper and most packages add Adam's ε after the bias correction, scikit-learn before it, which
-# changes the first step by 2 %.
+# scikit-learn adds Adam's ε before the bias correction, which changes the first step by 2 %
 ADAM_TOLERANCE = 0.05
 
-# MLPClassifier shuffles in its own order, and the last batches decide the final cost: over eight
-# orders it differed by up to 0.74, relative to the lowest. So the band is wide; its process counts
-# that every example was seen in every epoch.
+# MLPClassifier shuffles in its own order, which changed the final cost by up to 0.74 of the lowest
+# over eight orders; its process checks that it sees every example in every epoch.
 BAND_OF_ORDER = 1.0
 
 # Examples on which the first step is checked: sample space takes a quarter of a second to form the
 # inner products of this many with 12,288 features, and six seconds for 5,000.
 CHECKED = 1000
 
-# A measurement is the median of trainings that take SHORT seconds together, but at most MOST of
-# them: interruptions by other processes last about 10 ms.
+# A measurement is the median of trainings that take SHORT seconds together, of at most MOST:
+# interruptions by other processes last about 10 ms.
 SHORT, MOST = 0.1, 15
 
-# Implementations with a set-up, which would have to be repeated for each part of a training
-WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")
+WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")  # each part would have to repeat it
 
 
 @dataclass
 class TrainingCase:
-    """One training, run whole if there is time for it, else in part and scaled.
+    """One training.
 
     dtype : of the whole run; a training may have its own
     limits : by backend, as from `machine.limits`
@@ -322,7 +308,6 @@ class TrainingCase:
 
     @property
     def implementations(self) -> Sequence[str]:
-        """Those that can do this training."""
         training = self.training
         names = [n for n in training.implementations if n in ON_GPU or not training.for_gpu]
         if self.peers:
@@ -333,7 +318,6 @@ class TrainingCase:
         return [name for name in names if name not in without]
 
     def dtype_of(self, implementation: str) -> str:
-        """The dtype in which an implementation trains."""
         own = self.training.dtype or self.dtype
         return "float32" if implementation.endswith(FLOAT32) else own
 
@@ -459,33 +443,31 @@ class TrainingContestant:
         first = Parameters(to_host(self.first.flat).astype(np.float64), recipe.net.layers)
         X, Y = (Z[:, : self.checked] for Z in (data.X_train, data.Y_train))
         gradient = recipe.net.gradients(first, X, Y).flat
-        step = (first.flat - to_host(self.params.flat)) / recipe.learning_rate
-        if recipe.optimizer == "sgd":
-            return float(np.abs(step - gradient).max() / np.abs(gradient).max())
-        # gradients that are pure rounding get full steps of random sign: compare the norms
-        expected = gradient / (np.abs(gradient) + 1e-8)
-        return float(np.linalg.norm(step - expected) / np.linalg.norm(expected))
+        norm: Any = functools.partial(np.linalg.norm, ord=np.inf)
+        if recipe.optimizer == "adam":
+            gradient = gradient / (np.abs(gradient) + 1e-8)
+            norm = np.linalg.norm  # gradients that are pure rounding get full steps of random sign
+        step, expected = to_host(self.params.flat) - first.flat, -recipe.learning_rate * gradient
+        return float(norm(step - expected) / norm(expected))
 
     def measure(self) -> float:
         """Time the whole training (a short one several times) or its next part."""
+        seeds = self.case.seeds
         if self.parts is None:
             self.parts = self._plan()
-        epochs, seeds = self.case.recipe.epochs, self.case.seeds
-        seed = seeds[self.measured % len(seeds)]
+            self.restart(seeds[0])
         if self.parts:
             epochs = self.parts.pop(0)
-        whole = epochs == self.case.recipe.epochs
-        if self.measured == 0 and not whole:
-            self.restart(seed)
-        seconds: list[float] = []
-        while not seconds or (whole and sum(seconds) < SHORT and len(seconds) < MOST):
-            if whole:
-                self.restart(seed)
-            seconds.append(self.advance(epochs))
+            return self.advance(epochs) / epochs
+        seed = seeds[self.measured % len(seeds)]
         self.measured += 1
+        seconds: list[float] = []
+        while sum(seconds) < SHORT and len(seconds) < MOST:
+            self.restart(seed)
+            seconds.append(self.advance(self.case.recipe.epochs))
         if len(seeds) > 1:
             self.test_accuracies[seed] = self._outcome()[2]
-        return statistics.median(seconds) / epochs
+        return statistics.median(seconds) / self.case.recipe.epochs
 
     def _plan(self) -> list[int]:
         """The epochs of each measurement; empty if each is a whole training."""
@@ -559,7 +541,6 @@ class TrainingContestant:
             record.reason = "; ".join(remarks) or None
 
     def close(self) -> None:
-        """Free what was started."""
         if self.job.peer is not None:
             self.job.peer.close()
 
