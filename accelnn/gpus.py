@@ -9,13 +9,8 @@ from accelnn import backend
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
-
-    index : among the visible ones, as in "cupy:1"
-    compute_capability : for instance "9.0"
-    cache_bytes : of its last-level cache; 0 if CUDA does not say
-    cuda : the newest CUDA that the driver supports, for instance "13.0"
-    """
+    """One GPU, with its index among the visible ones, its compute capability such as "9.0", and the
+    newest CUDA of the driver, such as "13.0". Its cache is 0 bytes if CUDA does not report it."""
 
     index: int
     name: str
@@ -27,7 +22,6 @@ class Gpu:
     cuda: str
 
     def __str__(self) -> str:
-        """In one line, for people."""
         return describe_fields(asdict(self))
 
 
@@ -42,9 +36,8 @@ def describe_fields(gpu: Mapping[str, Any]) -> str:
 
 def count() -> int:
     """The number of visible GPUs; 0 if CuPy cannot be used."""
-    if backend.why_not() is not None:
-        return 0
-    return int(backend.CupyBackend().xp.cuda.runtime.getDeviceCount())
+    usable = backend.why_not() is None
+    return int(backend.CupyBackend().xp.cuda.runtime.getDeviceCount()) if usable else 0
 
 
 def describe(index: int) -> Gpu:

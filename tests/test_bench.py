@@ -24,8 +24,7 @@ from accelnn.backend import CupyBackend, NumpyBackend, why_not
 from accelnn.bench import __main__ as command
 from accelnn.bench import cases, growth, machine, notes, pages, report, runner, timing, trainings
 from accelnn.bench.__main__ import GPU_TRAININGS, main
-from accelnn.bench.crossover import crossovers
-from accelnn.bench.records import Record, Report, Skip, TrainingRecord
+from accelnn.bench.records import Record, Report, Skip, TrainingRecord, crossings
 from accelnn.bench.trainings import TRAININGS, TrainingCase
 from accelnn.cli.console import console
 from accelnn.gpus import Gpu
@@ -64,7 +63,7 @@ def known_machine(monkeypatch):
 @pytest.fixture
 def whole(monkeypatch):
     """Time for whole trainings, each once."""
-    monkeypatch.setattr(command, "QUICK", (1, 0.1, 60.0))
+    monkeypatch.setattr(command, "QUICK", (1, 0.1, 60.0, 1.0))
 
 
 def bench(*arguments, capsys):
@@ -164,7 +163,7 @@ def test_mini_batches_are_trained_whole_and_set_against_their_products(monkeypat
 
 def test_one_training_of_several_seeds_reports_their_mean_accuracy(monkeypatch, capsys):
     shorten(monkeypatch, "digits-mlp", epochs=1)
-    monkeypatch.setattr(command, "QUICK", (5, 0.1, 60.0))
+    monkeypatch.setattr(command, "QUICK", (5, 0.1, 60.0, 1.0))
     _, [record] = train("digits-mlp", "accelnn", capsys=capsys)
     assert record["repeats"] == 5
     found = re.fullmatch(r"test accuracy of 5 seeds (\d+\.\d+)% to (\d+\.\d+)%", record["reason"])
@@ -555,7 +554,7 @@ def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
         measured.append(real(measures, times, repeat, seconds, threaded))
 
     monkeypatch.setattr(runner, "alternate", interrupted)
-    monkeypatch.setattr(command, "QUICK", (3, 5.0, 0.3))  # time for three
+    monkeypatch.setattr(command, "QUICK", (3, 5.0, 0.3, 0.05))  # time for three
     status, records = bench("ops", "--case", "dot", "--size", "15", "33", "99", capsys=capsys)
     assert status == 130
     repeats = [r["repeats"] for r in records if r["implementation"] == "numpy"]
@@ -910,7 +909,7 @@ def test_the_gpu_wins_from_the_size_at_which_the_powers_of_n_cross():
     sizes = (10, 1_000, 100_000, 10_000_000)
     rows = on_both(dict.fromkeys(sizes, 2e-5), 1e-3, cpu=lambda n: n * 1e-9)
     rows += [sized("dot", "numba", n, 2e-9 * n) for n in sizes]
-    [found] = crossovers(rows)
+    [found] = crossings(rows)
     assert found == {
         "case": "dot",
         "dtype": "float64",
@@ -920,10 +919,10 @@ def test_the_gpu_wins_from_the_size_at_which_the_powers_of_n_cross():
         "end_to_end": {"size": 1_000_000, "bound": "=", "against": "numpy"},
     }
     # as fast is not faster; a loss at a larger size counts
-    [found] = crossovers(on_both({10: 0.5, 50: 0.5, 100: 0.5}, 1.0))
+    [found] = crossings(on_both({10: 0.5, 50: 0.5, 100: 0.5}, 1.0))
     assert found["resident"] == {"size": 10, "bound": "<", "against": "numpy"}
     assert found["end_to_end"] == {"size": 100, "bound": ">", "against": "numpy"}
-    [found] = crossovers(on_both({1: 2.0, 10: 0.5, 100: 2.0, 1_000: 0.5}, 9.0))
+    [found] = crossings(on_both({1: 2.0, 10: 0.5, 100: 2.0, 1_000: 0.5}, 9.0))
     assert found["resident"]["size"] == 316
 
 
@@ -931,10 +930,10 @@ def test_a_crossover_needs_three_sizes_that_both_sides_have():
     skipped = Record("dot", "cupy", {"n": 10}, "float64", "cupy")
     cpu = [sized("dot", "numpy", n, 1.0) for n in (10, 100, 1_000, 10_000)]
     two = [sized("dot", "cupy", n, 0.5, 0.5) for n in (100, 1_000)]
-    assert crossovers([*cpu, skipped]) == crossovers([*cpu, skipped, *two]) == []
-    [found] = crossovers([*cpu, skipped, *two, sized("dot", "cupy", 10_000, 0.5, 0.5)])
+    assert crossings([*cpu, skipped]) == crossings([*cpu, skipped, *two]) == []
+    [found] = crossings([*cpu, skipped, *two, sized("dot", "cupy", 10_000, 0.5, 0.5)])
     assert (found["smallest"], found["largest"]) == (100, 10_000)
-    assert crossovers([training_row("planar", "cupy")]) == []
+    assert crossings([training_row("planar", "cupy")]) == []
 
 
 GPU = Gpu(0, "NVIDIA H200", "9.0", 139 * 2**30, 140 * 2**30, 132, 60 * 2**20, "13.0")
@@ -974,6 +973,12 @@ def test_the_tables_of_a_gpu_fit_their_terminal():
         assert re.search(r"480,000 .*> 268,435,456 .*15 to 268,435,456", crossing)
         gains = "cat-2layer, on the GPU: cupy is 3 times as fast as torch-cuda, 4 times as fast as"
         assert gains in text
+
+
+def test_the_vector_unit_is_shown_if_the_result_has_it(monkeypatch):
+    assert "P, 2 cores, 1 GiB" in plain(row("numpy", 1.0))
+    monkeypatch.setitem(MACHINE, "vector_unit", "AVX512")
+    assert "P, 2 cores with AVX512, 1 GiB" in plain(row("numpy", 1.0))
 
 
 def test_scaled_and_unstable_rows_and_stand_ins_are_remarked():
@@ -1139,7 +1144,7 @@ def test_all_implementations_take_the_same_steps():
         np.testing.assert_allclose(weights["numba"], weights["numpy"], rtol=1e-8, atol=1e-12)
     case = case_of("planar")
     X, Y = case.dataset("float64").X_train, case.dataset("float64").Y_train
-    first = case.first_weights("float64", 0)
+    first = case.recipe.first_weights("float64")
     (W1, b1), (W2, b2) = first
     named = {"W1": W1, "b1": b1, "W2": W2, "b2": b2}
     _, costs = notes.model(X, Y, named, ["tanh", "sigmoid"], 201, 0.5)
@@ -1154,6 +1159,14 @@ def test_the_machine_describes_itself(monkeypatch):
     assert found["last_level_cache_bytes"] >= 2**18
     assert machine.blas_threads() >= 1
     assert machine.versions()["blas"]
+    for features, unit in (
+        ({"avx": True, "avx2": True, "avx512f": True}, "AVX512"),
+        ({"avx": True, "avx2": True, "avx512f": False}, "AVX2"),
+        ({"neon": True}, "NEON"),
+        ({"sse2": True}, None),
+    ):
+        monkeypatch.setattr(machine.binding, "get_host_cpu_features", lambda has=features: has)
+        assert machine.describe()["vector_unit"] == unit
     machine.last_level_cache.cache_clear()
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     assert machine.last_level_cache() == machine.ASSUMED_CACHE

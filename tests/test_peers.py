@@ -539,7 +539,7 @@ def test_a_child_is_limited_to_the_cpu_or_sent_to_the_gpu():
 
 def test_peers_are_measured_beside_ours_and_their_outcomes_compared(monkeypatch, capsys):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(command, "QUICK", (2, 0.1, 60.0))
+    monkeypatch.setattr(command, "QUICK", (2, 0.1, 60.0, 1.0))
     training = TRAININGS["minibatch-1024-adam"]
     shorter = replace(training, recipe=training.recipe.changed(epochs=3))
     monkeypatch.setitem(TRAININGS, "minibatch-1024-adam", shorter)

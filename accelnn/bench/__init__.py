@@ -1,4 +1,1 @@
-"""`accelnn bench`: how long the notes' operations and trainings take on this machine.
-
-`records.py` holds the measurements; `report.py` renders them.
-"""
+"""`accelnn bench`: how long the notes' operations and trainings take on this machine."""

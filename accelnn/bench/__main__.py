@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,19 +25,15 @@ from accelnn.bench.trainings import TRAININGS, TrainingCase
 from accelnn.cli.console import console
 from accelnn.files import check_writable, write_whole
 
-# (repeats, seconds for an implementation of an operation, seconds for one of a training)
-SHORT, QUICK = (5, 0.12, 1.5), (3, 0.04, 0.3)
-FULL, OF_GPU = (5, 0.7, 30.0), (5, 0.3, 5.0)
-
-# Seconds for one solver at one size of the group "growth"
-GROWTH_SECONDS, QUICK_GROWTH_SECONDS = 0.5, 0.05
+# Repeats; seconds for an implementation of an operation, a training, a training that grows
+SHORT, QUICK = (5, 0.12, 1.5, 0.5), (3, 0.04, 0.3, 0.05)
+FULL, OF_GPU = (5, 0.7, 30.0, 0.5), (5, 0.3, 5.0, 0.5)
 
 # A short run's trainings: in one dtype, so that the compiled solvers are compiled for one only
 SHORT_TRAININGS = ("cat-logistic", "cat-2layer", "planar", "digits")
-MORE = "--full measures more sizes, trainings and loops, and each row for longer (10 minutes)."
 
 # The group "gpu" compares operations with the fastest on the CPU, and trainings with these
-# packages. Starting one and compiling its step takes long, so not all of them do everything.
+# packages; starting one and compiling its step takes long, so not all of them do everything.
 RIVALS = ("torch-cuda", "torch-cuda-graph")
 ALL_RIVALS = (*RIVALS, "torch-cuda-compile", "jax-cuda")
 GPU_OPERATIONS = ("numba-parallel", "numpy", "cupy")
@@ -50,16 +46,17 @@ GPU_TRAININGS = {
     "minibatch-4096-8192-bfloat16": (*ON_GPU, *RIVALS),
 }
 
-# By group, the names of its cases
-GROUPS: dict[str, Callable[[], list[str]]] = {
-    "all": lambda: [*OPERATIONS, *TRAININGS],
-    "ops": lambda: [*OPERATIONS],
-    "train": lambda: [*TRAININGS],
-    "growth": lambda: [*GROWTHS],
-    "gpu": lambda: [*OPERATIONS, *GPU_TRAININGS],
+# By group, the tables of its cases
+GROUPS: dict[str, tuple[Mapping[str, object], ...]] = {
+    "all": (OPERATIONS, TRAININGS),
+    "ops": (OPERATIONS,),
+    "train": (TRAININGS,),
+    "growth": (GROWTHS,),
+    "gpu": (OPERATIONS, GPU_TRAININGS),
 }
 
 Plan = list[tuple[Case, list[str]]]
+Limits = dict[str, dict[str, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,17 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.group == "gpu" and backend.why_not() is not None:
         parser.error(f"gpu: no GPU can be used here: {backend.why_not()}")
     options.dtype = options.dtype or ("float32" if options.group == "gpu" else "float64")
+    limits: Limits = {}
     try:
         backend.current()  # with several GPUs, measure the chosen one
+        plan = _plan(parser, options, limits)
+        if options.json and options.json != "-":
+            check_writable(Path(options.json))
     except backend.BackendError as error:
         parser.error(str(error))
-    limits: dict[str, dict[str, float]] = {}
-    plan = _plan(parser, options, limits)
-    if options.json and options.json != "-":
-        try:
-            check_writable(Path(options.json))
-        except OSError as error:
-            parser.error(f"--json {error}")
+    except OSError as error:
+        parser.error(f"--json {error}")
 
     names = [name for _, implementations in plan for name in implementations]
     versions = machine.versions() | peers.versions(names)
@@ -97,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     to = console(sys.stderr if options.json == "-" else sys.stdout)
     report.show(result, to)
     if _is_short(options):
-        to.print(f"\n{MORE}", soft_wrap=True)
+        more = "measures more sizes, trainings and loops, and each row for longer (10 minutes)."
+        to.print(f"\n--full {more}", soft_wrap=True)
     if interrupted:
         print("Interrupted: these are the rows measured so far.", file=sys.stderr)
         return 130
@@ -124,15 +121,16 @@ def _show_stored(options: argparse.Namespace) -> int:
 
 def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Report) -> bool:
     """Enter limits and records into `result`; False if Ctrl-C ended it early."""
-    repeat, operation_seconds, training_seconds = _times(options)
-    growth_seconds = QUICK_GROWTH_SECONDS if options.quick else GROWTH_SECONDS
+    times = OF_GPU if options.group == "gpu" else FULL
+    if options.quick or _is_short(options):
+        times = QUICK if options.quick else SHORT
+    repeat, operation_seconds, training_seconds, growth_seconds = times
+    repeat = options.repeat or repeat
     used = {name for _, names in plan for name in names}
     trained = [(case, names) for case, names in plan if isinstance(case, TrainingCase)]
     dtypes = {c.dtype_of("accelnn") for c, n in trained if "accelnn" in n or c.training.along}
+    used_places = {"cupy" if name in ON_GPU else "numpy" for name in used}
     precisions = sorted({case.recipe.precision or "" for case, _ in trained} - {""})
-    places = [backend.NumpyBackend()] if used - {*ON_GPU} else []
-    if used & {*ON_GPU} and backend.why_not() is None:
-        places.append(backend.CupyBackend())
     columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
     to = Console(stderr=True)
     with Progress(
@@ -148,9 +146,10 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
                 say(f"compiling accelnn for {dtype} (once, half a minute)")
                 result.warm_up_seconds[dtype] = warm_up(dtype)
             say("measuring the machine's limits")
-            for place in places:
-                found = machine.limits(place, options.dtype, repeat, precisions)
-                result.limits[place.name] = found
+            for place in cases.places():
+                if place.name in used_places:
+                    found = machine.limits(place, options.dtype, repeat, precisions)
+                    result.limits[place.name] = found
             for case, names in plan:
                 seconds = operation_seconds
                 if isinstance(case, TrainingCase):
@@ -162,18 +161,7 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
     return True
 
 
-def _times(options: argparse.Namespace) -> tuple[int, float, float]:
-    """Repeats, and seconds for an implementation of an operation and of a training."""
-    times = SHORT if _is_short(options) else FULL
-    if options.quick:
-        times = QUICK
-    elif options.group == "gpu":
-        times = OF_GPU
-    return (options.repeat or times[0], *times[1:])
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line."""
     if list(arguments[:1]) != ["report"]:
         return _parser().parse_args(arguments)
     parser = argparse.ArgumentParser(
@@ -183,9 +171,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("files", nargs="+", metavar="FILE", help="written by accelnn bench --json")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print tables in Markdown")
-    form.add_argument(
-        "--chart", metavar="OUT", help="write a bar chart of one training: .svg, .png"
-    )
+    form.add_argument("--chart", metavar="OUT", help="write a bar chart of a training: .svg, .png")
     parser.add_argument("--case", metavar="NAME", help="the training of --chart: cat-2layer")
     return parser.parse_args(arguments[1:])
 
@@ -199,7 +185,8 @@ def _parser() -> argparse.ArgumentParser:
         "--implementation or --peers measures all there is of what was named, as --full does.",
         epilog="accelnn bench report FILE ... shows stored results: --help lists its options.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "group",
         nargs="?",
         choices=GROUPS,
@@ -208,43 +195,20 @@ def _parser() -> argparse.ArgumentParser:
         "each solver's time grows with the size of the training; gpu: the GPU against the CPU and "
         "against other packages on it, in float32, about ten minutes",
     )
-    parser.add_argument(
-        "--full", action="store_true", help="every size, implementation and training: 10 minutes"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="measure each row only briefly: rough figures"
-    )
-    parser.add_argument(
-        "--case",
-        nargs="+",
-        metavar="NAME",
-        help=f"only these of {', '.join((*OPERATIONS, *TRAININGS, *GROWTHS))}",
-    )
-    ours = dict.fromkeys((*cases.IMPLEMENTATIONS, *trainings.IMPLEMENTATIONS, *PEERS))
-    parser.add_argument(
-        "--implementation",
-        nargs="+",
-        metavar="NAME",
-        help=f"only these of {', '.join(ours)}; naming another package's turns --peers on",
-    )
-    parser.add_argument(
-        "--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations"
-    )
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="time PyTorch, JAX and scikit-learn on the trainings too, each in its own process",
-    )
-    parser.add_argument(
-        "--dtype", choices=("float64", "float32"), help="default: float64; for gpu float32"
-    )
-    parser.add_argument("--repeat", type=_positive, metavar="R", help="measurements of each row")
-    parser.add_argument(
-        "--within", type=_positive, metavar="SECONDS", help="start no new row after SECONDS"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write all measurements; - is standard output"
-    )
+    add("--full", action="store_true", help="every size, implementation and training: 10 minutes")
+    add("--quick", action="store_true", help="measure each row only briefly: rough figures")
+    known = ", ".join((*OPERATIONS, *TRAININGS, *GROWTHS))
+    add("--case", nargs="+", metavar="NAME", help=f"only these of {known}")
+    known = ", ".join({**cases.IMPLEMENTATIONS, **trainings.IMPLEMENTATIONS, **PEERS})
+    only = f"only these of {known}; naming another package's turns --peers on"
+    add("--implementation", nargs="+", metavar="NAME", help=only)
+    add("--size", nargs="+", type=_positive, metavar="N", help="sizes of the operations")
+    others = "time PyTorch, JAX and scikit-learn on the trainings too, each in its own process"
+    add("--peers", action="store_true", help=others)
+    add("--dtype", choices=("float64", "float32"), help="default: float64; for gpu float32")
+    add("--repeat", type=_positive, metavar="R", help="measurements of each row")
+    add("--within", type=_positive, metavar="SECONDS", help="start no new row after SECONDS")
+    add("--json", metavar="FILE", help="write all measurements; - is standard output")
     return parser
 
 
@@ -254,13 +218,9 @@ def _is_short(options: argparse.Namespace) -> bool:
     return options.group in ("all", "ops", "train") and not (options.full or named)
 
 
-def _plan(
-    parser: argparse.ArgumentParser,
-    options: argparse.Namespace,
-    limits: dict[str, dict[str, float]],
-) -> Plan:
+def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace, limits: Limits) -> Plan:
     """The cases to run, and the implementations of each; ends the program on a wrong name."""
-    known = GROUPS[options.group]()
+    known = _names(options.group)
     for name in options.case or ():
         if name not in known:
             parser.error(f"--case {name}: expected one of {', '.join(known)}")
@@ -284,7 +244,11 @@ def _plan(
     return plan
 
 
-def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> list[Case]:
+def _names(group: str) -> list[str]:
+    return [name for table in GROUPS[group] for name in table]
+
+
+def _cases(options: argparse.Namespace, limits: Limits) -> list[Case]:
     """The cases of the group."""
     short = _is_short(options)
     asked = options.implementation or ()
@@ -292,7 +256,7 @@ def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> 
     others = of_gpu or options.peers or any(name.startswith(tuple(PEERS)) for name in asked)
     on_gpus = of_gpu or any(map(peers.on_gpu, asked)) or backend.why_not() is None
     found: list[Case] = []
-    for name in GROUPS[options.group]():
+    for name in _names(options.group):
         if options.case and name not in options.case:
             continue
         if name in OPERATIONS:
@@ -302,8 +266,7 @@ def _cases(options: argparse.Namespace, limits: dict[str, dict[str, float]]) -> 
             found += [OperationCase(name, n, options.dtype, limits) for n in chosen]
         elif not short or name in SHORT_TRAININGS:
             for training in GROWTHS.get(name) or [TRAININGS[name]]:
-                case = TrainingCase(name, training, options.dtype, limits, others, on_gpus)
-                found.append(case)
+                found.append(TrainingCase(name, training, options.dtype, limits, others, on_gpus))
     return found
 
 

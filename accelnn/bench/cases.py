@@ -1,12 +1,8 @@
 """The notes' operations as benchmark cases; the trainings are in `trainings.py`.
 
-A case has the names of its `implementations`; `record(name)` is an empty record, and `prepare(name,
-seconds, repeat)` a contestant that can be measured `repeat` times in about `seconds`, or raises
-Skip. `finish(records)` compares the good ones and frees the data.
-
-A contestant's `run` does the job, or a part of it (`run_share`) that can be checked; its `error`
-against a float64 reference must not exceed `tolerance`. `measure` returns the seconds of a unit of
-the job, which has `scale` of them, `finish(record)` completes the record, `close` frees the rest.
+A case's `prepare(name, seconds, repeat)` returns a contestant to be measured `repeat` times in
+about `seconds`, or raises Skip. Its `run` does the job, or a share (`run_share`) that is checked;
+`measure` returns the seconds of a unit of the job, which has `scale` units.
 """
 
 import functools
@@ -26,21 +22,23 @@ from accelnn.bench.records import Record, Skip
 from accelnn.bench.timing import stopwatch
 from accelnn.kernels import jit, loops
 
-# Our implementations that run on the GPU
-ON_GPU = ("cupy", "accelnn-cupy")
-
-# The implementations whose first run includes compiling
-COMPILED = ("numba", "numba-parallel", *ON_GPU)
+ON_GPU = ("cupy", "accelnn-cupy")  # our implementations that run on the GPU
+COMPILED = ("numba", "numba-parallel", *ON_GPU)  # the first run compiles
 
 
 def place_of(implementation: str) -> Backend:
     """The backend on which an implementation runs. Raises Skip if it cannot be used."""
     if implementation not in ON_GPU:
         return backend.NumpyBackend()
-    reason = backend.why_not()
-    if reason is not None:
+    if reason := backend.why_not():
         raise Skip(reason)
     return backend.CupyBackend()
+
+
+def places() -> list[Backend]:
+    """The host, and the GPU if it can be used."""
+    on_gpu: list[Backend] = [] if backend.why_not() else [backend.CupyBackend()]
+    return [backend.NumpyBackend(), *on_gpu]
 
 
 # --------------------------------------------------------------------------------------------
@@ -66,7 +64,6 @@ class Operation:
     bound: str = "stream"
 
     def shapes(self, n: int) -> list[tuple[int, ...]]:
-        """The shapes of the inputs and of the output."""
         return [(n,) * dimensions for dimensions in (*self.inputs, self.output)]
 
     def elements(self, n: int) -> int:
@@ -74,7 +71,6 @@ class Operation:
         return sum(map(math.prod, self.shapes(n)))
 
     def multiplications(self, n: int) -> int:
-        """Iterations of the innermost loop."""
         return int(n ** (self.output + self.sums))
 
     @property
@@ -84,8 +80,7 @@ class Operation:
 
     @property
     def gpu_sizes(self) -> tuple[int, ...]:
-        """More sizes for a machine with a GPU: between those, to find the size from which it is
-        faster, and one of 2^28 elements, or fewer for a product of matrices."""
+        """More sizes for a GPU: to find the size from which it is faster, and a large one."""
         if self.sizes[-1] > 1_000:
             return 10_000, 100_000, 2**28
         return 300, 2**13 if self.bound == "matmul" else 2**14
@@ -116,18 +111,15 @@ def loop(module: Any, case: "OperationCase", inputs: Sequence[Any], out: Any) ->
 
 
 def loop_over_lists(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
-    """The same loops over Python lists."""
     return loop(loops, case, [array.tolist() for array in inputs], out.tolist())
 
 
 def vectorised(case: "OperationCase", inputs: Sequence[Array], out: Array) -> Job:
     """NumPy, or CuPy if that has the arrays."""
-    xp = array_module(out)
-    return functools.partial(case.operation.vectorised, xp, *inputs, out), out
+    return functools.partial(case.operation.vectorised, array_module(out), *inputs, out), out
 
 
-# By name, a function of the case, its inputs and the array for the result; it returns a Job. An
-# implementation needs nothing else; those named in ON_GPU get arrays on the GPU.
+# By name, all that an implementation needs; those named in ON_GPU get arrays on the GPU
 IMPLEMENTATIONS: dict[str, Callable[["OperationCase", list[Array], Array], Job]] = {
     "python-lists": loop_over_lists,
     "python": functools.partial(loop, loops),
@@ -140,22 +132,14 @@ IMPLEMENTATIONS: dict[str, Callable[["OperationCase", list[Array], Array], Job]]
 # The most seconds that an iteration of the innermost loop takes, to choose the number of rows
 TURN = {"python": 2.5e-7, "python-lists": 1.5e-7, "numba": 1e-9, "numba-parallel": 1e-9}
 
-# The most seconds that one row of a loop may take
-LONGEST_ROW = 10.0
-
-# The share of the free memory that one size may take
-HEADROOM = 0.9
-
-# Implementations that each keep a whole result on the host
-OUTPUTS = 4
-
-# Bytes of a float in a Python list: the object and the pointer to it
-LIST_ELEMENT = 32
+LONGEST_ROW = 10.0  # seconds that one row of a loop may take
+HEADROOM = 0.9  # the share of the free memory that one size may take
+OUTPUTS = 4  # implementations that each keep a whole result on the host
+LIST_ELEMENT = 32  # bytes of a float in a Python list: the object and the pointer to it
 
 
 def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
-    """The sizes of a full run: from the notes' vectors of 15 to beyond the caches, and on a
-    machine with a GPU up to what is large for that."""
+    """The sizes of a full run: from 15 to beyond the caches, or to what is large for a GPU."""
     found = {*operation.sizes, max(_beyond_caches(operation), 2 * operation.sizes[-1])}
     if backend.why_not() is None:
         found |= {_with_room(operation, n, dtype) for n in operation.gpu_sizes}
@@ -163,12 +147,11 @@ def sizes(operation: Operation, dtype: str = "float64") -> list[int]:
 
 
 def short_sizes(operation: Operation) -> tuple[int, int]:
-    """The two sizes of a short run: the smallest, and one that shows the machine's limit. A
-    product reaches that within the caches; the loops would take too long on a larger one."""
-    largest = operation.sizes[-1]
-    if operation.bound == "stream":
-        largest = max(_beyond_caches(operation), largest)
-    return operation.sizes[0], largest
+    """The sizes of a short run: the smallest, and one that shows the machine's limit, which a
+    product reaches within the caches."""
+    smallest, *_, largest = operation.sizes
+    beyond = _beyond_caches(operation) if operation.bound == "stream" else 0
+    return smallest, max(beyond, largest)
 
 
 def _beyond_caches(operation: Operation) -> int:
@@ -180,9 +163,8 @@ def _beyond_caches(operation: Operation) -> int:
 
 
 def _with_room(operation: Operation, n: int, dtype: str) -> int:
-    """n, or the largest of n/2, n/4, ... whose arrays fit the memory of the host and the GPU."""
-    places = backend.NumpyBackend(), backend.CupyBackend()
-    while n > 1 and any(_why_not(operation, n, dtype, place) for place in places):
+    """n, or the largest of n/2, n/4, ... that fits the memory of the host and the GPU."""
+    while n > 1 and any(_why_not(operation, n, dtype, place) for place in places()):
         n //= 2
     return n
 
@@ -197,7 +179,7 @@ def _why_not(operation: Operation, n: int, dtype: str, place: Backend) -> str | 
 
 
 def _bytes_needed(operation: Operation, n: int, dtype: str, place: str) -> int:
-    """The most memory that the implementations of one size hold at the same time."""
+    """The most bytes that the implementations of one size hold at the same time."""
     *inputs, output = map(math.prod, operation.shapes(n))
     itemsize = int(np.dtype(dtype).itemsize)
     if place == "cupy":  # the inputs a second time when they are timed from the host
@@ -219,7 +201,7 @@ def _gib(size: int) -> str:
 class OperationCase:
     """One operation at one size.
 
-    limits : by backend, as `machine.limits` gives them
+    limits : by backend, as from `machine.limits`
     """
 
     name: str
@@ -239,53 +221,43 @@ class OperationCase:
         return f"{self.name}({self.n:,})"
 
     def record(self, implementation: str) -> Record:
-        threads: int | None = 1
-        if implementation == "numba-parallel":
-            threads = numba.get_num_threads()
-        elif implementation == "numpy" and self.operation.sums:
-            threads = machine.blas_threads()
-        elif implementation in ON_GPU:
-            threads = None
+        blas = machine.blas_threads() if self.operation.sums else 1
+        threads = {"numba-parallel": numba.get_num_threads(), "numpy": blas, "cupy": None}
         place = "cupy" if implementation in ON_GPU else "numpy"
-        size = {"n": self.n}
-        return Record(self.name, implementation, size, self.dtype, place, threads=threads)
+        record = Record(self.name, implementation, {"n": self.n}, self.dtype, place)
+        record.threads = threads.get(implementation, 1)
+        return record
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "OperationContestant":
         place = place_of(implementation)
-        reason = self._too_large.get(place.name) or self._too_large["numpy"]
-        if reason:
+        if reason := self._too_large.get(place.name) or self._too_large["numpy"]:
             raise Skip(f"{self} {reason}")
         rows = self._affordable_rows(implementation, seconds / repeat)
         return OperationContestant(self, implementation, place, rows)
 
     def finish(self, records: Sequence[Record]) -> None:
-        """Nothing to compare: each result was checked against the float64 reference."""
+        """Nothing to compare: each result was checked."""
 
     @functools.cached_property
     def _too_large(self) -> dict[str, str | None]:
         """By backend, why this size does not fit; asked once, before anything is allocated."""
-        places: list[Backend] = [backend.NumpyBackend()]
-        if backend.why_not() is None:
-            places.append(backend.CupyBackend())
-        return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places}
+        return {p.name: _why_not(self.operation, self.n, self.dtype, p) for p in places()}
 
     def _affordable_rows(self, implementation: str, seconds: float) -> int:
-        if implementation not in TURN:
-            return self.n
-        one_row = self.operation.multiplications(self.n) / self.n * TURN[implementation]
-        if "python" in implementation:  # a measurement takes up to five runs to prepare
+        turn = TURN.get(implementation, 0.0)
+        if implementation == "numba-parallel":
+            turn /= numba.get_num_threads()
+        elif "python" in implementation:  # a measurement takes up to five runs to prepare
             seconds /= 3
-        elif implementation == "numba-parallel":
-            one_row /= numba.get_num_threads()
+        one_row = self.operation.multiplications(self.n) / self.n * turn
         if one_row > LONGEST_ROW:
             raise Skip(f"one of {self.n:,} rows would take about {one_row:.0f} s")
-        return max(1, min(self.n, int(seconds / one_row)))
+        return max(1, min(self.n, int(seconds / one_row))) if turn else self.n
 
 
 # The arrays of the present case only: the largest take gigabytes
 @functools.lru_cache(maxsize=1)
 def _inputs(name: str, n: int, dtype: str) -> list[Array]:
-    """The inputs of an operation, drawn from [0, 1)."""
     random = np.random.default_rng(0)
     return [random.random(shape, np.dtype(dtype)) for shape in OPERATIONS[name].shapes(n)[:-1]]
 
@@ -299,16 +271,12 @@ def _reference(name: str, n: int, dtype: str, rows: int) -> Array:
 
 def _rows(name: str, n: int, dtype: str, rows: int) -> list[Array]:
     """The inputs for the first rows of the result."""
-    by_rows = OPERATIONS[name].by_rows
-    inputs = _inputs(name, n, dtype)
+    by_rows, inputs = OPERATIONS[name].by_rows, _inputs(name, n, dtype)
     return [array[:rows] if i in by_rows else array for i, array in enumerate(inputs)]
 
 
 class OperationContestant:
-    """One implementation of an operation, on the first rows. Measures the seconds of a run.
-
-    inputs, out : arrays on the host; on a GPU `out` receives the result of `upload_run_download`
-    """
+    """One implementation of an operation on the first rows; measures the seconds of a run."""
 
     run_share = 1.0
 
@@ -324,18 +292,16 @@ class OperationContestant:
         shape = operation.shapes(case.n)[-1]
         self.out = np.full((rows, *shape[1:]) if shape else (), np.nan, case.dtype)
         self.on_place = place.to_device(self.out)
-        start = IMPLEMENTATIONS[implementation]
-        self.job, self.result = start(case, self._upload(), self.on_place)
+        arrays = self._upload(), self.on_place
+        self.job, self.result = IMPLEMENTATIONS[implementation](case, *arrays)
         self.measure = stopwatch(self.job, place)
 
     def _upload(self) -> list[Array]:
         return [self.place.to_device(array) for array in self.inputs]
 
     def run(self) -> None:
-        """Do the job once, and keep the result."""
         returned = self.job()
-        if returned is not None:
-            self.result = returned
+        self.result = self.result if returned is None else returned
 
     def error(self) -> float:
         """The largest error, relative to the largest element of the float64 reference."""
@@ -346,8 +312,8 @@ class OperationContestant:
         return float(np.abs(difference, out=difference).max() / largest)
 
     def finish(self, record: Record) -> None:
-        """Enter the rate, its share of the machine's limit, and the rows that were run; on a GPU
-        also measure and enter the times with the transfers."""
+        """Enter the rate, its share of the limit, and the rows that were run; on a GPU measure the
+        times with the transfers too."""
         assert record.seconds is not None
         case, operation = self.case, self.case.operation
         record.device = self.place.device_name()
@@ -374,9 +340,8 @@ class OperationContestant:
         to_host(self.on_place, out=self.out)
 
     def upload_run_download(self) -> None:
-        """The job from inputs in NumPy's memory to the result in NumPy's memory."""
-        job, _ = vectorised(self.case, self._upload(), self.on_place)
-        job()
+        """The job, from inputs on the host to the result on the host."""
+        vectorised(self.case, self._upload(), self.on_place)[0]()
         to_host(self.on_place, out=self.out)
 
     def close(self) -> None:
@@ -384,7 +349,7 @@ class OperationContestant:
 
 
 def _median_of_a_few(measure: Callable[[], float]) -> float:
-    """The median of three measurements, or of as many as take a tenth of a second."""
+    """The median of three measurements, or of fewer that take a tenth of a second."""
     times = [measure()]
     while len(times) < 3 and sum(times) < 0.1:
         times.append(measure())

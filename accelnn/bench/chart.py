@@ -22,17 +22,13 @@ OURS, OTHERS, TEXT = "#e8590c", "#748ffc", "#808080"  # readable on white and on
 
 
 def draw(report: Report, path: Path, case: str | None = None) -> None:
-    """Write a chart of the training `case` to `path` (.svg or .png), its background transparent.
-
-    case : by default cat-2layer, or the first training of the report
-
-    Raises ValueError if the report has no such training, or matplotlib is not installed.
-    """
+    """Write a chart of the training `case` (cat-2layer, or the first one) to a transparent .svg or
+    .png. Raises ValueError if the report lacks the training, or matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ValueError(f"a chart needs matplotlib: {install_command('plot')}") from None
-    records = [r for r in split(report.records)[1] if r.seconds and r.implementation != "products"]
+    records = [r for r in split(report)[1] if r.seconds and r.implementation != "products"]
     cases = list(dict.fromkeys(record.case for record in records))
     case = case or ("cat-2layer" if "cat-2layer" in cases else (cases or [""])[0])
     rows = [record for record in records if record.case == case]
@@ -40,7 +36,12 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
         raise ValueError(f"no training {case} was timed: expected one of {', '.join(cases)}")
     rows.sort(key=lambda record: record.seconds or 0.0)
     figure = Figure((8, 1 + 0.42 * len(rows)), layout="constrained")
-    figure.suptitle(_title(rows[0]), x=0.01, ha="left", color=TEXT, fontsize="medium")
+    first = rows[0]
+    job = (
+        f"{first.case}: {list(first.size['layers'])}, {first.epochs or 0:,} epochs in {first.dtype}"
+    )
+    title = f"{job} on {first.device}, {first.threads} threads (log scale)"
+    figure.suptitle(title, x=0.01, ha="left", color=TEXT, fontsize="medium")
     axes = figure.subplots()
     times = [record.seconds or 0.0 for record in rows]
     colours = [OURS if r.implementation.startswith("accelnn") else OTHERS for r in rows]
@@ -66,14 +67,8 @@ def _label(record: TrainingRecord) -> str:
 
 
 def _figures(record: TrainingRecord, rows: list[TrainingRecord]) -> str:
-    """Its time, and how many times as long that is as accelnn's."""
+    """The time, also as a multiple of accelnn's."""
     ours = next((r.seconds for r in rows if r.implementation == "accelnn"), None)
     if ours is None or record.seconds is None or record.implementation == "accelnn":
         return time(record)
     return f"{time(record)}  ({ratio(record.seconds / ours)} ×)"
-
-
-def _title(record: TrainingRecord) -> str:
-    layers, epochs = list(record.size["layers"]), record.epochs or 0
-    job = f"{record.case}: {layers}, {epochs:,} epochs in {record.dtype}"
-    return f"{job} on {record.device}, {record.threads} threads (log scale)"

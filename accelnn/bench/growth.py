@@ -1,5 +1,4 @@
-"""How the time of a training grows with examples, features, depth and batch size, for each solver,
-and which solver "auto" picked.
+"""How the time of a training grows with examples, features, depth and batch size, for each solver.
 
 The data is random, because only its shape matters; the mini-batches are of the digits.
 """
@@ -14,13 +13,11 @@ from accelnn.network import Network
 from accelnn.recipes import RECIPES, Recipe
 from accelnn.solvers import SOLVERS
 
-EPOCHS = 300
-
 IMPLEMENTATIONS = {name: functools.partial(library, name) for name in (*SOLVERS, "auto")}
 
 
 @functools.lru_cache(maxsize=1)  # the largest takes half a gigabyte
-def _drawn(features: int, examples: int) -> datasets.Dataset:
+def _drawn(features: int, examples: int, **_: str) -> datasets.Dataset:
     random = np.random.default_rng(0)
     X = random.random((examples, features)).T
     Y = random.integers(0, 2, (1, examples)).astype(np.float64)
@@ -28,22 +25,18 @@ def _drawn(features: int, examples: int) -> datasets.Dataset:
 
 
 def growing(
-    along: str, value: int, layers: tuple[int, ...], examples: int, epochs: int = EPOCHS
+    along: str, value: int, layers: tuple[int, ...], examples: int, epochs: int = 300
 ) -> Training:
     """Full batches of random points, on a ReLU net with one sigmoid."""
 
-    def data(**_: str) -> datasets.Dataset:
-        return _drawn(layers[0], examples)
-
-    recipe = Recipe(f"by {along}", data, Network(layers), epochs, 1e-3, init="he")
-    return Training(
-        recipe, (), IMPLEMENTATIONS, dtype="float64", examples=examples, along=(along, value)
-    )
+    data = functools.partial(_drawn, layers[0], examples)
+    recipe = Recipe(f"by {along}", data, Network(layers), epochs, 1e-3, init="he", seed=0)
+    return Training(recipe, IMPLEMENTATIONS, "float64", examples, along=(along, value))
 
 
 def _batches(size: int) -> Training:
-    recipe = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3, batch_size=size)
-    return Training(recipe, (), IMPLEMENTATIONS, dtype="float32", along=("batch", size))
+    recipe = RECIPES["digits-minibatch"].changed(optimizer="sgd", epochs=3, batch_size=size, seed=0)
+    return Training(recipe, IMPLEMENTATIONS, "float32", along=("batch", size))
 
 
 GROWTHS = {
@@ -53,8 +46,6 @@ GROWTHS = {
     "growth-features": [
         growing("features", n, (n, 7, 1), 209) for n in (50, 200, 1000, 5000, 20000)
     ],
-    "growth-depth": [
-        growing("depth", depth, (12288, *[20] * depth, 1), 209) for depth in range(1, 6)
-    ],
+    "growth-depth": [growing("depth", k, (12288, *[20] * k, 1), 209) for k in range(1, 6)],
     "growth-batch": [_batches(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)],
 }

@@ -1,9 +1,8 @@
 """The machine and its limits, measured in the same run as the rows that are compared with them.
 
-Memory bandwidth is the best of several parallel stream kernels after McCalpin's STREAM (1995),
-counting the bytes that the kernel reads and writes; on a GPU it is that of a copy. The rate of
-arithmetic is that of a large matrix product of random numbers: a GPU multiplies zeros and ones
-faster, because they take less power.
+Memory bandwidth is the best of parallel stream kernels after McCalpin's STREAM (1995), counting
+bytes read and written; on a GPU it is that of a copy. Arithmetic is a large matrix product of
+random numbers: a GPU multiplies zeros and ones faster, because they take less power.
 """
 
 import contextlib
@@ -21,6 +20,7 @@ import numba
 import numpy as np
 import psutil
 import threadpoolctl
+from llvmlite import binding
 
 import accelnn
 from accelnn import backend, gpus
@@ -29,6 +29,9 @@ from accelnn.bench.timing import stopwatch
 from accelnn.kernels.jit import njit
 
 ASSUMED_CACHE = 32 * 2**20  # bytes, if the system does not report them
+
+# By LLVM's name of a CPU's feature, the widest first
+VECTOR_UNITS = {"avx512f": "AVX512", "avx2": "AVX2", "avx": "AVX", "sve": "SVE", "neon": "NEON"}
 
 
 @functools.cache
@@ -48,6 +51,13 @@ def cache_of(place: Backend) -> int:
     return last_level_cache()
 
 
+def vector_unit() -> str | None:
+    """The CPU's widest vector instructions, among VECTOR_UNITS."""
+    found = binding.get_host_cpu_features()
+    return next((unit for feature, unit in VECTOR_UNITS.items() if found.get(feature)), None)
+
+
+@functools.cache
 def blas_threads() -> int:
     """Threads of NumPy's matrix products."""
     return max((pool["num_threads"] for pool in _blas_pools()), default=1)
@@ -58,6 +68,7 @@ def describe() -> dict[str, Any]:
     has_gpu = backend.why_not() is None
     return {
         "processor": backend.NumpyBackend().device_name(),
+        "vector_unit": vector_unit(),
         "architecture": platform.machine(),
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
@@ -70,8 +81,7 @@ def describe() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions of everything that a result may depend on."""
     found = {"python": platform.python_version(), "accelnn": accelnn.__version__}
-    for package in ("numpy", "numba", "llvmlite", "scipy"):
-        found[package] = metadata.version(package)
+    found |= {name: metadata.version(name) for name in ("numpy", "numba", "llvmlite", "scipy")}
     for pool in _blas_pools():
         found["blas"] = f"{pool['internal_api']} {pool['version']}"
     if backend.why_not() is None:
@@ -86,51 +96,47 @@ def versions() -> dict[str, str]:
 def limits(
     place: Backend, dtype: str, repeat: int = 5, precisions: Iterable[str] = ()
 ) -> dict[str, float]:
-    """The rates of `place`: "stream_gb_per_s", "matmul_gflop_per_s" in `dtype`, and of each of
-    `precisions` (as in `accelnn.fit`, on a GPU) "matmul_<precision>_gflop_per_s".
+    """The rates of `place`: "stream_gb_per_s", "matmul_gflop_per_s" in `dtype`, and on a GPU
+    "matmul_<precision>_gflop_per_s" in each of `precisions`, which are those of `accelnn.fit`.
 
     On the host the best of `repeat` measurements, because other work slows some of them down; on a
-    GPU, which no one else uses, their median by events, over arrays of gigabytes.
+    GPU, which has no other work, their median.
     """
-    of: Callable[[list[float]], float] = min
-    if isinstance(place, CupyBackend):
-        of, n = median, min(2**28, place.memory()[0] // 40)
-    else:
-        # each array is four times the cache, so that none of it is cached in the next run
-        n = max(2**23, 4 * last_level_cache() // 8)
+    on_gpu = isinstance(place, CupyBackend)
+    # on the host each array is four times the cache, so that none of it is cached in the next run
+    n = min(2**28, place.memory()[0] // 40) if on_gpu else max(2**23, last_level_cache() // 2)
 
-    def fastest(run: Callable[[], object]) -> float:
+    def seconds_of(run: Callable[[], object]) -> float:
         measure = stopwatch(run, place)
-        return of([measure() for _ in range(repeat)])
+        times = [measure() for _ in range(repeat)]
+        return median(times) if on_gpu else min(times)
 
     found = {
-        f"stream_{name}_gb_per_s": arrays * n * 8 / fastest(run) / 1e9
+        f"stream_{name}_gb_per_s": arrays * n * 8 / seconds_of(run) / 1e9
         for name, (run, arrays) in _streams(place, n).items()
     }
-    copying = place.name == "cupy"
-    found["stream_gb_per_s"] = found["stream_copy_gb_per_s"] if copying else max(found.values())
+    found["stream_gb_per_s"] = max(found.values())
     products = {"": functools.partial(_product, place, dtype)}
     if isinstance(place, CupyBackend):
         products |= {f"{name}_": functools.partial(_product_in, place, name) for name in precisions}
     for name, product in products.items():
         run, operations = product()
-        found[f"matmul_{name}gflop_per_s"] = operations / fastest(run) / 1e9
+        found[f"matmul_{name}gflop_per_s"] = operations / seconds_of(run) / 1e9
     return found
 
 
 def _factors(place: Backend, dtype: str) -> tuple[Array, Array]:
     """Two square matrices, random in ±1/2: of 8192 rows on a GPU with enough memory."""
     n = 8192 if place.name == "cupy" and place.memory()[0] > 2**32 else 2000
-    drawn = np.random.default_rng(0).random((2, n, n), np.dtype(dtype)) - np.dtype(dtype).type(0.5)
-    A, B = place.to_device(drawn)
+    A, B = place.to_device(np.random.default_rng(0).random((2, n, n), np.dtype(dtype)) - 0.5)
     return A, B
 
 
 def _product(place: Backend, dtype: str) -> tuple[Callable[[], object], int]:
     """A large product in `dtype`, and its floating-point operations."""
     A, B = _factors(place, dtype)
-    out = place.xp.empty_like(A)
-    return functools.partial(place.xp.matmul, A, B, out=out), 2 * len(A) ** 3
+    run = functools.partial(place.xp.matmul, A, B, out=place.xp.empty_like(A))
+    return run, 2 * len(A) ** 3
 
 
 # cuBLAS's names for the type of the factors, and for that of products and sums
@@ -143,9 +149,8 @@ PRECISIONS = {
 
 
 def _product_in(place: CupyBackend, precision: str) -> tuple[Callable[[], Array], int]:
-    """A large product with factors and arithmetic of a precision, the result in float32 (for
-    float64 factors in float64), by cublasGemmEx, which has them all. cuBLAS's columns are our rows:
-    the result is the product of the two matrices in the other order."""
+    """A large product in a precision, by cublasGemmEx, which has all of them; its result is in
+    float32 or float64. cuBLAS's columns are our rows: the result is B A."""
     cuda, cublas = place.xp.cuda, place.xp.cuda.cublas
     dtype = "float64" if precision == "float64" else "float32"
     A, B = _factors(place, dtype)

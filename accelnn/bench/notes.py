@@ -1,8 +1,5 @@
-"""The notes' own NumPy expressions, for comparison: the code that a reader of the notes runs.
-
-Written as in the notes: dictionaries of parameters and caches, a new array for every result, the
-cost in every epoch, and the gradient with respect to the input, which is never used.
-"""
+"""The notes' own NumPy, for comparison: parameters and caches in dictionaries, a new array for each
+result, the cost in every epoch, and the gradient of the input, which is never used."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +12,12 @@ Cache = tuple[Array, Array, Array, Array]  # A_prev, W, b, Z of one layer
 
 
 def sigmoid(Z: Array) -> Array:
-    """1 / (1 + e^-Z)."""
     return 1 / (1 + np.exp(-Z))
 
 
-def sigmoid_backward(dA: Array, Z: Array) -> Array:
-    """dZ, as of the two functions below."""
-    s = 1 / (1 + np.exp(-Z))
+def _sigmoid_backward(dA: Array, Z: Array) -> Array:
+    s = sigmoid(Z)
     return dA * s * (1 - s)
-
-
-def _tanh_backward(dA: Array, Z: Array) -> Array:
-    return dA * (1 - np.power(np.tanh(Z), 2))
 
 
 def _relu_backward(dA: Array, Z: Array) -> Array:
@@ -40,17 +31,20 @@ FORWARD: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "relu": lambda Z: np.maximum(0, Z),
 }
-BACKWARD = {"sigmoid": sigmoid_backward, "tanh": _tanh_backward, "relu": _relu_backward}
+BACKWARD: dict[str, Callable[[Array, Array], Array]] = {
+    "sigmoid": _sigmoid_backward,
+    "tanh": lambda dA, Z: dA * (1 - np.power(np.tanh(Z), 2)),
+    "relu": _relu_backward,
+}
 
 
 def model_forward(
     X: Array, parameters: dict[str, Array], activations: list[str]
 ) -> tuple[Array, list[Cache]]:
     """The activations of the last layer, and the caches for the backward pass."""
-    caches = []
-    A = X
-    for layer, activation in enumerate(activations, 1):
-        A_prev, W, b = A, parameters[f"W{layer}"], parameters[f"b{layer}"]
+    A, caches = X, []
+    for l, activation in enumerate(activations, 1):
+        A_prev, W, b = A, parameters[f"W{l}"], parameters[f"b{l}"]
         Z = np.dot(W, A_prev) + b
         A = FORWARD[activation](Z)
         caches.append((A_prev, W, b, Z))

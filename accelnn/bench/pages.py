@@ -1,7 +1,7 @@
-"""Tables of stored results as Markdown, and pages that contain them.
+"""Tables of stored results as Markdown, and pages that contain them between two comments.
 
-A page marks a table with two comments, of which the first names the JSON (relative to the page), a
-section of `tables.SECTIONS`, and the rows if not all are shown:
+The first names the JSON (relative to the page), a section of `tables.SECTIONS`, and the rows if not
+all are shown:
 
     <!-- table: results/machine.json operations dot(15) matmul(1,000) -->
     <!-- end -->
@@ -34,12 +34,11 @@ def _bold(cell: str) -> str:
 
 def to_markdown(report: Report) -> str:
     """All tables of a report, each under its title."""
-    found = [table for section in SECTIONS.values() for table in section(report)]
-    notes = [table.note.replace("* fastest", "Bold is the fastest") for table in found]
-    return "\n".join(
-        f"### {table.title}\n\n{markdown(table)}" + (f"\n{note}\n" if note else "")
-        for table, note in zip(found, notes, strict=True)
-    )
+    parts = []
+    for table in (table for section in SECTIONS.values() for table in section(report)):
+        note = table.note.replace("* fastest", "Bold is the fastest")
+        parts += [f"### {table.title}\n", markdown(table), *([f"{note}\n"] if note else [])]
+    return "\n".join(parts)
 
 
 def refreshed(page: Path) -> str:

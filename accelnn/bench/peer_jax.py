@@ -1,5 +1,4 @@
-"""JAX as a peer: the whole loop under jit, its state donated, on the CPU or on a GPU. Runs in the
-child."""
+"""JAX as a peer: the whole loop under jit, its state donated. Runs in the child."""
 
 import functools
 from collections.abc import Callable
@@ -24,15 +23,13 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 INSTALL = "pip install 'jax[cuda13]' (CUDA 13 drivers) or 'jax[cuda12]'"
 
-# XLA's names for products in less than the arrays' precision, which is "highest". Its default for
-# float32 on a GPU would be TF32.
+# XLA's names for products in less than the arrays' precision; its default on a GPU would be TF32
 PRODUCTS = {"tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}
 
 State = Any  # the weights and the optimizer's moments
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways in which JAX can do a job."""
     if on_gpu(name):
         try:
             jax.config.update("jax_default_device", jax.devices("cuda")[job.gpu])
@@ -51,7 +48,6 @@ def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
 
 
 def gpu_name(job: PeerJob) -> str:
-    """The name of the job's GPU."""
     return str(jax.devices("cuda")[job.gpu].device_kind)
 
 
@@ -81,10 +77,8 @@ class FullBatch:
 
 
 class MiniBatches(FullBatch):
-    """One call for each epoch, because NumPy draws its order; the next is drawn meanwhile.
-
-    shuffled : whether the examples are put into the epoch's order at once, or batch by batch
-    """
+    """One call for each epoch, whose order NumPy draws during the one before. `shuffled` puts all
+    examples into this order at once, else batch by batch."""
 
     def __init__(self, job: PeerJob, shuffled: bool) -> None:
         super().__init__(job)
@@ -94,18 +88,17 @@ class MiniBatches(FullBatch):
 
         @functools.partial(jax.jit, donate_argnums=0)
         def epoch(state: State, X: Any, Y: Any, order: Any) -> State:
+            def update(state: State, batch: Any) -> tuple[State, None]:
+                return step(state, *(batch if shuffled else (X[batch], Y[batch]))), None
+
+            rest: Any = order[whole:]
+            parts: Any = order[:whole].reshape(-1, size)
             if shuffled:
-                X, Y = X[order], Y[order]
-                parts = [Z[:whole].reshape(-1, size, Z.shape[1]) for Z in (X, Y)]
-                state, _ = lax.scan(lambda state, batch: (step(state, *batch), None), state, parts)
-                return step(state, X[whole:], Y[whole:]) if whole < job.m else state
-            state, _ = lax.scan(
-                lambda state, chosen: (step(state, X[chosen], Y[chosen]), None),
-                state,
-                order[:whole].reshape(-1, size),
-            )
-            rest = order[whole:]
-            return step(state, X[rest], Y[rest]) if whole < job.m else state
+                sorted_ = X[order], Y[order]
+                parts = [Z[:whole].reshape(-1, size, Z.shape[1]) for Z in sorted_]
+                rest = [Z[whole:] for Z in sorted_]
+            state, _ = lax.scan(update, state, parts)
+            return update(state, rest)[0] if whole < job.m else state
 
         self.epoch = epoch
 
@@ -125,7 +118,6 @@ def first_state(job: PeerJob, weights: Array) -> State:
 
 
 def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
-    """The state after one update."""
     layers, moments, t = state
     gradients = jax.grad(functools.partial(cost, job))(layers, X, Y)
     rate, t = job.recipe.learning_rate, t + 1
@@ -135,10 +127,8 @@ def step_of(job: PeerJob, state: State, X: Any, Y: Any) -> State:
     V = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], gradients)
     m_scale, v_scale = rate / (1 - 0.9**t), 1 / (1 - 0.999**t)
 
-    def moved(w: Any, m: Any, v: Any) -> Any:
-        return w - m_scale * m / (jnp.sqrt(v * v_scale) + 1e-8)
-
-    return jax.tree.map(moved, layers, M, V), [M, V], t
+    steps = jax.tree.map(lambda m, v: m_scale * m / (jnp.sqrt(v * v_scale) + 1e-8), M, V)
+    return jax.tree.map(lambda w, step: w - step, layers, steps), [M, V], t
 
 
 def cost(job: PeerJob, layers: Any, X: Any, Y: Any) -> Any:

@@ -14,7 +14,6 @@ ACTIVATIONS = {"sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The one way in which MLPClassifier can do a job."""
     del name
     if len(set(job.net.hidden)) > 1:
         raise Skip("MLPClassifier has one activation for all hidden layers")
@@ -54,8 +53,7 @@ class Classifier:
             tol=0.0,
             n_iter_no_change=np.inf,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning that one example is fewer than a batch
+        with warnings.catch_warnings(action="ignore"):  # that one example is fewer than a batch
             # the only way to make it allocate its arrays, which then get our values
             self.model.partial_fit(job.X[:1], self.labels[:1], classes=self.classes)
         layers = list(layers_of(weights, job.net.layers))
@@ -67,9 +65,8 @@ class Classifier:
 
     def train(self, epochs: int) -> None:
         before = self.model.t_
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning that it has not converged
-            if self._has_all_classes():
+        with warnings.catch_warnings(action="ignore"):  # that it has not converged
+            if self.labels.ndim == 2 or len(np.unique(self.labels)) == len(self.classes):
                 self.model.max_iter = epochs
                 self.model.fit(self.job.X, self.labels)
             else:  # a warm start would refuse what lacks a class
@@ -79,10 +76,6 @@ class Classifier:
         if self.model.t_ - before != epochs * self.job.m:
             raise RuntimeError(f"{self.model.t_ - before} examples, not {epochs} × {self.job.m}")
 
-    def _has_all_classes(self) -> bool:
-        return self.labels.ndim == 2 or len(np.unique(self.labels)) == len(self.classes)
-
     def weights(self) -> Array:
-        return flat_of(
-            [(W.T, b) for W, b in zip(self.model.coefs_, self.model.intercepts_, strict=True)]
-        )
+        pairs = zip(self.model.coefs_, self.model.intercepts_, strict=True)
+        return flat_of((W.T, b) for W, b in pairs)

@@ -1,11 +1,8 @@
-"""PyTorch as a peer: eager, compiled, and in sample space; on a GPU also with the whole step
-captured as a CUDA graph. Runs in the child.
+"""PyTorch as a peer: eager, compiled, in sample space, or as a CUDA graph. Runs in the child.
 
 Measured on 2 cores (AMD EPYC, PyTorch 2.13): for nets as small as [2, 4, 1] one thread is faster
 than two; mini-batches of 128 of [784, 256, 128, 10] take 1530 us with forward and loss compiled,
 1100 with the whole step, so "torch-compile" compiles the whole step.
-
-On a GPU all data is uploaded before the training starts; during it only each epoch's order is.
 """
 
 import functools
@@ -30,6 +27,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": F.leaky_relu,  # its slope is ours, 0.01
 }
 
+OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda Z: torch.softmax(Z, 1),
+    "linear": lambda Z: Z,
+}
+
 # (dA, A) -> dZ
 BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": torch.ops.aten.sigmoid_backward,
@@ -38,42 +41,33 @@ BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "leaky_relu": lambda dA, A: torch.ops.aten.leaky_relu_backward(dA, A, 0.01, True),
 }
 
-# the implementations of PyTorch's optimizers
 OPTIMIZERS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
 CPU = torch.device("cpu")
 
 
 def trainers(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways in which PyTorch can do a job."""
     torch.set_float32_matmul_precision("high" if job.recipe.precision == "tf32" else "highest")
     if on_gpu(name):
         return trainers_on_gpu(name, job)
     if name == "torch-compile":
         return {"whole step": functools.partial(Compiled, job, CPU, job.threads)}
-    ways: dict[str, Callable[..., PeerTrainer]] = {
-        way: functools.partial(Eager, job, CPU, options=options)
-        for way, options in OPTIMIZERS.items()
-    }
     if name == "torch-gram":
         if job.recipe.batch_size is not None or job.recipe.optimizer != "sgd":
             raise Skip("sample space is for full-batch gradient descent")
         if job.m >= job.net.layers[0]:
             raise Skip("sample space saves work only with fewer examples than features")
-        ways = {
-            "eager": functools.partial(SampleSpaceTraining, job, False),
-            "compiled": functools.partial(SampleSpaceTraining, job, True),
-        }
-    on_all: dict[str, Callable[[], PeerTrainer]] = {
-        way: functools.partial(make, threads=job.threads) for way, make in ways.items()
-    }
-    if job.threads == 1:
-        return on_all
-    return on_all | {
-        f"{way}, 1 thread": functools.partial(make, threads=1)
-        for way, make in ways.items()
-        if way != "compiled"  # it holds the number of threads
-    }
+    ways: dict[str, Callable[[], PeerTrainer]] = {}
+    for threads in sorted({job.threads, 1}, reverse=True):
+        suffix = "" if threads == job.threads else ", 1 thread"
+        if name == "torch-gram":
+            ways[f"eager{suffix}"] = functools.partial(SampleSpace, job, False, threads)
+            if threads == job.threads:  # compiled code fixes their number
+                ways["compiled"] = functools.partial(SampleSpace, job, True, threads)
+            continue
+        for way, options in OPTIMIZERS.items():
+            ways[f"{way}{suffix}"] = functools.partial(Eager, job, CPU, threads, options)
+    return ways
 
 
 def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
@@ -83,33 +77,28 @@ def trainers_on_gpu(name: str, job: PeerJob) -> dict[str, Callable[[], PeerTrain
     if not torch.cuda.is_available():
         raise Skip(f"PyTorch, built for CUDA {torch.version.cuda}, finds no GPU that it can use")
     torch.cuda.set_device(job.gpu)
-    gpu = torch.device("cuda", job.gpu)
+    given = job, torch.device("cuda", job.gpu), job.threads
     if name == "torch-cuda-compile":
-        return {"whole step": functools.partial(Compiled, job, gpu, job.threads)}
+        return {"whole step": functools.partial(Compiled, *given)}
     kind = CapturedStep if name == "torch-cuda-graph" else Eager
-    return {
-        way: functools.partial(kind, job, gpu, job.threads, options)
-        for way, options in OPTIMIZERS.items()
-    }
+    return {way: functools.partial(kind, *given, options) for way, options in OPTIMIZERS.items()}
 
 
 def gpu_name(job: PeerJob) -> str:
-    """The name of the job's GPU."""
     return str(torch.cuda.get_device_name(job.gpu))
 
 
 def loss(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
-    """The cost without L2, X (m, n_0); its products in the job's precision."""
+    """The cost without L2, X (m, n_0), with its products in the job's precision."""
     if job.recipe.precision != "bfloat16":
         return cost(job, layers, X, Y)
-    # As PyTorch's users do it. Without cached copies of the weights: each is used once a step, and
-    # a graph would keep old ones.
+    # without cached copies of the weights: a step uses each once, and a graph would keep old ones
     with torch.autocast(X.device.type, torch.bfloat16, cache_enabled=False):
         return cost(job, layers, X, Y)
 
 
 def cost(job: PeerJob, layers: Layers, X: Tensor, Y: Tensor) -> Tensor:
-    """The cost without L2, in the precision that PyTorch is set to."""
+    """The cost without L2."""
     A = X
     for (W, b), activation in zip(layers, job.net.hidden, strict=False):
         A = ACTIVATIONS[activation](F.linear(A, W, b))
@@ -131,26 +120,20 @@ class Eager:
         self.Y = self.on_device(job.Y.argmax(axis=1) if job.net.output == "softmax" else job.Y)
 
     def on_device(self, array: Array) -> Tensor:
-        """The array as a tensor on the training's device."""
         return torch.from_numpy(array).to(self.device)
 
     def restart(self, weights: Array, seed: int) -> None:
+        job = self.job
         self.layers = [
             (self.on_device(W).requires_grad_(), self.on_device(b).requires_grad_())
-            for W, b in layers_of(weights, self.job.net.layers)
+            for W, b in layers_of(weights, job.net.layers)
         ]
-        self.optimizer = self._optimizer()
-        self.orders = batches.orders(self.job.m, seed)
-
-    def _optimizer(self) -> Any:
-        job = self.job
-        groups = [
-            # the gradient of λ/(2m) Σ w², added by the optimizer
-            {"params": [W for W, _ in self.layers], "weight_decay": job.decay},
-            {"params": [b for _, b in self.layers]},
-        ]
+        W, b = zip(*self.layers, strict=True)
+        # the gradient of λ/(2m) Σ w² is added by the optimizer
+        groups = [{"params": W, "weight_decay": job.decay}, {"params": b}]
         kind = torch.optim.Adam if job.recipe.optimizer == "adam" else torch.optim.SGD
-        return kind(groups, lr=job.recipe.learning_rate, **self.options)
+        self.optimizer = kind(groups, lr=job.recipe.learning_rate, **self.options)
+        self.orders = batches.orders(job.m, seed)
 
     def train(self, epochs: int) -> None:
         torch.set_num_threads(self.threads)
@@ -163,29 +146,21 @@ class Eager:
 
     def step(self, chosen: Tensor | None) -> None:
         """One update, by the chosen examples or by all."""
-        if chosen is None:
-            self.update(self.X, self.Y)
-        else:
-            self.update(self.X[chosen], self.Y[chosen])
+        batch = (self.X, self.Y) if chosen is None else (self.X[chosen], self.Y[chosen])
+        self.update(*batch)
 
     def update(self, X: Tensor, Y: Tensor) -> None:
-        """One update of the weights."""
         self.optimizer.zero_grad()
         loss(self.job, self.layers, X, Y).backward()
         self.optimizer.step()
 
     def weights(self) -> Array:
-        return flat_of(
-            [(W.detach().cpu().numpy(), b.detach().cpu().numpy()) for W, b in self.layers]
-        )
+        return flat_of([(W.detach().cpu(), b.detach().cpu()) for W, b in self.layers])
 
 
 class CapturedStep(Eager):
-    """Eager's steps as CUDA graphs: all that a step launches is launched at once. The mini-batch is
-    gathered in the graph as well, from indices that are copied into its input.
-
-    Weights and the optimizer's state stay where they were when the graphs were captured.
-    """
+    """Eager's steps as CUDA graphs by the size of the mini-batch, whose indices are copied into a
+    graph's input. Weights and the optimizer's state stay where they were at the capture."""
 
     def __init__(self, job: PeerJob, device: Any, threads: int, options: dict[str, bool]) -> None:
         # Adam's count of steps has to be on the GPU
@@ -199,17 +174,16 @@ class CapturedStep(Eager):
             self._capture()
         self.orders = batches.orders(self.job.m, seed)
         with torch.no_grad():
-            pairs = zip(self.layers, layers_of(weights, self.job.net.layers), strict=True)
-            for ours, first in pairs:
-                for parameter, values in zip(ours, first, strict=True):
-                    parameter.copy_(torch.from_numpy(values))
+            first = layers_of(weights, self.job.net.layers)
+            for (W, b), (W_first, b_first) in zip(self.layers, first, strict=True):
+                W.copy_(torch.from_numpy(W_first))
+                b.copy_(torch.from_numpy(b_first))
             for state in self.optimizer.state.values():
                 for value in state.values():
                     if isinstance(value, torch.Tensor):  # moments and steps start at 0
                         value.zero_()
 
     def _capture(self) -> None:
-        """A graph of a step for each size of a batch."""
         m, batch_size = self.job.m, self.job.recipe.batch_size
         if batch_size is None:
             self.launches[m] = captured(lambda: self.update(self.X, self.Y))
@@ -230,11 +204,8 @@ class CapturedStep(Eager):
 
 
 def captured(function: Callable[[], None]) -> Callable[[], None]:
-    """A function that launches all work of `function` as one CUDA graph.
-
-    It first runs on a side stream, as PyTorch asks, which creates what a first call creates: the
-    optimizer's state, cuBLAS's workspace.
-    """
+    """A function that launches all work of `function` as one CUDA graph. Three runs on a side
+    stream, as PyTorch asks, first create the optimizer's state and cuBLAS's workspace."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -274,9 +245,8 @@ def step_of(
     """Weights, the optimizer's moments and the count of steps after one update."""
     gradients = torch.func.grad(functools.partial(loss, job))(layers, X, Y)
     if job.net.l2:
-        gradients = [
-            (dW + job.decay * W, db) for (dW, db), (W, _) in zip(gradients, layers, strict=True)
-        ]
+        pairs = zip(gradients, layers, strict=True)
+        gradients = [(dW + job.decay * W, db) for (dW, db), (W, _) in pairs]
     rate, t = job.recipe.learning_rate, t + 1
     if job.recipe.optimizer == "sgd":
         return combined(layers, gradients, lambda w, g: w - rate * g), moments, t
@@ -288,17 +258,16 @@ def step_of(
 
 
 def combined(ones: Layers, others: Layers, function: Callable[[Tensor, Tensor], Tensor]) -> Layers:
-    """Layer by layer, of W and of b."""
     return [
         (function(W, dW).to(W.dtype), function(b, db).to(b.dtype))
         for (W, b), (dW, db) in zip(ones, others, strict=True)
     ]
 
 
-class SampleSpaceTraining:
-    """Our sample-space gradient descent in PyTorch: W1 = c W1⁽⁰⁾ + Sᵀ X, so that an epoch touches
-    G = X Xᵀ (m, m) instead of X (m, n_0). Without autograd, whose overhead would be most of the
-    time of arrays this small. Forming G, and W1 in the end, is part of the training."""
+class SampleSpace:
+    """Our sample-space gradient descent: W1 = c W1⁽⁰⁾ + Sᵀ X, so an epoch needs G = X Xᵀ (m, m)
+    instead of X. Without autograd, whose overhead would be most of the time of arrays this small.
+    Forming G, and W1 in the end, is part of the training."""
 
     def __init__(self, job: PeerJob, compiled: bool, threads: int) -> None:
         self.job, self.threads = job, threads
@@ -333,7 +302,7 @@ def gram_epoch(
     for (W, b), activation in zip(upper, hidden, strict=True):
         A[-1] = ACTIVATIONS[activation](A[-1])
         A.append(F.linear(A[-1], W, b))
-    dZ = rate / job.m * (output(job, A[-1]) - Y)
+    dZ = rate / job.m * (OUTPUTS[job.net.output](A[-1]) - Y)
     changed: Layers = []
     for (W, b), A_before, activation in reversed(list(zip(upper, A[:-1], hidden, strict=True))):
         W_new = torch.addmm(shrink * W if l2 else W, dZ.T, A_before, alpha=-1)
@@ -342,10 +311,3 @@ def gram_epoch(
     if l2:
         S, c = shrink * S, shrink * c
     return S - dZ, c, b1 - dZ.sum(0), changed
-
-
-def output(job: PeerJob, Z: Tensor) -> Tensor:
-    """The output's activations."""
-    if job.net.output == "softmax":
-        return torch.softmax(Z, 1)
-    return torch.sigmoid(Z) if job.net.output == "sigmoid" else Z

@@ -1,11 +1,8 @@
-"""Other packages on the same trainings, each in its own process.
+"""Other packages on the same trainings, each in its own process, which alone imports the package.
 
-They get the same data, first weights, dtype, threads, epochs and mini-batches, and run in the best
-way that their users would choose: if there are several, a short trial picks the fastest, which the
-record names. Only the child imports the package.
-
-A package is one row of PEERS: a module whose `trainers(name, job)` returns, by name, functions
-that make a `PeerTrainer`, and whose `gpu_name(job)` returns the name of the GPU, if it uses one.
+If a package has several ways of training, a short trial picks the fastest. It is one row of PEERS:
+a module whose `trainers(name, job)` returns, by name, functions that make a `PeerTrainer`, and, if
+it uses a GPU, whose `gpu_name(job)` returns its name.
 """
 
 import contextlib
@@ -30,14 +27,9 @@ from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 from accelnn.recipes import Recipe
 
-# Ends the name of a peer that trains in float32 while the others train in float64.
-FLOAT32 = "-float32"
-
-# Seconds after which a peer that does not answer is ended: compiling takes longest
-TIMEOUT = 600.0
-
-# Seconds for which each way of running a job is tried
-TRIAL = 0.5
+FLOAT32 = "-float32"  # ends a peer's name if it trains in float32 while the others use float64
+TIMEOUT = 600.0  # seconds after which a peer that does not answer is ended: compiling is slowest
+TRIAL = 0.5  # seconds for which each way of training is tried
 
 
 class PeerError(Exception):
@@ -48,11 +40,10 @@ class PeerError(Exception):
 class PeerJob:
     """A training, as it is sent to a process.
 
-    recipe : the net and how to train it, by "sgd" or "adam" (β = 0.9 and 0.999, ε = 1e-8), without
-        data; the mini-batches' order is that of accelnn.batches
-    weights : the first ones as one vector, as Parameters.flat
-    X : (m, n_0), Y : (m, n_L), C-contiguous, of the weights' dtype
-    threads : for the peer to use
+    recipe : without data; its optimizer is "sgd" or "adam" (β = 0.9 and 0.999, ε = 1e-8), and its
+        mini-batches are those of accelnn.batches
+    weights : the first ones, as Parameters.flat
+    X, Y : (m, n_0) and (m, n_L), C-contiguous, of the weights' dtype
     gpu : index of the GPU, for peers that run on one
     """
 
@@ -91,8 +82,8 @@ class PeerTrainer(Protocol):
 
 
 class PeerKind(NamedTuple):
-    """A way of training: the module with its trainers, the package that it needs, whether the time
-    of its first run beyond the second is compiling, and whether it runs on the GPU."""
+    """A peer: the module with its trainers, the package that it needs, whether its first run
+    compiles, and whether it runs on the GPU."""
 
     module: str
     package: str
@@ -114,24 +105,19 @@ PEERS = {
 }
 
 
-def kind_of(implementation: str) -> PeerKind | None:
-    """The peer of this name, in either precision; None if it is no peer."""
-    return PEERS.get(implementation.removesuffix(FLOAT32))
-
-
 def on_gpu(implementation: str) -> bool:
     """Whether this is a peer that runs on a GPU."""
-    kind = kind_of(implementation)
-    return kind is not None and kind.gpu
+    return implementation in PEERS and PEERS[implementation].gpu
 
 
 def versions(implementations: Iterable[str]) -> dict[str, str]:
     """The versions of the installed packages behind the peers among these implementations."""
     found = {}
-    for kind in filter(None, map(kind_of, implementations)):
-        distribution = {"sklearn": "scikit-learn"}.get(kind.package, kind.package)
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[distribution] = metadata.version(distribution)
+    for name in implementations:
+        if kind := PEERS.get(name.removesuffix(FLOAT32)):
+            distribution = kind.package.replace("sklearn", "scikit-learn")
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[distribution] = metadata.version(distribution)
     return found
 
 
@@ -153,8 +139,8 @@ def flat_of(pairs: Iterable[tuple[Any, Any]]) -> Array:
 class Peer:
     """A peer's process, ready to train; it must be closed, and ends with this process.
 
-    variant : the way of running that the trial picked
-    compile_seconds : to compile it; None if it compiles nothing
+    variant : the way of training that the trial picked
+    compile_seconds : None if it compiles nothing
     device : the GPU's name; None on the CPU
 
     Raises Skip if the package is not installed or cannot do this job, and PeerError if it fails.
@@ -176,18 +162,15 @@ class Peer:
             self.close()
             raise
 
-    def train(
-        self, weights: Array, epochs: int, seed: int, m: int | None = None
-    ) -> tuple[Array, float]:
-        """Train from these weights (flat), on the first m examples; return the trained ones, and
-        the seconds it took, measured in the child."""
+    def train(self, weights: Array, epochs: int, seed: int, m: int) -> tuple[Array, float]:
+        """The weights (flat) trained from these on the first m examples, and the seconds it took,
+        measured in the child."""
         with contextlib.suppress(OSError):  # if it is gone, there is no answer either
             self._connection.send((weights, epochs, seed, m))
-        trained, seconds = self._answer()
-        return trained, seconds
+        trained: tuple[Array, float] = self._answer()
+        return trained
 
     def close(self) -> None:
-        """End the process."""
         if self._process.pid is not None:
             self._process.kill()
             self._process.join()
@@ -195,7 +178,7 @@ class Peer:
         self._output.close()
 
     def _answer(self) -> Any:
-        """The child's answer; the child is ended if there is none within TIMEOUT."""
+        """The child's answer; if there is none within TIMEOUT, the child is killed."""
         try:
             if not self._connection.poll(TIMEOUT):
                 self._process.kill()
@@ -203,11 +186,10 @@ class Peer:
             answer = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            lines = self._output.read().decode(errors="replace").strip().splitlines()
-            raise PeerError(
-                f"the process of {self.name} ended with status {self._process.exitcode}"
-                + (f": {lines[-1][:200]}" if lines else "")
-            ) from None
+            reason = f"the process of {self.name} ended with status {self._process.exitcode}"
+            if lines := self._output.read().decode(errors="replace").strip().splitlines():
+                reason += f": {lines[-1][:200]}"
+            raise PeerError(reason) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -215,33 +197,26 @@ class Peer:
 
 @contextlib.contextmanager
 def _inherited(variables: dict[str, str]) -> Iterator[None]:
-    """Processes started in the block have these variables, and ignore Ctrl-C: the parent ends
-    them."""
-    before = dict(os.environ)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    """Processes started in the block have these variables, and leave Ctrl-C to their parent."""
+    before, handler = dict(os.environ), signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(variables)
     try:
         yield
     finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, handler)
         os.environ.clear()
         os.environ.update(before)
 
 
 def _environment(name: str, threads: int) -> dict[str, str]:
     """Variables that limit a child to these threads, and to the CPU or the GPU."""
-    count = str(threads)
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), count)
+    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    limits = dict.fromkeys(pools, str(threads))
     if on_gpu(name):
-        # by default JAX would take three quarters of the GPU's memory, of which we hold a part
+        # by default JAX takes three quarters of the GPU's memory, of which we use a part
         return limits | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    limits |= {
-        "NPROC": count,  # XLA's pool of threads
-        "JAX_PLATFORMS": "cpu",
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compilers that keeps running
-    }
+    limits |= {"NPROC": str(threads), "JAX_PLATFORMS": "cpu"}  # NPROC is for XLA's pool
+    limits["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compilers that keeps running
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
         limits["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
@@ -253,15 +228,16 @@ def _environment(name: str, threads: int) -> dict[str, str]:
 
 
 def serve(connection: Connection, output: str, name: str, kind: PeerKind, job: PeerJob) -> None:
-    """Get ready, then answer the parent's requests until it ends."""
+    """Answer the parent's requests until it ends."""
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(file, standard)
     # A thread waits, so that the end of the parent is noticed during a training too.
     threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
     try:
-        trainers, variant, *ready = prepare(name, kind, job)
+        trainer, variant, *ready = prepare(name, kind, job)
         connection.send((variant, *ready))
+        trainers = {job.m: trainer}
         while True:
             weights, epochs, seed, m = connection.recv()
             if m not in trainers:
@@ -284,13 +260,12 @@ def _follow(parent: Any) -> None:
 
 
 def _trainers(name: str, kind: PeerKind, job: PeerJob) -> dict[str, Callable[[], PeerTrainer]]:
-    """The ways in which a peer can do a job. Raises Skip if its package is not installed."""
+    """The ways in which a peer can do a job. Raises Skip if there is none."""
     if job.recipe.optimizer not in ("sgd", "adam"):
         raise Skip(f"peers train by sgd and adam, not {job.recipe.optimizer}")
     try:
-        found: dict[str, Callable[[], PeerTrainer]]
-        found = importlib.import_module(kind.module).trainers(name, job)
-        return found
+        module: Any = importlib.import_module(kind.module)
+        return dict(module.trainers(name, job))
     except ModuleNotFoundError as error:
         if error.name != kind.package:
             raise
@@ -299,9 +274,9 @@ def _trainers(name: str, kind: PeerKind, job: PeerJob) -> dict[str, Callable[[],
 
 def prepare(
     name: str, kind: PeerKind, job: PeerJob
-) -> tuple[dict[int | None, PeerTrainer], str, float | None, str | None]:
-    """Compile, warm up and choose: the fastest trainer for all examples, its name, the seconds to
-    compile it, and the GPU's name."""
+) -> tuple[PeerTrainer, str, float | None, str | None]:
+    """The fastest trainer, for all examples, its name, the seconds to compile it, and the GPU's
+    name."""
     ready, compiling, failed = {}, {}, []
     for variant, make in _trainers(name, kind, job).items():
         try:
@@ -320,19 +295,18 @@ def prepare(
     # the largest, because code that they share is compiled with the first
     compile_seconds = max(compiling.values()) if kind.compiles else None
     device = importlib.import_module(kind.module).gpu_name(job) if kind.gpu else None
-    return dict.fromkeys((None, job.m), ready[variant]), variant, compile_seconds, device
+    return ready[variant], variant, compile_seconds, device
 
 
 def seconds_of(trainer: PeerTrainer, epochs: int) -> float:
-    """Train; return the seconds it took."""
     start = time.perf_counter()
     trainer.train(epochs)
     return time.perf_counter() - start
 
 
 def fastest(trainers: dict[str, PeerTrainer]) -> str:
-    """The name of the fastest in three short measurements of each, in turn."""
-    # as many epochs as the fastest does in a third of the time, so that set-up counts little
+    """The name of the fastest in three short measurements of each, in turn, of as many epochs as
+    it does in a third of the time."""
     epoch = min(seconds_of(trainer, 3) / 3 for trainer in trainers.values())
     epochs = max(1, int(TRIAL / 3 / epoch))
     seconds = dict.fromkeys(trainers, float("inf"))

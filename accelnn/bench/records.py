@@ -2,13 +2,13 @@
 size and implementation."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
-from accelnn.bench.crossover import crossovers
 from accelnn.cli.console import as_json
 
 SCHEMA = 1
@@ -25,15 +25,14 @@ class Record:
     status : "ok" | "wrong" (not timed: the result differs from the reference) | "skipped" |
         "failed"
     reason : why it is not "ok", or a remark on an "ok" record
-    seconds, seconds_min, seconds_max : median, minimum and maximum of `repeats` measurements; on
-        our GPU by CUDA events, with the arrays in its memory
+    seconds, seconds_min, seconds_max : median, minimum and maximum of `repeats` measurements; for
+        CuPy by CUDA events, with the arrays on the GPU
     compile_seconds : the time of the first call beyond that of the others; in no other figure
-    transfer_seconds : to move the inputs to the device and the result back (of a training X and Y
-        to the device); otherwise only in end_to_end_seconds
+    transfer_seconds : to move the inputs to the device and the result back (for a training only X
+        and Y to the device); otherwise only in end_to_end_seconds
     end_to_end_seconds : of an operation on a GPU, from inputs on the host to the result on it
     gb_per_s, gflop_per_s : None for a training in sample space, which does fewer operations
-    share_of_limit : of the machine's measured stream or matrix-product rate (in the same
-        precision); None if the data fits the cache
+    share_of_limit : of the measured limit in the same precision; None if the data fits the cache
     max_rel_error : max |result - reference| / max |reference|, the reference in float64
     """
 
@@ -60,7 +59,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The case and its size: "dot(1,000)"."""
+        """Such as "dot(1,000)"."""
         size = self.size.get("n", self.size.get("value"))
         return self.case if size is None else f"{self.case}({size:,})"
 
@@ -70,13 +69,13 @@ class Record:
         return self.status == "ok" and self.reason is not None
 
     def set_times(self, times: Sequence[float], scale: float = 1.0) -> None:
-        """Enter measured seconds, each multiplied by `scale`."""
+        """Enter the measured seconds times `scale`."""
         self.repeats = len(times)
         self.seconds = median(times) * scale
         self.seconds_min, self.seconds_max = min(times) * scale, max(times) * scale
 
     def reject(self, status: str, reason: str) -> None:
-        """Make the record "wrong" or "failed", without times."""
+        """Make the record "wrong" or "failed"."""
         self.status, self.reason = status, reason
         self.seconds = self.seconds_min = self.seconds_max = None
 
@@ -87,9 +86,9 @@ class TrainingRecord(Record):
 
     solver : our solver, or the fastest of a peer's ways of running
     precision : of the matrix products: "float64" | "float32" | "tf32" | "bfloat16"
-    epochs, epochs_measured : of the whole training, and how many of them were run; if these
-        differ, the seconds are scaled to the whole, and costs and accuracies are None
-    optimizer, batch_size : as in `accelnn.fit`; batch_size None is full batch
+    epochs, epochs_measured : if only a part of the epochs was measured, the seconds are scaled to
+        the whole, and costs and accuracies are None
+    optimizer, batch_size : as in `accelnn.fit`
     steps : updates of the weights in the whole training
     cost_difference : final_cost against ours, relative to ours
     data : "real" | "stand-in" | "drawn" (if only the shape matters)
@@ -123,8 +122,7 @@ class TrainingRecord(Record):
 class Report:
     """All that one run of the benchmark measured.
 
-    warm_up_seconds : by dtype, until accelnn's compiled solvers were ready: half a minute when
-        they had to be compiled, about a second when they were loaded
+    warm_up_seconds : by dtype, to compile (half a minute) or load (a second) accelnn's solvers
     """
 
     machine: Mapping[str, Any]
@@ -134,8 +132,8 @@ class Report:
     warm_up_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Valid JSON: what is not finite becomes null."""
-        found = crossovers(self.records)
+        """Valid JSON: numbers that are not finite become null."""
+        found = crossings(self.records)
         return as_json({"schema": SCHEMA, **asdict(self), "crossovers": found})
 
     @classmethod
@@ -145,11 +143,55 @@ class Report:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise ValueError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
-            records: list[Record] = [
-                TrainingRecord(**row) if "epochs" in row else Record(**row)
-                for row in content["records"]
-            ]
+            rows = content["records"]
+            records = [(TrainingRecord if "epochs" in row else Record)(**row) for row in rows]
             machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))
             return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error
+
+
+# --------------------------------------------------------------------------------------------
+# the size from which the GPU is faster than the CPU
+
+Point = tuple[int, str, float]  # n, the fastest on the CPU, how many times faster the GPU is
+
+
+def crossings(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """For each operation timed on both at three sizes or more: its case and dtype, the smallest and
+    largest size, and two crossings: "resident", with the arrays on the GPU, and "end_to_end".
+
+    A crossing has the size from which the GPU is faster, its bound ("<" if it is faster at all
+    sizes, ">" if it is not at the largest, else "="), and the fastest on the CPU (against).
+    """
+    timed: dict[tuple[str, str], dict[int, dict[str, Record]]] = {}
+    for record in records:
+        if record.seconds and "n" in record.size:
+            sizes = timed.setdefault((record.case, record.dtype), {})
+            sizes.setdefault(record.size["n"], {})[record.implementation] = record
+    found = []
+    for (case, dtype), sizes in timed.items():
+        points: dict[str, list[Point]] = {"resident": [], "end_to_end": []}
+        for n, group in sorted(sizes.items()):
+            gpu = group.pop("cupy", None)
+            if gpu and gpu.seconds and gpu.end_to_end_seconds and group:
+                seconds, name = min((r.seconds or 0.0, name) for name, r in group.items())
+                points["resident"].append((n, name, seconds / gpu.seconds))
+                points["end_to_end"].append((n, name, seconds / gpu.end_to_end_seconds))
+        measured = [n for n, _, _ in points["resident"]]
+        if len(measured) > 2:
+            row = {"case": case, "dtype": dtype, "smallest": measured[0], "largest": measured[-1]}
+            found.append(row | {name: _crossing(of) for name, of in points.items()})
+    return found
+
+
+def _crossing(points: Sequence[Point]) -> dict[str, Any]:
+    """After the largest n at which the GPU is not faster. Between two sizes each time is taken to
+    follow a power of n, so that their ratio is a straight line in a log-log plot."""
+    lost = max((i for i, (_, _, gain) in enumerate(points) if gain <= 1), default=-1)
+    if lost in (-1, len(points) - 1):
+        n, name, _ = points[max(lost, 0)]
+        return {"size": n, "bound": "<" if lost < 0 else ">", "against": name}
+    (below, _, loss), (above, name, gain) = points[lost : lost + 2]
+    share = math.log(loss) / (math.log(loss) - math.log(gain))
+    return {"size": round(below * (above / below) ** share), "bound": "=", "against": name}

@@ -1,6 +1,6 @@
 """A report in a terminal, with tables that fit it; in a pipe complete and plain."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich import box
@@ -22,13 +22,7 @@ EXPENDABLE = (
 )
 # What the names in the tables mean
 LEGENDS = (
-    {
-        "dot": "a · b",
-        "outer": "a bᵀ",
-        "elementwise": "a * b",
-        "gdot": "W x, a matrix times a vector",
-        "matmul": "A B",
-    },
+    {"dot": "a · b", "outer": "a bᵀ", "elementwise": "a * b", "gdot": "W x", "matmul": "A B"},
     {
         "python-lists": "the notes' loops over Python lists",
         "python": "the notes' loops over NumPy arrays",
@@ -63,18 +57,15 @@ def show(report: Report, to: Console) -> None:
     shown = [record for record in report.records if record.status != "skipped"]
     names = [name for record in shown for name in (record.case, record.implementation)]
     for table in tables.details(report):
-        to.print()
         names += _print_table(table, to)
     for legend in LEGENDS:
         known = [f"{name}: {text}" for name, text in legend.items() if name in names]
         if known:
             to.print(f"\n{'; '.join(known)}")
     for table in tables.crossovers(report):
-        to.print()
         _print_table(table, to)
-    _print_lines("Gains of accelnn:", _gains(tables.split(report.records)[1]), to)
+    _print_lines("Gains of accelnn:", _gains(tables.split(report)[1]), to)
     for table in tables.growth(report):
-        to.print()
         _print_table(table, to)
     _show_remarks(report.records, to)
 
@@ -82,54 +73,42 @@ def show(report: Report, to: Console) -> None:
 def describe(report: Report) -> list[str]:
     """The machine, the versions and the measured limits, a line each."""
     machine = report.machine
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{machine['last_level_cache_bytes'] / 2**20:.0f} MiB last-level cache"
-    ]
+    memory, cache = machine["memory_bytes"] / 2**30, machine["last_level_cache_bytes"] / 2**20
+    vectors = f" with {machine['vector_unit']}" if machine.get("vector_unit") else ""
+    cores = f"{machine['processor']}, {machine['cores']} cores{vectors}"
+    lines = [f"{cores}, {memory:.0f} GiB, {cache:.0f} MiB last-level cache"]
     if machine["gpu"]:
         lines.append(describe_fields(machine["gpu"]))
     lines.append(", ".join(f"{name} {version}" for name, version in report.versions.items()))
     for backend, limits in report.limits.items():
-        processor = {"numpy": "CPU", "cupy": "GPU"}[backend]
-        found = ", ".join(_limits(backend, limits))
-        lines.append(f"Measured limits of the {processor}: {found}")
-    for dtype, seconds in report.warm_up_seconds.items():
-        lines.append(
-            f"accelnn.warm_up({dtype!r}) compiled or loaded its solvers in {seconds:.1f} s"
-        )
+        what = {"numpy": "CPU: memory", "cupy": "GPU: copying memory"}[backend]
+        found = [f"Measured limits of the {what} {figure(limits['stream_gb_per_s'])} GB/s"]
+        for name, rate in limits.items():
+            if name.startswith("matmul_"):
+                precision = name.removeprefix("matmul_").removesuffix("gflop_per_s").strip("_")
+                of = f" in {precision}" if precision else ""
+                found.append(f"matrix product{of} {flops(rate)}")
+        lines.append(", ".join(found))
+    for dtype, took in report.warm_up_seconds.items():
+        lines.append(f"accelnn.warm_up({dtype!r}) compiled or loaded its solvers in {took:.1f} s")
     return lines
 
 
-def _limits(backend: str, limits: Mapping[str, float]) -> list[str]:
-    """Each of them, in words."""
-    what = "copying memory" if backend == "cupy" else "memory"
-    found = [f"{what} {figure(limits['stream_gb_per_s'])} GB/s"]
-    for name, rate in limits.items():
-        if name.startswith("matmul_"):
-            precision = name.removeprefix("matmul_").removesuffix("gflop_per_s").strip("_")
-            product = f"matrix product in {precision}" if precision else "matrix product"
-            found.append(f"{product} {flops(rate)}")
-    return found
-
-
 def _gains(trainings: Sequence[TrainingRecord]) -> list[str]:
-    """Over PyTorch, the gain of the algorithm and that of its implementation apart; and over each
-    package that trained on the same GPU."""
+    """Over PyTorch, by the algorithm and by its implementation; and over each package that trained
+    on the same GPU."""
     lines = []
     for case, records in groupby(trainings, key=lambda r: r.case):
         timed = [(r.backend, r.implementation, r.seconds) for r in records if r.seconds]
         seconds = {name: s for _, name, s in timed}
-        ours, torch = seconds.get("accelnn"), seconds.get("torch")
-        gram = seconds.get("torch-gram")
+        ours, torch, gram = map(seconds.get, ("accelnn", "torch", "torch-gram"))
         if ours and torch:
-            line = f"{case}: {ratio(torch / ours)} times as fast as PyTorch"
+            lines.append(f"{case}: {ratio(torch / ours)} times as fast as PyTorch")
             if gram:
-                line += (
+                lines[-1] += (
                     f" = {ratio(torch / gram)} by the algorithm (PyTorch given ours: torch-gram)"
                     f" × {ratio(gram / ours)} by its implementation"
                 )
-            lines.append(line)
         on_gpu = [(s, name) for backend, name, s in timed if backend == "cupy"]
         theirs = [(s, name) for backend, name, s in timed if backend == "cuda"]
         if on_gpu and theirs:
@@ -140,8 +119,8 @@ def _gains(trainings: Sequence[TrainingRecord]) -> list[str]:
 
 
 def _print_table(table: Table, to: Console) -> list[str]:
-    """Print a table without as many expendable columns as it takes to fit, and the names of
-    those; return the headings that are shown."""
+    """Print a table without the expendable columns that do not fit, and their names; return the
+    headings that are shown."""
     left_out: list[str] = []
     cells = dict(table.columns)
     for expendable, padding in [("", 1), *((name, 1) for name in EXPENDABLE), ("", 0)]:
@@ -152,6 +131,7 @@ def _print_table(table: Table, to: Console) -> list[str]:
         needed = to.measure(grid, options=to.options.update(width=PIPE_WIDTH)).maximum
         if needed <= to.width:
             break
+    to.print()
     to.print(grid)
     if left_out:
         names = ", ".join(left_out)
@@ -180,7 +160,7 @@ def _grid(table: Table, padding: int, to: Console) -> Grid:
 
 
 def _show_remarks(records: list[Record], to: Console) -> None:
-    """Print why rows are missing or wrong, what was scaled, and what to know of the rest."""
+    """Print why rows are missing or wrong, what was scaled, and remarks on the rest."""
     remarks: dict[str, dict[str, list[str]]] = {}
     scaled: dict[str, list[str]] = {}
     for record in records:
@@ -195,21 +175,14 @@ def _show_remarks(records: list[Record], to: Console) -> None:
             remarks.setdefault(record.status, {}).setdefault(record.reason, []).append(row)
     lines = [f"{case}: {', '.join(parts)}" for case, parts in scaled.items()]
     _print_lines("~ Scaled to the whole job from:", lines, to)
-    headings = {
-        "ok": "Notes:",
-        "wrong": "WRONG, so not timed:",
-        "failed": "FAILED:",
-        "skipped": "Skipped:",
-    }
-    for status, heading in headings.items():
+    bad = {"wrong": "WRONG, so not timed:", "failed": "FAILED:"}
+    for status, heading in {"ok": "Notes:", **bad, "skipped": "Skipped:"}.items():
         by_reason = remarks.get(status, {}).items()
         lines = [f"{', '.join(dict.fromkeys(rows))}: {reason}" for reason, rows in by_reason]
-        _print_lines(heading, lines, to, "bold red" if status in ("wrong", "failed") else "")
+        _print_lines(heading, lines, to, "bold red" if status in bad else "")
     trainings = [r for r in records if isinstance(r, TrainingRecord)]
-    in_sample_space = dict.fromkeys(
-        r.case for r in trainings if r.implementation.startswith("accelnn") and r.in_sample_space
-    )
-    if in_sample_space:
+    ours = [r for r in trainings if r.implementation.startswith("accelnn")]
+    if in_sample_space := dict.fromkeys(r.case for r in ours if r.in_sample_space):
         to.print(
             f"\n{', '.join(in_sample_space)}: accelnn trains in sample space (solver gram), by "
             "the same gradient descent on the inner products of the examples instead of on their "
@@ -224,13 +197,12 @@ def _show_remarks(records: list[Record], to: Console) -> None:
         )
     if any(r.data == "stand-in" for r in trainings):
         to.print(
-            "\nThe cat pictures are a drawn stand-in; to download the real ones: "
-            "accelnn data download cats"
+            "\nThe cat pictures are a drawn stand-in; the real ones: accelnn data download cats"
         )
 
 
-def _print_lines(heading: str, lines: Iterable[str], to: Console, style: str = "") -> None:
-    for number, line in enumerate(lines):
-        if number == 0:
-            to.print(f"\n{heading}", style=style)
+def _print_lines(heading: str, lines: Sequence[str], to: Console, style: str = "") -> None:
+    if lines:
+        to.print(f"\n{heading}", style=style)
+    for line in lines:
         to.print(f"  {line}", soft_wrap=True)

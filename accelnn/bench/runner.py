@@ -23,16 +23,13 @@ def run_case(
     progress: Callable[[str], None],
     until: float = math.inf,
 ) -> None:
-    """Measure the implementations of one case, and append a record of each to `records`.
+    """Measure the implementations of one case, and append a record of each to `records`, also when
+    Ctrl-C interrupts.
 
-    Parameters
-    ----------
     repeat : measurements of each implementation
     seconds : for all measurements of one implementation, about
     progress : called with the case and the implementation when its turn begins
     until : value of time.monotonic() after which no implementation is started
-
-    After Ctrl-C the measurements made so far are recorded before KeyboardInterrupt is passed on.
     """
     mine = {name: case.record(name) for name in implementations}
     contestants: dict[str, Contestant] = {}
@@ -52,16 +49,16 @@ def run_case(
                 start = time.perf_counter()
                 contestant.run()
                 first_seconds[name] = time.perf_counter() - start
-                error = record.max_rel_error = contestant.error()
+                error, limit = contestant.error(), contestant.tolerance
+                record.max_rel_error = error
             except Skip as reason:
                 record.reason = str(reason)
             except Exception as reason:
                 record.reject("failed", _describe(reason))
             else:
-                if error is None or error <= contestant.tolerance:
+                if error is None or error <= limit:
                     measures[name] = functools.partial(_measure, contestant, record)
                 else:  # also for NaN
-                    limit = contestant.tolerance
                     record.reject("wrong", f"the error {error:.1e} exceeds {limit:.1e}")
         threaded = {name for name in measures if (mine[name].threads or 1) > 1}
         alternate(measures, times, repeat, seconds, threaded)

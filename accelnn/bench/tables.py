@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Any
 
-from accelnn.bench import crossover
-from accelnn.bench.records import Record, Report, TrainingRecord
+from accelnn.bench.records import Record, Report, TrainingRecord, crossings
 
 
 @dataclass
 class Table:
-    """Columns of text under their headings.
-
-    ends : numbers of the rows after which a group ends
-    note : a line below the table
-    """
+    """Columns of text under their headings, and a note below; `ends` numbers the last rows of
+    groups."""
 
     title: str
     columns: dict[str, list[str]]
@@ -24,15 +21,11 @@ class Table:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells, row by row."""
         return list(zip(*self.columns.values(), strict=True))
 
 
 # Columns of text, which are aligned to the left
-LEFT = (
-    *("case", "recipe", "training", "operation", "implementation", "solver", "dtype"),
-    *("picked", "against", ""),
-)
+LEFT = ("case", "operation", "implementation", "solver", "dtype", "picked", "against", "")
 
 # --------------------------------------------------------------------------------------------
 # figures
@@ -42,14 +35,11 @@ def seconds(value: float | None) -> str:
     """A time to three digits, in the unit that fits."""
     if value is None:
         return ""
-    if value >= 3600:
-        return f"{value / 3600:.3g} h"
-    if value >= 1000:
+    if 1000 <= value < 3600:
         return f"{float(f'{value:.3g}'):,.0f} s"
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns"
+    units = ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns"))
+    size, unit = next(pair for pair in units if value >= pair[0])
+    return f"{value / (size or 1e-9):.3g} {unit}"
 
 
 def ratio(value: float) -> str:
@@ -58,7 +48,6 @@ def ratio(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """To three digits."""
     return "" if share is None else f"{100 * share:.3g} %"
 
 
@@ -68,7 +57,6 @@ def figure(value: float) -> str:
 
 
 def flops(gflop_per_s: float) -> str:
-    """A rate of arithmetic."""
     large = gflop_per_s >= 1e4
     return f"{figure(gflop_per_s / (1e3 if large else 1))} {'T' if large else 'G'}FLOP/s"
 
@@ -83,18 +71,13 @@ def time(record: Record) -> str:
 # --------------------------------------------------------------------------------------------
 # a row for each record
 
-# heading: a function of a record, and of all records of its case and size
-Columns = dict[str, Callable[[Any, list[Any]], str]]
+# A function of a record, and of all records of its case and size
+Cell = Callable[[Any, list[Any]], str]
 
 
-def _faster(baseline: str) -> Callable[[Record, list[Record]], str]:
-    """How many times faster than the baseline a record is."""
-
-    def show(record: Record, group: list[Record]) -> str:
-        base = _seconds_of(baseline, group)
-        return ratio(base / record.seconds) if base and record.seconds else ""
-
-    return show
+def _faster(baseline: str, record: Record, group: list[Record]) -> str:
+    base = _seconds_of(baseline, group)
+    return ratio(base / record.seconds) if base and record.seconds else ""
 
 
 def _seconds_of(implementation: str, group: Iterable[Record]) -> float | None:
@@ -121,7 +104,7 @@ def _dtype(record: TrainingRecord, group: list[TrainingRecord]) -> str:
 
 
 def _solver(record: TrainingRecord) -> str:
-    """The solver or way of running, unless it is the implementation's name."""
+    """The solver, unless it is the implementation's name."""
     return "" if record.solver in (None, record.implementation) else str(record.solver)
 
 
@@ -130,7 +113,7 @@ def _share_of_products(record: Record, group: list[Record]) -> str:
     return percent(alone / record.seconds) if alone and record.seconds else ""
 
 
-COLUMNS: Columns = {
+COLUMNS: dict[str, Cell] = {
     "case": lambda r, _: r.case,
     "n": lambda r, _: f"{r.size['n']:,}",
     "implementation": lambda r, _: r.implementation,
@@ -144,9 +127,9 @@ COLUMNS: Columns = {
     "step": lambda r, _: seconds(r.seconds / r.steps if r.seconds else None),
     "products": _share_of_products,
     "of limit": lambda r, _: percent(r.share_of_limit),
-    "× python": _faster("python"),
-    "× numpy": _faster("numpy"),
-    "× torch": _faster("torch"),
+    "× python": partial(_faster, "python"),
+    "× numpy": partial(_faster, "numpy"),
+    "× torch": partial(_faster, "torch"),
     "error": lambda r, _: "" if r.max_rel_error is None else f"{r.max_rel_error:.0e}",
     "compile": lambda r, _: seconds(r.compile_seconds) if (r.compile_seconds or 0) > 1e-3 else "",
     "transfer": lambda r, _: seconds(r.transfer_seconds),
@@ -154,54 +137,48 @@ COLUMNS: Columns = {
     "train acc.": lambda r, _: percent(r.train_accuracy),
     "test acc.": lambda r, _: percent(r.test_accuracy),
 }
-# Headings that a table leaves out
-_OF_TRAININGS = (
-    *("dtype", "solver", "step", "products", "× torch", "final cost", "train acc.", "test acc."),
-)
-_NOT_OF_FULL_BATCHES = ("n", "end to end", "step", "products")
-_NOT_OF_MINI_BATCHES = ("n", "end to end", "rate", "× python")
+# By title, the headings that a table leaves out
+_OF_TRAININGS = ("dtype", "solver", "step", "products", "final cost", "train acc.", "test acc.")
+_LEFT_OUT = {
+    "Operations on vectors of n or matrices of n × n numbers": (*_OF_TRAININGS, "× torch"),
+    "Trainings": ("n", "end to end", "step", "products"),
+    "Trainings in mini-batches": ("n", "end to end", "rate", "× python"),
+}
 
 
 def details(report: Report) -> list[Table]:
     """The operations, trainings and trainings in mini-batches: all that is known of each row."""
-    operations, trainings, _ = split(report.records)
+    operations, trainings, _ = split(report)
     full = [record for record in trainings if not record.batch_size]
     mini = [record for record in trainings if record.batch_size]
-    title = "Operations on vectors of n or matrices of n × n numbers"
-    tables = [
-        _details(title, operations, _OF_TRAININGS),
-        _details("Trainings", full, _NOT_OF_FULL_BATCHES),
-        _details("Trainings in mini-batches", mini, _NOT_OF_MINI_BATCHES),
-    ]
-    return [table for table in tables if table.rows]
+    parts: tuple[Sequence[Record], ...] = (operations, full, mini)
+    tables = []
+    for (title, left_out), records in zip(_LEFT_OUT.items(), parts, strict=True):
+        groups = by_name(records)
+        columns = {
+            heading: [show(record, group) for group in groups for record in group]
+            for heading, show in COLUMNS.items()
+            if heading not in left_out
+        }
+        if groups:
+            tables.append(Table(title, _filled(columns), set(accumulate(map(len, groups)))))
+    return tables
 
 
-def _details(title: str, records: Sequence[Record], without: Sequence[str]) -> Table:
-    groups = by_name(records)
-    cells = {
-        heading: [show(record, group) for group in groups for record in group]
-        for heading, show in COLUMNS.items()
-        if heading not in without
-    }
-    cells = {heading: texts for heading, texts in cells.items() if any(texts)}
-    return Table(title, cells, set(accumulate(map(len, groups))))
+def _filled(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The columns that are not empty."""
+    return {heading: texts for heading, texts in columns.items() if any(texts)}
 
 
-def split(
-    records: Iterable[Record],
-) -> tuple[list[Record], list[TrainingRecord], list[TrainingRecord]]:
+def split(report: Report) -> tuple[list[Record], list[TrainingRecord], list[TrainingRecord]]:
     """The operations, the trainings, and the trainings that grow; without the skipped ones."""
-    operations: list[Record] = []
-    trainings: list[TrainingRecord] = []
-    growing: list[TrainingRecord] = []
-    for record in records:
-        if record.status == "skipped":
-            continue
-        if not isinstance(record, TrainingRecord):
-            operations.append(record)
-        else:
-            (growing if "along" in record.size else trainings).append(record)
-    return operations, trainings, growing
+    records = [record for record in report.records if record.status != "skipped"]
+    trainings = [record for record in records if isinstance(record, TrainingRecord)]
+    return (
+        [record for record in records if not isinstance(record, TrainingRecord)],
+        [record for record in trainings if "along" not in record.size],
+        [record for record in trainings if "along" in record.size],
+    )
 
 
 def by_name(records: Iterable[Record]) -> list[list[Any]]:
@@ -214,10 +191,7 @@ def by_name(records: Iterable[Record]) -> list[list[Any]]:
 
 
 def _pivot(
-    title: str,
-    groups: Sequence[list[Any]],
-    cell: Callable[[Any, list[Any]], str],
-    more: Callable[[list[Any]], dict[str, str]],
+    title: str, groups: Sequence[list[Any]], cell: Cell, more: Callable[[list[Any]], dict[str, str]]
 ) -> list[Table]:
     """A row for each group: its name, a cell for each of its records, and more columns."""
     cells = [{r.implementation: cell(r, group) for r in group} for group in groups]
@@ -226,8 +200,7 @@ def _pivot(
     for rows in (cells, extra):
         for heading in dict.fromkeys(name for row in rows for name in row):
             columns[heading] = [row.get(heading, "") for row in rows]
-    shown = {heading: texts for heading, texts in columns.items() if any(texts)}
-    return [Table(title, shown)] if groups else []
+    return [Table(title, _filled(columns))] if groups else []
 
 
 def _starred(record: Record, group: list[Record]) -> str:
@@ -247,7 +220,7 @@ def operations(report: Report) -> list[Table]:
         shares = [r.share_of_limit for r in group if r.implementation == "numpy"]
         return {"numpy of limit": percent(shares[0]) if shares else ""}
 
-    return _pivot("Operations", by_name(split(report.records)[0]), _starred, limit)
+    return _pivot("Operations", by_name(split(report)[0]), _starred, limit)
 
 
 def trainings(report: Report) -> list[Table]:
@@ -260,7 +233,7 @@ def trainings(report: Report) -> list[Table]:
         scores = percent(ended.train_accuracy), percent(ended.test_accuracy)
         return {"final cost": f"{ended.final_cost:.6f}", "train / test": " / ".join(scores)}
 
-    return _pivot("Trainings", by_name(split(report.records)[1]), _starred, outcome)
+    return _pivot("Trainings", by_name(split(report)[1]), _starred, outcome)
 
 
 def peers(report: Report) -> list[Table]:
@@ -276,7 +249,7 @@ def peers(report: Report) -> list[Table]:
     def solver(group: list[TrainingRecord]) -> dict[str, str]:
         return {"solver": next(_solver(r) for r in group if r.implementation == "accelnn")}
 
-    groups = [group for group in by_name(split(report.records)[1]) if _seconds_of("accelnn", group)]
+    groups = [group for group in by_name(split(report)[1]) if _seconds_of("accelnn", group)]
     return _pivot("Times as long as accelnn", groups, cell, solver)
 
 
@@ -293,7 +266,7 @@ def growth(report: Report) -> list[Table]:
         return {"picked": str(auto.solver), "best/auto": f"{share:.2f}"}
 
     tables = []
-    for _, rows in groupby(split(report.records)[2], key=lambda r: r.case):
+    for _, rows in groupby(split(report)[2], key=lambda r: r.case):
         groups = by_name(rows)
         first = groups[0][0]
         along, layers = first.size["along"], first.size["layers"]
@@ -322,38 +295,23 @@ def _reigns(records: Iterable[Record | None], values: Sequence[str]) -> str:
 
 def crossovers(report: Report) -> list[Table]:
     """For each operation the n from which the GPU wins."""
-    rows = [
-        {
-            "operation": found["case"],
-            "dtype": found["dtype"],
-            "resident": _size(found["resident"]),
-            "against": found["resident"]["against"],
-            "end to end": _size(found["end_to_end"]),
-            "measured": f"{found['smallest']:,} to {found['largest']:,}",
-        }
-        for found in crossover.crossovers(report.records)
-    ]
-    if not rows:
-        return []
+    found = crossings(report.records)
     title = "The n from which the GPU is faster than the fastest on the CPU"
-    note = (
-        "resident: with the arrays on the GPU; end to end: with the transfers of the inputs to "
-        "the GPU and of the result back"
-    )
-    return [Table(title, {name: [row[name] for row in rows] for name in rows[0]}, note=note)]
+    columns = {
+        "operation": [row["case"] for row in found],
+        "dtype": [row["dtype"] for row in found],
+        "resident": [_size(row["resident"]) for row in found],
+        "against": [row["resident"]["against"] for row in found],
+        "end to end": [_size(row["end_to_end"]) for row in found],
+        "measured": [f"{row['smallest']:,} to {row['largest']:,}" for row in found],
+    }
+    note = "resident: with the arrays on the GPU; end to end: with the transfers to it and back"
+    return [Table(title, columns, note=note)] if found else []
 
 
 def _size(crossing: dict[str, Any]) -> str:
-    """To two digits if it lies between two measured sizes."""
     size, bound = crossing["size"], crossing["bound"]
     return f"{float(f'{size:.1e}'):,.0f}" if bound == "=" else f"{bound} {size:,}"
 
 
-# By name, a function of a report that returns tables
-SECTIONS: dict[str, Callable[[Report], list[Table]]] = {
-    "operations": operations,
-    "trainings": trainings,
-    "peers": peers,
-    "growth": growth,
-    "crossovers": crossovers,
-}
+SECTIONS = {f.__name__: f for f in (operations, trainings, peers, growth, crossovers)}

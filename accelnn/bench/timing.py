@@ -1,8 +1,5 @@
-"""Comparable timings: the implementations of one job are measured alternately.
-
-A machine's speed drifts. Measuring each implementation in turn, round after round, spreads the
-drift over all of them; the median is reported, with the spread.
-"""
+"""Comparable timings: the implementations of one job are measured in turn, round after round, which
+spreads the drift of the machine's speed over all of them."""
 
 import time
 from collections.abc import Callable, Container
@@ -11,10 +8,9 @@ from accelnn.backend import Backend
 
 SHORTEST = 2e-3  # seconds: a shorter measurement would time the clock and the call
 
-# Seconds of rest after a measurement with several threads. Threads of BLAS and OpenMP spin for up
-# to 27 ms after their work and keep the cores from the next measurement: without a rest an epoch in
-# parallel loops took 22 ms instead of 10.6. A long measurement needs a longer rest: with 30 ms
-# after each, trainings of half a second took 370 to 554 ms; with 100 ms they took 335 to 391.
+# Seconds of rest after a measurement with several threads, because those of BLAS and OpenMP spin
+# for up to 27 ms: without it an epoch in parallel loops took 22 ms instead of 10.6. After 30 ms of
+# rest trainings of half a second took 370 to 554 ms; after 100 ms, 335 to 391.
 REST, LONG_REST = 0.03, 0.1
 
 

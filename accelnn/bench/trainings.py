@@ -1,11 +1,8 @@
-"""Whole trainings as cases, each trained by loops, the notes' NumPy, this library and, on request,
-other packages.
+"""Whole trainings as cases, each trained by loops, the notes' NumPy, accelnn and other packages.
 
-A measurement is a whole training from the first weights; for a short one, the median of several.
-If `repeat` of them would take too long, full-batch gradient descent, whose only state is its
-weights, is run in equal parts: `repeat` measurements of one training, or of as much of it as
-time allows. Trainings with a set-up, with an optimizer that has moments, or in mini-batches always
-run whole, as often as time allows and at least once.
+A measurement is a whole training; for a short one, the median of several. If `repeat` of them
+would take too long, full-batch gradient descent, whose only state is its weights, runs in equal
+parts; trainings with a set-up, moments or mini-batches always run whole, at least once.
 """
 
 import functools
@@ -20,7 +17,7 @@ import numpy as np
 
 import accelnn
 from accelnn import backend, datasets
-from accelnn.backend import Array, Backend, to_host
+from accelnn.backend import Array, to_host
 from accelnn.bench import machine, notes
 from accelnn.bench.cases import ON_GPU, TURN, place_of
 from accelnn.bench.peers import FLOAT32, PEERS, Peer, PeerJob, on_gpu
@@ -36,24 +33,22 @@ from accelnn.scores import accuracy
 
 @dataclass(eq=False)
 class Job:
-    """A training for one implementation.
+    """A training for one implementation: X (n_0, m) and Y (n_L, m) are on its backend.
 
-    X, Y : (n_0, m) and (n_L, m), on the implementation's backend, as are the first weights
     peer : the process that does it, if another package does
     """
 
     recipe: Recipe
     X: Array
     Y: Array
-    weights: Parameters
     peer: Peer | None = None
 
 
-# What is known of a training: its solver, precision and device; compile_seconds; and seconds, if
-# they are others than those of the caller's clock less compile_seconds
+# A training's solver, precision, device and compile_seconds; and its seconds, if the caller's clock
+# has others
 Facts = dict[str, Any]
 
-# The parameters after training (None if it trains nothing), and the facts
+# The trained parameters (None if it trains nothing), and the facts
 Trained = tuple[Parameters | None, Facts]
 
 # (job, params, epochs, seed, m): train on the first m examples, and leave the given parameters
@@ -62,18 +57,11 @@ Implementation = Callable[[Job, Parameters, int, int, int], Trained]
 
 def library(solver: str, job: Job, params: Parameters, epochs: int, seed: int, m: int) -> Trained:
     """`accelnn.fit` on the backend of the arrays. Raises Skip if the solver cannot do the job."""
-    recipe = job.recipe
+    given = ("learning_rate", "optimizer", "batch_size", "precision")
+    options: dict[str, Any] = {name: getattr(job.recipe, name) for name in given}
+    options |= {"epochs": epochs, "solver": solver, "seed": seed}
     try:
-        params, history = accelnn.fit(
-            *(recipe.net, params, job.X[:, :m], job.Y[:, :m]),
-            epochs=epochs,
-            learning_rate=recipe.learning_rate,
-            optimizer=recipe.optimizer,
-            batch_size=recipe.batch_size,
-            solver=solver,
-            precision=recipe.precision,
-            seed=seed,
-        )
+        params, history = accelnn.fit(job.recipe.net, params, job.X[:, :m], job.Y[:, :m], **options)
     except ValueError as reason:
         if "cannot do this" not in str(reason):
             raise
@@ -83,7 +71,7 @@ def library(solver: str, job: Job, params: Parameters, epochs: int, seed: int, m
 
 
 def loop(module: Any, job: Job, first: Parameters, epochs: int, _seed: int, m: int) -> Trained:
-    """The notes' loops, in Python or compiled."""
+    """The loops of a module."""
     net, params, gradients = job.recipe.net, first.copy(), first.empty_like()
     kinds = tuple(loops.KINDS[name] for name in (*net.hidden, net.output))
     outputs = (np.empty((n, m), job.X.dtype) for n in net.layers[1:])
@@ -97,7 +85,7 @@ def loop(module: Any, job: Job, first: Parameters, epochs: int, _seed: int, m: i
 
 
 def notes_numpy(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
-    """The notes' NumPy: `optimize` for logistic regression, else the L-layer `model`."""
+    """The notes' `optimize` for logistic regression, else their `model`."""
     net, rate = job.recipe.net, job.recipe.learning_rate
     X, Y = job.X[:, :m], job.Y[:, :m]
     if len(net.layers) == 2 and not net.l2:
@@ -105,19 +93,17 @@ def notes_numpy(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -
         w, bias, _ = notes.optimize(W.T, float(b[0, 0]), X, Y, epochs, rate)
         return Parameters.from_layers([(w.T, np.array([[bias]], w.dtype))]), {}
     named: dict[str, Array] = {}
-    for layer, (W, b) in enumerate(params, 1):
-        named |= {f"W{layer}": W, f"b{layer}": b}
+    for l, (W, b) in enumerate(params, 1):
+        named |= {f"W{l}": W, f"b{l}": b}
     named, _ = notes.model(X, Y, named, [*net.hidden, net.output], epochs, rate, net.l2)
-    trained = [(named[f"W{layer}"], named[f"b{layer}"]) for layer in range(1, len(net.layers))]
+    trained = [(named[f"W{l}"], named[f"b{l}"]) for l in range(1, len(net.layers))]
     return Parameters.from_layers(trained), {}
 
 
 def products(job: Job, params: Parameters, epochs: int, _seed: int, m: int) -> Trained:
-    """The 3L - 1 matrix products of each step and nothing else, by NumPy into preallocated arrays,
-    in the faster layout. Only the rest of a training's time can be saved without a faster product.
-
-    Z = W A, dW = dZ Aᵀ and, in all but the first layer, dA = Wᵀ dZ.
-    """
+    """The 3L - 1 matrix products of each step and nothing else, in the faster layout: Z = W A,
+    dW = dZ Aᵀ and, in all but the first layer, dA = Wᵀ dZ. Without a faster product only the rest
+    of a training's time can be saved."""
     layers, weights = job.recipe.net.layers, [W for W, _ in params]
     dW, random = [np.empty_like(W) for W in weights], np.random.default_rng(0)
 
@@ -158,7 +144,7 @@ def peer(name: str, job: Job, params: Parameters, epochs: int, seed: int, m: int
         X, Y = (np.ascontiguousarray(Z.T) for Z in (job.X, job.Y))
         sent = replace(recipe, data=None)  # type: ignore[arg-type]  # it may not pickle
         gpu = 0 if backend.why_not() else backend.CupyBackend().index
-        job.peer = Peer(name, PeerJob(sent, job.weights.flat, X, Y, _blas_threads(), gpu))
+        job.peer = Peer(name, PeerJob(sent, params.flat, X, Y, machine.blas_threads(), gpu))
     flat, seconds = job.peer.train(params.flat, epochs, seed, m)
     return Parameters(flat, params.layers), {
         "solver": job.peer.variant,
@@ -169,21 +155,22 @@ def peer(name: str, job: Job, params: Parameters, epochs: int, seed: int, m: int
     }
 
 
-_direct, _auto = functools.partial(library, "direct"), functools.partial(library, "auto")
-
 # By name, all that an implementation needs
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "python": functools.partial(loop, loops),
     "numba": functools.partial(loop, jit.serial),
     "notes": notes_numpy,
-    "numpy": _direct,
-    "accelnn": _auto,
-    "cupy": _direct,
-    "accelnn-cupy": _auto,
+    "numpy": functools.partial(library, "direct"),
+    "accelnn": functools.partial(library, "auto"),
+    "cupy": functools.partial(library, "direct"),
+    "accelnn-cupy": functools.partial(library, "auto"),
     "products": products,
 }
 
-# The first of these that was run is the reference for the final costs of the others
+# They train in full batches only; the products are a limit for mini-batches
+FULL_BATCHES_ONLY = ("python", "numba", "notes", "torch-gram")
+
+# The first of these that ran is the reference for the final costs of the others
 OURS = ("numpy", "accelnn", "cupy", "accelnn-cupy")
 
 # --------------------------------------------------------------------------------------------
@@ -199,10 +186,8 @@ BAND, WIDE = {"float64": 1e-6, "float32": 0.1}, {"float64": 1e-6, "float32": 0.5
 class Training:
     """One training to be timed.
 
-    recipe : the data, the net and how it is trained
-    seeds : measurement k draws its weights and orders its mini-batches by seeds[k]
-    without : implementations that cannot do it
-    implementations : their table
+    seeds : measurement k draws its weights and orders its mini-batches by seeds[k]; by default
+        by the recipe's seed
     dtype : the only one that it runs in; None for the dtype of the run
     examples : their number, if it is known before the data is drawn
     for_gpu : whether it would take too long on a CPU
@@ -212,48 +197,32 @@ class Training:
     """
 
     recipe: Recipe
-    without: Sequence[str] = ("products",)
     implementations: Mapping[str, Implementation] = field(default_factory=lambda: IMPLEMENTATIONS)
     dtype: str | None = None
     examples: int | None = None
     for_gpu: bool = False
-    seeds: Sequence[int] = (0,)
+    seeds: Sequence[int] = ()
     float32_peers: Sequence[str] = ()
     band: Mapping[str, float] = field(default_factory=lambda: BAND)
     along: tuple[str, int] | None = None
 
 
 def _notes(name: str, **options: Any) -> Training:
-    recipe = RECIPES[name].changed(method=None)
-    return Training(recipe, seeds=(recipe.seed,), **options)
+    return Training(RECIPES[name].changed(method=None), **options)
 
 
-def _digits(
-    batch_size: int, optimizer: str, epochs: int, rate: float, seeds: Sequence[int] = (0,)
-) -> Training:
-    recipe = RECIPES["digits-minibatch"].changed(
-        batch_size=batch_size, optimizer=optimizer, epochs=epochs, learning_rate=rate
-    )
-    without = ("python", "numba", "notes")  # full batches only
-    return Training(recipe, without, dtype="float32", seeds=seeds)
+def _digits(batch_size: int, optimizer: str, epochs: int, rate: float) -> Training:
+    recipe = RECIPES["digits-minibatch"].changed(optimizer=optimizer, learning_rate=rate)
+    recipe = recipe.changed(batch_size=batch_size, epochs=epochs, seed=0)
+    return Training(recipe, dtype="float32")
 
 
 def _large(precision: str, band: float) -> Training:
-    """100 steps of 1.4e12 floating-point operations each, nearly all of them in matrix products.
-
-    The learning rate is small because the curvature grows with the width of the net.
-    """
-    m = 2 * 8192
-    recipe = Recipe(
-        title="A wide net on random points",
-        data=lambda **_: _drawn(m),
-        net=Network([4096, 4096, 4096, 10], output="softmax"),
-        init="he",
-        epochs=50,
-        learning_rate=1e-3,
-        batch_size=8192,
-        precision=precision,
-    )
+    """100 steps of 1.4e12 floating-point operations each, nearly all in matrix products. The
+    learning rate is small because the curvature grows with the width of the net."""
+    m, net = 2 * 8192, Network([4096, 4096, 4096, 10], output="softmax")
+    recipe = Recipe("A wide net on random points", lambda **_: _drawn(m), net, 50, 1e-3, "he")
+    recipe = recipe.changed(batch_size=8192, precision=precision, seed=0)
     return Training(recipe, dtype="float32", examples=m, for_gpu=True, band={"float32": band})
 
 
@@ -282,7 +251,7 @@ TRAININGS = {
     "minibatch-1024-sgd": _digits(1024, "sgd", 60, 0.1),
     "minibatch-1024-adam": _digits(1024, "adam", 60, 1e-4),
     # as a user of MLPClassifier would train it: its accuracy over five seeds
-    "digits-mlp": _digits(128, "adam", 10, 1e-3, seeds=(1, 2, 3, 4, 5)),
+    "digits-mlp": replace(_digits(128, "adam", 10, 1e-3), seeds=(1, 2, 3, 4, 5)),
     # one for each precision of the products; bfloat16 has 8 significant bits
     "minibatch-4096-8192": _large("float32", band=0.01),
     "minibatch-4096-8192-tf32": _large("tf32", band=0.01),
@@ -295,33 +264,30 @@ TRAININGS = {
 # The largest relative difference of one step from the float64 reference's
 TOLERANCE = {"float64": 1e-9, "float32": 1e-2, "tf32": 2e-2, "bfloat16": 0.1}
 
-# The paper and most packages add Adam's ε after the bias correction, scikit-learn before it, which
-# changes the first step by 2 %.
+# scikit-learn adds Adam's ε before the bias correction, which changes the first step by 2 %
 ADAM_TOLERANCE = 0.05
 
-# MLPClassifier shuffles in its own order, and the last batches decide the final cost: over eight
-# orders it differed by up to 0.74, relative to the lowest. So the band is wide; its process counts
-# that every example was seen in every epoch.
+# MLPClassifier shuffles in its own order, which changed the final cost by up to 0.74 of the lowest
+# over eight orders; its process checks that it sees every example in every epoch.
 BAND_OF_ORDER = 1.0
 
-# Examples on which the first step is checked. Sample space forms all their inner products, which
-# takes a quarter of a second for this many of 12,288 features, and for 5,000 six seconds.
+# Examples on which the first step is checked: sample space takes a quarter of a second to form the
+# inner products of this many with 12,288 features, and six seconds for 5,000.
 CHECKED = 1000
 
-# A measurement is the median of trainings that take SHORT seconds together, but at most MOST of
-# them: interruptions by other processes last about 10 ms.
+# A measurement is the median of trainings that take SHORT seconds together, of at most MOST:
+# interruptions by other processes last about 10 ms.
 SHORT, MOST = 0.1, 15
 
-# Implementations with a set-up, which would have to be repeated for each part of a training
-WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")
+WITH_SET_UP = ("accelnn", "accelnn-cupy", "torch-gram")  # each part would have to repeat it
 
 
 @dataclass
 class TrainingCase:
-    """One training, run whole if there is time for it, else in part and scaled.
+    """One training.
 
     dtype : of the whole run; a training may have its own
-    limits : by backend, as `machine.limits` gives them
+    limits : by backend, as from `machine.limits`
     peers, gpu_peers : whether to include other packages, and those on the GPU
     """
 
@@ -342,25 +308,21 @@ class TrainingCase:
 
     @property
     def implementations(self) -> Sequence[str]:
-        """Those that can do this training."""
-        training, without = self.training, {*self.training.without}
+        training = self.training
         names = [n for n in training.implementations if n in ON_GPU or not training.for_gpu]
         if self.peers:
             names += [n for n in PEERS if (self.gpu_peers if on_gpu(n) else not training.for_gpu)]
         if self.peers and self.dtype == "float64":
             names += [name + FLOAT32 for name in training.float32_peers]
-        if self.recipe.batch_size:
-            without.add("torch-gram")
+        without = FULL_BATCHES_ONLY if self.recipe.batch_size else ("products",)
         return [name for name in names if name not in without]
 
     def dtype_of(self, implementation: str) -> str:
-        """The dtype in which an implementation trains."""
-        if implementation.endswith(FLOAT32):
-            return "float32"
-        return self.training.dtype or self.dtype
+        own = self.training.dtype or self.dtype
+        return "float32" if implementation.endswith(FLOAT32) else own
 
     def record(self, implementation: str) -> TrainingRecord:
-        threads: int | None = {"python": 1, "numba": 1}.get(implementation, _blas_threads())
+        threads: int | None = {"python": 1, "numba": 1}.get(implementation, machine.blas_threads())
         place = "numpy"
         if implementation in ON_GPU or on_gpu(implementation):
             threads, place = None, "cupy" if implementation in ON_GPU else "cuda"
@@ -368,22 +330,14 @@ class TrainingCase:
         size: dict[str, Any] = {"layers": list(recipe.net.layers), "examples": examples}
         if self.training.along:
             size |= dict(zip(("along", "value"), self.training.along, strict=True))
-        data = "drawn"
+        record = TrainingRecord(self.name, implementation, size, dtype, place, threads=threads)
+        record.epochs, record.optimizer = recipe.epochs, recipe.optimizer
+        record.batch_size = recipe.batch_size
+        record.steps = recipe.epochs * -(-examples // (recipe.batch_size or examples))
+        record.data = "drawn"
         if self.training.examples is None:
-            data = "stand-in" if self.dataset(dtype).stand_in else "real"
-        return TrainingRecord(
-            case=self.name,
-            implementation=implementation,
-            size=size,
-            dtype=dtype,
-            backend=place,
-            threads=threads,
-            epochs=recipe.epochs,
-            optimizer=recipe.optimizer,
-            batch_size=recipe.batch_size,
-            steps=recipe.epochs * -(-examples // (recipe.batch_size or examples)),
-            data=data,
-        )
+            record.data = "stand-in" if self.dataset(dtype).stand_in else "real"
+        return record
 
     def prepare(self, implementation: str, seconds: float, repeat: int) -> "TrainingContestant":
         return TrainingContestant(self, implementation, seconds, repeat)
@@ -392,23 +346,19 @@ class TrainingCase:
         """Enter the difference of each final cost from that of the first of OURS that was run. A
         cost above it by more than rounding explains means less work: the record is wrong."""
         self._datasets.clear()
-        ended = [r for r in records if isinstance(r, TrainingRecord) and r.final_cost is not None]
-        by_name = {record.implementation: record for record in ended}
-        ours = next((by_name[name] for name in OURS if name in by_name), None)
-        if ours is None or not ours.final_cost:
+        ended = {r.implementation: r for r in records if isinstance(r, TrainingRecord)}
+        costs = {name: r.final_cost for name, r in ended.items() if r.final_cost is not None}
+        ours = next((name for name in OURS if costs.get(name)), None)
+        if ours is None:
             return
-        for record in ended:
-            assert record.final_cost is not None
-            record.cost_difference = record.final_cost / ours.final_cost - 1
-            band = self.training.band[record.dtype]
-            if record.implementation == "sklearn" and self.recipe.batch_size:
+        for name, cost in costs.items():
+            difference = ended[name].cost_difference = cost / costs[ours] - 1
+            band = self.training.band[ended[name].dtype]
+            if name == "sklearn" and self.recipe.batch_size:
                 band = BAND_OF_ORDER
-            if not record.cost_difference <= band:  # also for NaN
-                record.reject(
-                    "wrong",
-                    f"the final cost {record.final_cost:.6g} exceeds that of "
-                    f"{ours.implementation}, {ours.final_cost:.6g}, by more than {band:g} of it",
-                )
+            if not difference <= band:  # also for NaN
+                more = f"{ours}, {costs[ours]:.6g}, by more than {band:g} of it"
+                ended[name].reject("wrong", f"the final cost {cost:.6g} exceeds that of {more}")
 
     @property
     def examples(self) -> int:
@@ -417,7 +367,7 @@ class TrainingCase:
         return int(self.dataset(self.training.dtype or self.dtype).X_train.shape[1])
 
     def dataset(self, dtype: str) -> datasets.Dataset:
-        """The data on the host, labels as the (n_L, m) that the loops and the notes need."""
+        """The data on the host, with the labels as (n_L, m)."""
         if dtype not in self._datasets:
             with backend.use("numpy"):
                 data, net = self.recipe.data(dtype=dtype), self.recipe.net
@@ -425,40 +375,13 @@ class TrainingCase:
                 self._datasets[dtype] = replace(data, Y_train=Y_train, Y_test=Y_test)
         return self._datasets[dtype]
 
-    def first_weights(self, dtype: str, seed: int) -> Parameters:
-        """The initial weights, on the host."""
-        with backend.use("numpy"):
-            return self.recipe.changed(seed=seed).first_weights(dtype)
-
-    def first_step(self, dtype: str, m: int) -> Array:
-        """The change of the weights, flat, by one step on the first m examples, in float64."""
-        data, flat = self.dataset(dtype), self.first_weights(dtype, self.training.seeds[0]).flat
-        weights = Parameters(flat.astype(np.float64), self.recipe.net.layers)
-        gradient = self.recipe.net.gradients(weights, data.X_train[:, :m], data.Y_train[:, :m]).flat
-        if self.recipe.optimizer == "adam":
-            gradient = gradient / (np.abs(gradient) + 1e-8)
-        return np.asarray(-self.recipe.learning_rate * gradient)
-
-    def outcome(self, dtype: str, flat: Array) -> tuple[float, float, float]:
-        """Final cost, training accuracy and test accuracy of trained weights, always computed in
-        float64: on the host, or on the GPU if the host would take too long."""
-        net, data = self.recipe.net, self.dataset(dtype)
-        place: Backend = backend.NumpyBackend()
-        if self.training.for_gpu and backend.why_not() is None:
-            place = backend.CupyBackend()
-        weights = Parameters(place.to_device(flat, np.float64), net.layers)
-        train = [place.to_device(Z, np.float64) for Z in (data.X_train, data.Y_train)]
-        test = [place.to_device(Z, np.float64) for Z in (data.X_test, data.Y_test)]
-        return (
-            net.cost(weights, *train),
-            accuracy(net.predict(weights, train[0]), train[1]),
-            accuracy(net.predict(weights, test[0]), test[1]),
-        )
+    @property
+    def seeds(self) -> Sequence[int]:
+        return self.training.seeds or (self.recipe.seed,)
 
 
 class TrainingContestant:
-    """One implementation's training, on the first m examples, whole or in parts. Measures the
-    seconds of an epoch on m examples."""
+    """One implementation's training on the first m examples; measures the seconds of an epoch."""
 
     def __init__(self, case: TrainingCase, name: str, seconds: float, repeat: int) -> None:
         self.case, self.name, self.place, self.repeat = case, name, place_of(name), repeat
@@ -480,8 +403,8 @@ class TrainingContestant:
         X, Y = (self.place.to_device(Z[:, : self.m]) for Z in (data.X_train, data.Y_train))
         self.place.synchronize()
         self.transfer_seconds = time.perf_counter() - begun
-        self.restart(case.training.seeds[0])
-        self.job = Job(recipe, X, Y, self.first)
+        self.restart(case.seeds[0])
+        self.job = Job(recipe, X, Y)
         other = functools.partial(peer, name.removesuffix(FLOAT32))
         self.implementation = case.training.implementations.get(name, other)
         self.parts: list[int] | None = None
@@ -490,14 +413,15 @@ class TrainingContestant:
         self.test_accuracies: dict[int, float] = {}
 
     def restart(self, seed: int) -> None:
-        """Start again from the first weights."""
-        flat = self.place.to_device(self.case.first_weights(self.dtype, seed).flat)
-        self.first = Parameters(flat, self.case.recipe.net.layers)
+        """Start again from the first weights of this seed."""
+        with backend.use("numpy"):
+            weights = self.case.recipe.changed(seed=seed).first_weights(self.dtype)
+        self.first = Parameters(self.place.to_device(weights.flat), weights.layers)
         self.params: Parameters | None = self.first
         self.seed, self.done = seed, 0
 
     def advance(self, epochs: int, m: int | None = None) -> float:
-        """Continue training; return the seconds it took."""
+        """Continue training on the first m examples; return the seconds it took."""
         params = self.first if self.params is None else self.params
         with self.place.timer() as timing:
             trained = self.implementation(self.job, params, epochs, self.seed, m or self.m)
@@ -508,48 +432,49 @@ class TrainingContestant:
         return float(self.facts.get("seconds", timing.seconds - compiling))
 
     def run(self) -> None:
-        """The first step of the training."""
+        """Take the first step."""
         self.advance(1, self.checked)
 
     def error(self) -> float | None:
-        """The relative difference of that step from the float64 reference's."""
+        """The relative difference of that step from one in float64."""
         if self.params is None:
             return None
-        reference = self.case.first_step(self.dtype, self.checked)
-        step = to_host(self.params.flat) - to_host(self.first.flat).astype(np.float64)
-        if self.case.recipe.optimizer == "sgd":
-            return float(np.abs(step - reference).max() / np.abs(reference).max())
-        # Adam's first step is α g / (|g| + ε): gradients that are pure rounding get full steps of
-        # random sign, so the norm of the whole step is compared.
-        return float(np.linalg.norm(step - reference) / np.linalg.norm(reference))
+        recipe, data = self.case.recipe, self.case.dataset(self.dtype)
+        first = Parameters(to_host(self.first.flat).astype(np.float64), recipe.net.layers)
+        X, Y = (Z[:, : self.checked] for Z in (data.X_train, data.Y_train))
+        gradient = recipe.net.gradients(first, X, Y).flat
+        norm: Any = functools.partial(np.linalg.norm, ord=np.inf)
+        if recipe.optimizer == "adam":
+            gradient = gradient / (np.abs(gradient) + 1e-8)
+            norm = np.linalg.norm  # gradients that are pure rounding get full steps of random sign
+        step, expected = to_host(self.params.flat) - first.flat, -recipe.learning_rate * gradient
+        return float(norm(step - expected) / norm(expected))
 
     def measure(self) -> float:
         """Time the whole training (a short one several times) or its next part."""
+        seeds = self.case.seeds
         if self.parts is None:
             self.parts = self._plan()
-        epochs, seeds = self.case.recipe.epochs, self.case.training.seeds
-        seed = seeds[self.measured % len(seeds)]
+            self.restart(seeds[0])
         if self.parts:
             epochs = self.parts.pop(0)
-        whole = epochs == self.case.recipe.epochs
-        if self.measured == 0 and not whole:
-            self.restart(seed)
-        seconds: list[float] = []
-        while not seconds or (whole and sum(seconds) < SHORT and len(seconds) < MOST):
-            if whole:
-                self.restart(seed)
-            seconds.append(self.advance(epochs))
+            return self.advance(epochs) / epochs
+        seed = seeds[self.measured % len(seeds)]
         self.measured += 1
+        seconds: list[float] = []
+        while sum(seconds) < SHORT and len(seconds) < MOST:
+            self.restart(seed)
+            seconds.append(self.advance(self.case.recipe.epochs))
         if len(seeds) > 1:
             self.test_accuracies[seed] = self._outcome()[2]
-        return statistics.median(seconds) / epochs
+        return statistics.median(seconds) / self.case.recipe.epochs
 
     def _plan(self) -> list[int]:
         """The epochs of each measurement; empty if each is a whole training."""
         recipe, repeat, along = self.case.recipe, self.repeat, self.case.training.along
         if self.name in WITH_SET_UP or along or recipe.batch_size or recipe.optimizer != "sgd":
             return []
-        self.restart(self.case.training.seeds[0])
+        self.restart(self.case.seeds[0])
         epochs, spent = 1, 0.0
         while True:
             seconds = self.advance(epochs)
@@ -565,8 +490,18 @@ class TrainingContestant:
         return [max(1, min(affordable, whole) // repeat)] * repeat
 
     def _outcome(self) -> tuple[float, float, float]:
+        """Final cost, training and test accuracy, in float64: on the host, or on the GPU if the
+        host would take too long."""
         assert self.params is not None
-        return self.case.outcome(self.dtype, to_host(self.params.flat))
+        net, data = self.case.recipe.net, self.case.dataset(self.dtype)
+        on_gpu = self.case.training.for_gpu and backend.why_not() is None
+        place = backend.CupyBackend() if on_gpu else backend.NumpyBackend()
+        flat = place.to_device(to_host(self.params.flat), np.float64)
+        weights = Parameters(flat, net.layers)
+        arrays = (data.X_train, data.Y_train, data.X_test, data.Y_test)
+        X, Y, X_test, Y_test = (place.to_device(Z, np.float64) for Z in arrays)
+        scores = [accuracy(net.predict(weights, A), B) for A, B in ((X, Y), (X_test, Y_test))]
+        return net.cost(weights, X, Y), scores[0], scores[1]
 
     def finish(self, record: Record) -> None:
         """Enter the rate, the epochs that were run, and cost and accuracy of the weights."""
@@ -584,9 +519,8 @@ class TrainingContestant:
             work = operations(case.recipe.net) * case.examples * whole
             record.gflop_per_s = work / record.seconds / 1e9
             limits = case.limits.get("cupy" if record.backend == "cuda" else record.backend, {})
-            rate = limits.get(f"matmul_{record.precision}_gflop_per_s")
-            if rate is None and record.precision == case.dtype:  # the plain limit's dtype
-                rate = limits.get("matmul_gflop_per_s")
+            plain = limits.get("matmul_gflop_per_s") if record.precision == case.dtype else None
+            rate = limits.get(f"matmul_{record.precision}_gflop_per_s", plain)
             if rate is not None:
                 record.share_of_limit = record.gflop_per_s / rate
         record.epochs_measured = self.done * self.m / case.examples
@@ -607,7 +541,6 @@ class TrainingContestant:
             record.reason = "; ".join(remarks) or None
 
     def close(self) -> None:
-        """Free what was started."""
         if self.job.peer is not None:
             self.job.peer.close()
 
@@ -616,8 +549,3 @@ def operations(net: Network) -> int:
     """Floating-point operations of an epoch's matrix products, per example."""
     sizes = [n * before for before, n in pairwise(net.layers)]
     return 2 * (3 * sum(sizes) - sizes[0])  # for Z, dW and, but in the first layer, dA
-
-
-@functools.cache
-def _blas_threads() -> int:
-    return machine.blas_threads()
