@@ -1,11 +1,11 @@
 """The solvers, and the rule by which "auto" picks one.
 
-The rule depends on the job (shapes, optimizer, batch size, length) and on `warm_up`, which says
-that compiled solvers are ready; nothing else that ran before in the process changes it.
+The rule depends on the job (shapes, optimizer, batch size, length) and on `warm_up`; nothing else
+that ran before in the process changes it.
 """
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,30 +30,14 @@ CALL, MULTIPLY_ADDS = 20e-6, 4e10
 FEW_EXAMPLES = 3000
 
 
-class Solver(NamedTuple):
-    """A way of gradient descent: its trainer on the CPU, and on a GPU."""
-
-    cpu: type[Trainer]
-    gpu: type[Trainer]
-
-    def start(self, job: Job) -> Trainer:
-        """Begin the training of a job."""
-        return self._trainer(job).start(job)
-
-    def why_not(self, job: Job) -> str | None:
-        """Why it cannot do a job, or None."""
-        return self._trainer(job).why_not(job)
-
-    def _trainer(self, job: Job) -> type[Trainer]:
-        return self.cpu if job.xp is np else self.gpu
-
-
-SOLVERS = {
-    "direct": Solver(cpu=Direct, gpu=Direct),
-    "jitted": Solver(cpu=Jitted, gpu=Captured),
-    "gram": Solver(cpu=Gram, gpu=Gram),
-    "gram-jitted": Solver(cpu=JittedGram, gpu=Persistent),
+# The trainers of each solver, on the CPU and on a GPU
+SOLVERS: dict[str, tuple[type[Trainer], type[Trainer]]] = {
+    "direct": (Direct, Direct),
+    "jitted": (Jitted, Captured),
+    "gram": (Gram, Gram),
+    "gram-jitted": (JittedGram, Persistent),
 }
+WIDE = "fewer examples than features"
 
 _warm: set[np.dtype[Any]] = set()  # the dtypes of `warm_up`
 
@@ -79,26 +63,29 @@ def warm_up(*dtypes: Any) -> float:
     return seconds
 
 
+def trainer_of(solver: str, job: Job) -> type[Trainer]:
+    """The trainer of a solver on the device of a job."""
+    cpu, gpu = SOLVERS[solver]
+    return cpu if job.xp is np else gpu
+
+
 def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
     """The name of the solver to use, and why that one.
 
     Raises ValueError if the solver asked for cannot do the job, or none can.
     """
     if solver != "auto":
-        reason = SOLVERS[solver].why_not(job)
+        reason = trainer_of(solver, job).why_not(job)
         if reason is not None:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
     preferred = _preferred(job, epochs) if job.xp is np else _preferred_on_gpu(job, epochs)
-    refusals = {name: SOLVERS[name].why_not(job) for name, _ in preferred}
+    refusals = {name: trainer_of(name, job).why_not(job) for name, _ in preferred}
     for name, reason in preferred:
         if refusals[name] is None:
             return name, reason
     reasons = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
     raise ValueError(f"no solver can do this: {reasons}")
-
-
-WIDE = "fewer examples than features"
 
 
 def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
@@ -121,14 +108,13 @@ def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
 
 
 def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
-    """The same for a job on a GPU: one launch if the job fits it, else captured steps, else
-    vectorised ones. Not measured."""
-    wide, few = _is_wide(job, epochs), job.examples <= FEW_EXAMPLES
-    can_capture = captured.why_not() is None
+    """The same on a GPU: one launch, captured steps, or vectorised ones. Not measured."""
+    wide = _is_wide(job, epochs)
+    in_one_launch = wide or job.examples <= FEW_EXAMPLES
     direct = "streamed from the host" if job.streamed else "steps cannot be captured"
     return [
-        *[("gram-jitted", "fits one launch from record to record")] * (wide or few),
-        *[("jitted", "steps captured as CUDA graphs")] * can_capture,
+        *[("gram-jitted", "fits one launch from record to record")] * in_one_launch,
+        *[("jitted", "steps captured as CUDA graphs")] * (captured.why_not() is None),
         *[("gram", WIDE)] * wide,
         ("direct", direct),
         ("jitted", "the only one in this precision"),
@@ -148,4 +134,4 @@ def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:
     products = 3 * max(job.sizes) * sum(n * before for before, n in pairwise(layers))
     size = job.params.dtype.itemsize / 8
     step = CALL * (len(layers) - 1) + products * size / MULTIPLY_ADDS
-    return epochs * job.steps_per_epoch * step
+    return epochs * len(job.sizes) * step

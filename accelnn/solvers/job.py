@@ -18,7 +18,6 @@ from accelnn.kernels import loops
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 from accelnn.optimizers import OPTIMIZERS, Optimizer, new_moments
-from accelnn.solvers import precisions
 
 
 class Interruption:
@@ -96,11 +95,6 @@ class Job:
         """The number of examples in each step of an epoch."""
         return batches.sizes(self.examples, self.batch_size or self.examples)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The updates of an epoch, one a batch."""
-        return len(self.sizes)
-
 
 class Trainer:
     """A training under way, which never waits for the device; each solver has its own steps.
@@ -109,8 +103,7 @@ class Trainer:
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
     steps : updates so far
-    compile_seconds : spent on compiling so far
-    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
+    not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
 
     by_kernels = streams = False
@@ -139,7 +132,11 @@ class Trainer:
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
                 "streams them; or move them with accelnn.to_device"
             )
-        return why_not_kernels(job) if cls.by_kernels else precisions.why_not(job.precision)
+        if cls.by_kernels:
+            return why_not_kernels(job)
+        if job.precision == "bfloat16":
+            return "only captured steps, solver='jitted', have products of bfloat16"
+        return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Run an epoch for each rate, or fewer if the job's interruption is requested.
@@ -170,8 +167,7 @@ class Trainer:
 
     @functools.cached_property
     def random(self) -> Any:
-        """The random numbers of dropout: a generator's, one after the other; or, if a GPU's kernels
-        run, numbers that each follow from their place."""
+        """Dropout's generator of random numbers, or, if a GPU's kernels run, numbers by place."""
         if self.xp is not np and kernels_compile(self.xp):
             return Philox(self.job.seed)
         return self.xp.random.default_rng(self.job.seed)
