@@ -6,7 +6,6 @@ memory for an epoch of mini-batches, or many epochs of full batches, at a time.
 """
 
 import functools
-import itertools
 import time
 import warnings
 from collections.abc import Callable
@@ -132,8 +131,7 @@ class Captured(Trainer):
         self.steps += len(plan)
 
     def _capture(self) -> tuple[dict[int, Any], list["Step"]]:
-        """The graph of a step for each batch size, and the steps, which keep alive the arrays
-        whose addresses are in the graphs."""
+        """The graph of a step for each batch size, and the steps, which keep its arrays alive."""
         stream, current = self.xp.cuda.Stream, self.xp.cuda.get_current_stream()
         main, side = stream(non_blocking=True), stream(non_blocking=True)
         steps = [Step(self, size) for size in sorted(set(self.sizes))]
@@ -157,10 +155,10 @@ class Captured(Trainer):
     def kernel(
         self, name: str, blocks: Any, threads: Any, *arguments: Any, shared: int = 0
     ) -> Launch:
-        """A launch of a kernel of step.cu, made on the current stream whenever called.
+        """A launch of a kernel of step.cu, on the stream that is current when it is called.
 
-        Python's integers become long long, and floats of the parameters' type; int is given as
-        numpy.int32. shared : numbers of the parameters' type in shared memory
+        Python's integers become long long, and its floats the parameters' type, of which the
+        kernel has `shared` numbers in shared memory; int is given as numpy.int32.
         """
         dtype = self.params.dtype
         function = cuda.kernel("step.cu", name, dtype, *["-DBFLOAT16"] * self.rounded)
@@ -206,19 +204,21 @@ class Step:
         self.A = [array[:, :m] for array in (training.X, *training.A)]
         self.dZ = [array[:, :m] for array in training.dZ]
         self.Y = training.Y[:, :m]
+        first, other = training.workspaces
+        self._product = functools.partial(Product, precision=training.precision, workspace=first)
         last = len(self.layers) - 2
-        hidden = [self._hidden(l) for l in range(last)]
-        self.forward = [
-            self._begin(),
-            *itertools.chain.from_iterable(launches for launches, _ in hidden),
-            *self._output(),
-        ]
-        before: list[list[Launch]] = [[], *(launches for _, launches in hidden)]
+        self.forward: list[Launch] = [self._begin()]
+        before: list[list[Launch]] = [[]]
+        for l in range(last):
+            forward, backward = self._hidden(l)
+            self.forward += forward
+            before.append(backward)
+        self.forward += self._output()
         self.backward: list[tuple[Launch, Launch, list[Launch]]] = []
         for l in range(last, -1, -1):
             # All but the first layer's weight gradients run at the same time as other products.
             arrays = self.dZ[l], self.A[l].T, training.gradients[l][0]
-            weight_gradient = self._product(*arrays, workspace=min(l, 1))
+            weight_gradient = self._product(*arrays, workspace=other if l else first)
             self.backward.append((weight_gradient, self._bias_gradient(l), before[l]))
         self.update = self._update()
 
@@ -285,12 +285,6 @@ class Step:
             [self._product(W, self.A[l], Z), activation],
             [self._product(W_next.T, self.dZ[l + 1], dA), gradient],
         )
-
-    def _product(
-        self, a: Array, b: Array, out: Array, workspace: int = 0, **epilogue: Array
-    ) -> Product:
-        t = self.training
-        return Product(a, b, out, t.precision, t.workspaces[workspace], **epilogue)
 
     def _bias_gradient(self, l: int) -> Launch:
         t, n, m = self.training, self.layers[l + 1], self.m

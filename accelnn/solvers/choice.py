@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnn.solvers import captured, gram, jitted
+from accelnn.network import FLOATS
+from accelnn.solvers import captured, jitted
 from accelnn.solvers.captured import Captured
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
@@ -20,9 +21,7 @@ from accelnn.solvers.persistent import Persistent
 # Multiply-adds of the product S G, up to which compiled steps in sample space beat BLAS: on 2
 # cores of an AMD EPYC they take 0.66 of the vectorised time at 280,000 and 1.4 at 1,750,000.
 SMALL_PRODUCT = 1_000_000
-# Seconds of a vectorised training that are worth loading compiled code: that takes about 1 s, and
-# half a minute to compile the first time.
-LONG = 10.0
+LONG = 10.0  # seconds of a vectorised training that are worth loading compiled code, in about 1 s
 # Assumptions of `vectorised_seconds`: seconds for each layer of a step, multiply-adds a second
 CALL, MULTIPLY_ADDS = 20e-6, 4e10
 # Examples up to which a GPU trains in sample space even with fewer features: G in float32 stays in
@@ -46,17 +45,14 @@ def warm_up(*dtypes: Any) -> float:
     """Load the compiled solvers of the CPU, or compile them if this machine never did; from then
     on solver="auto" uses them for every training they suit, however short.
 
-    Parameters
-    ----------
     dtypes : "float64", "float32"; both by default
 
-    Returns the seconds it took: about 1 a dtype to load, half a minute to compile.
-
-    Raises ValueError for another dtype.
+    Returns the seconds it took: about 1 a dtype to load, half a minute to compile. Raises
+    ValueError for another dtype.
     """
     chosen = [np.dtype(dtype) for dtype in dtypes or ("float64", "float32")]
     for dtype in chosen:
-        if dtype not in (np.float32, np.float64):
+        if dtype not in FLOATS:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
     seconds = sum(map(jitted.load, chosen))
     _warm.update(chosen)
@@ -122,10 +118,10 @@ def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
 
 
 def _is_wide(job: Job, epochs: int) -> bool:
-    """Whether sample space pays: there are fewer examples than features, and enough steps, each of
-    which saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
+    """Whether sample space pays: fewer examples than features, and enough steps, each of which
+    saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
     m, features, units = job.examples, *job.net.layers[:2]
-    return gram.why_not(job) is None and m < features and m < 4 * units * epochs
+    return Gram.why_not(job) is None and m < features and m < 4 * units * epochs
 
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:

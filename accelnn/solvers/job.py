@@ -23,8 +23,7 @@ from accelnn.optimizers import OPTIMIZERS, Optimizer, new_moments
 class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
     return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
-
-    Does nothing in other threads, which receive no signals, or if another handler is installed.
+    Other threads receive no signals, and another handler than Python's own stays installed.
     """
 
     requested = False
@@ -69,19 +68,18 @@ class Job:
     optimizer: Optimizer
     batch_size: int | None = None
     seed: int = 0
-    validation: tuple[Array, Array] | None = None
+    validation: Any = None
     precision: str | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def xp(self) -> Any:
-        """The array module of the parameters."""
         return array_module(self.params.flat)
 
     @property
     def streamed(self) -> bool:
-        """Whether examples stay on the host while the parameters are on a device."""
+        """Whether X, or that of the validation set, stays on the host."""
         arrays = (self.X, *(self.validation or ()))
         return any(isinstance(array, HostColumns) for array in arrays)
 
@@ -121,7 +119,6 @@ class Trainer:
 
     @classmethod
     def start(cls, job: Job) -> "Trainer":
-        """Begin the training of a job."""
         return cls(job)
 
     @classmethod
@@ -141,15 +138,12 @@ class Trainer:
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Run an epoch for each rate, or fewer if the job's interruption is requested.
 
-        `cost`, 0-d, receives the cost of the first epoch: before its update, or the mean over its
-        batches, each before its update.
+        `cost`, 0-d, receives the first epoch's mean over its batches, each before its update.
         """
         raise NotImplementedError
 
     def validation(self) -> tuple[Array, Array | None]:
-        """The cost of the validation set, 0-d, without L2 and dropout, and its accuracy unless
-        the output is linear."""
-        assert self.job.validation is not None
+        """The validation set's cost without L2, and its accuracy unless the output is linear."""
         net, (X, Y) = self.job.net, self.job.validation
         if isinstance(X, HostColumns):
             return streaming.evaluate(net, self.params, X, Y)
@@ -157,12 +151,11 @@ class Trainer:
         return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:
-        """A copy of the present parameters."""
+        """A copy of them."""
         return self.params.copy()
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
-        assert self.job.validation is not None
         return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
 
     @functools.cached_property
