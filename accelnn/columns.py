@@ -100,9 +100,9 @@ class HostColumns:
             rows /= self.scale
         return rows
 
-    def blocks(self) -> Iterator[Array]:
-        """The numbers of all columns, 0 ... m-1, a block at a time."""
+    def blocks(self, size: int | None = None) -> Iterator[Array]:
+        """The numbers of all columns, 0 ... m-1, `size` at a time, or BLOCK_BYTES of floats."""
         n, m = self.shape
-        step = max(1, BLOCK_BYTES // (n * self.dtype.itemsize))
+        step = size or max(1, BLOCK_BYTES // (n * self.dtype.itemsize))
         for start in range(0, m, step):
             yield np.arange(start, min(start + step, m))

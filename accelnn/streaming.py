@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import cycle, pairwise
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, f
 SLOTS = 3  # one batch is gathered, one sent and one used
 # Bytes of a chunk of data and its activations: enough to keep a device busy, little of its memory
 CHUNK_BYTES = 1 << 27
-
-T = TypeVar("T")
 
 
 class Slot:
@@ -110,11 +108,10 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
     numbers = net.layers[0] + 2 * sum(net.layers[1:])
     size = min(m, max(1, CHUNK_BYTES // (numbers * data[0].dtype.itemsize)))
     if isinstance(data[0], HostColumns):
-        batches = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
-        yield from stream(data, batches, size, xp)
-        return
-    for start in range(0, m, size):
-        yield [array[:, start : start + size] for array in data]
+        yield from stream(data, data[0].blocks(size), size, xp)
+    else:
+        for start in range(0, m, size):
+            yield [array[:, start : start + size] for array in data]
 
 
 def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
@@ -142,12 +139,12 @@ def predict(net: Network, params: Parameters, X: Array) -> Array:
         return to_host(xp.concatenate([net.predict(params, part) for (part,) in parts], axis=-1))
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items; each is yielded after the next is drawn."""
-    waiting: list[T] = []
-    for item in items:
+def _ahead(slots: Iterable[Slot]) -> Iterator[Slot]:
+    """The slots; each is yielded after the next is drawn."""
+    waiting: list[Slot] = []
+    for slot in slots:
         yield from waiting
-        waiting = [item]
+        waiting = [slot]
     yield from waiting
 
 

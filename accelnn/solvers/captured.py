@@ -56,7 +56,6 @@ class Captured(Trainer):
         start = time.perf_counter()
         self.kernel("begin_step", 1, 1)
         self.compile_seconds = time.perf_counter() - start
-
         whole, self.sizes, self.most = job.batch_size is None, job.sizes, max(job.sizes)
         self.operands = Parameters(self._as_operand(self.params.flat), layers)
         self.A = [self._matrix(n) for n in layers[1:-1]]
@@ -150,11 +149,7 @@ class Captured(Trainer):
                 array[...] = original
         return graphs, steps
 
-    # ------------------------------------------------------------------------ arrays and kernels
-
-    def kernel(
-        self, name: str, blocks: Any, threads: Any, *arguments: Any, shared: int = 0
-    ) -> Launch:
+    def kernel(self, name: str, blocks: Any, threads: Any, *given: Any, shared: int = 0) -> Launch:
         """A launch of a kernel of step.cu, on the stream that is current when it is called.
 
         Python's integers become long long, and its floats the parameters' type, of which the
@@ -163,9 +158,9 @@ class Captured(Trainer):
         dtype = self.params.dtype
         function = cuda.kernel("step.cu", name, dtype, *["-DBFLOAT16"] * self.rounded)
         kinds: dict[type, Any] = {int: np.int64, float: dtype.type}
-        typed = tuple(kinds.get(type(value), lambda same: same)(value) for value in arguments)
+        arguments = tuple(kinds.get(type(value), lambda same: same)(value) for value in given)
         size = shared * dtype.itemsize
-        return functools.partial(function, blocks, threads, typed, shared_mem=size)
+        return functools.partial(function, blocks, threads, arguments, shared_mem=size)
 
     def real(self, array: Array) -> Array:
         """The array that a product writes for `array`: itself, or floats if it is bfloat16."""

@@ -24,8 +24,8 @@ SMALL_PRODUCT = 1_000_000
 LONG = 10.0  # seconds of a vectorised training that are worth loading compiled code, in about 1 s
 # Assumptions of `vectorised_seconds`: seconds for each layer of a step, multiply-adds a second
 CALL, MULTIPLY_ADDS = 20e-6, 4e10
-# Examples up to which a GPU trains in sample space even with fewer features: G in float32 stays in
-# the cache of an A100 (40 MB). Not measured.
+# Examples up to which a GPU trains in sample space even with fewer features. Not measured: G in
+# float32 stays in the cache of an A100 (40 MB).
 FEW_EXAMPLES = 3000
 
 
@@ -95,12 +95,10 @@ def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
     if not warm and vectorised_seconds(job, epochs, wide) < LONG:
         return [("gram", WIDE)] * wide + [("direct", "too short to load compiled code")]
     compiled = "compiled code is warmed up" if warm else "long enough for compiled code"
-    steps = [("jitted", compiled), ("direct", "compiled steps cannot do it")]
-    if not wide:
-        return steps
+    sample_space = [("gram-jitted", WIDE), ("gram", WIDE)] * wide
     if job.net.layers[1] * job.examples**2 > SMALL_PRODUCT:
-        return [("gram", WIDE), ("gram-jitted", WIDE), *steps]
-    return [("gram-jitted", WIDE), ("gram", WIDE), *steps]
+        sample_space.reverse()
+    return [*sample_space, ("jitted", compiled), ("direct", "compiled steps cannot do it")]
 
 
 def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:

@@ -34,9 +34,7 @@ class Direct(Trainer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.sizes = job.sizes
-        self.work = {
-            size: Workspace(job.net, self.params, size, dropout=True) for size in set(self.sizes)
-        }
+        self.work = {m: Workspace(job.net, self.params, m, dropout=True) for m in set(self.sizes)}
         self.batch_cost = self.xp.empty((), self.params.dtype)
         if job.batch_size is None:
             whole = Batch(job.X, job.Y, self.work[job.examples])
@@ -52,17 +50,14 @@ class Direct(Trainer):
             for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
                 if self.job.interruption.requested:
                     return
-                self._step(batch, rate, None if recorded is None else self.batch_cost)
+                self.draw_masks(batch.work.D)
+                self._propagate(batch, rate, None if recorded is None else self.batch_cost)
+                self.steps += 1
+                arrays = self.params.flat, self.gradients.flat, self.moments
+                self.job.optimizer.update(*arrays, rate, self.steps)
                 if recorded is not None:
                     self.batch_cost *= size / self.job.examples
                     recorded += self.batch_cost
-
-    def _step(self, batch: Batch, rate: float, cost: Array | None) -> None:
-        self.draw_masks(batch.work.D)
-        self._propagate(batch, rate, cost)
-        self.steps += 1
-        arrays = self.params.flat, self.gradients.flat, self.moments
-        self.job.optimizer.update(*arrays, rate, self.steps)
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         """Forward and backward: the gradients, as the optimizer scales them, and the cost."""

@@ -157,12 +157,9 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
     nothing = empty(0)
     in_space = space is not None
     examples_first = not in_space and layers[0] >= EXAMPLES_FIRST_FROM
+    X = job.X.T if examples_first else job.X
     if space is not None:
-        X_batch = _flat(space.G)
-    elif whole:
-        X_batch = _flat(job.X.T if examples_first else job.X)
-    else:
-        X_batch = empty(most * layers[0])
+        X = space.G
     separate = optimizer.moments > 1  # the update, from the product that forms the gradient
     code = loops.OPTIMIZERS[optimizer.name]
     dropout = min(job.net.keep_prob, default=1) < 1
@@ -179,7 +176,7 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
         moments=np.zeros((optimizer.moments, params.flat.size), dtype),
         X=nothing if whole else _flat(job.X.T),
         Y=nothing if whole else _flat(job.Y.T),
-        X_batch=X_batch,
+        X_batch=_flat(X) if whole else empty(most * layers[0]),
         Y_batch=_flat(job.Y) if whole else empty(most * outputs),
         P0=nothing if space is None else _flat(space.P0),
         A=empty(units * most),

@@ -29,10 +29,9 @@ class Interruption:
     requested = False
 
     def __enter__(self) -> None:
-        self._replaced = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGINT)
+        self._replaced = in_main_thread and handler is signal.default_int_handler
         if self._replaced:
             signal.signal(signal.SIGINT, self._request)
 
@@ -80,8 +79,7 @@ class Job:
     @property
     def streamed(self) -> bool:
         """Whether X, or that of the validation set, stays on the host."""
-        arrays = (self.X, *(self.validation or ()))
-        return any(isinstance(array, HostColumns) for array in arrays)
+        return any(isinstance(array, HostColumns) for array in (self.X, *(self.validation or ())))
 
     @property
     def examples(self) -> int:
@@ -151,7 +149,7 @@ class Trainer:
         return cost_and_accuracy(net, self.params, Z, Y)
 
     def parameters(self) -> Parameters:
-        """A copy of them."""
+        """A copy of the present parameters."""
         return self.params.copy()
 
     @functools.cached_property
@@ -168,11 +166,9 @@ class Trainer:
     def draw_masks(self, D: Iterable[Array | None]) -> None:
         """Fill the dropout masks D[l] of the next step; None for a layer that drops no units."""
         for layer, (mask, keep) in enumerate(zip(D, self.job.net.keep_prob, strict=True)):
-            if mask is None:
-                continue
-            if isinstance(self.random, Philox):
+            if mask is not None and isinstance(self.random, Philox):
                 self.random.draw(mask, keep, self.steps, layer)
-            else:
+            elif mask is not None:
                 draw_mask(mask, keep, self.random)
 
     def corrected(self, rates: Array) -> Array:

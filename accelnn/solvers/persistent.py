@@ -176,7 +176,6 @@ class Persistent(InSampleSpace):
         )
         self.compile_seconds = time.perf_counter() - start
         super().__init__(job)
-
         xp, net, theta = self.xp, job.net, self.params.flat
         self.arrays = (
             theta,
@@ -214,12 +213,12 @@ class Persistent(InSampleSpace):
         if numbers >= 2**31:
             return f"S has {numbers:,} numbers, and the kernel counts to 2^31"
         needed, limit = partition(job).shared, Limits.of_device().shared
-        if needed <= limit:
-            return None
-        return (
-            f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, a "
-            f"few rows of S and its activations, and this GPU has {limit / 1024:,.0f} KB"
-        )
+        if needed > limit:
+            return (
+                f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, "
+                f"a few rows of S and its activations, and this GPU has {limit / 1024:,.0f} KB"
+            )
+        return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
@@ -238,7 +237,12 @@ class Persistent(InSampleSpace):
         self.steps += len(rates)
         self.queued += len(rates) * one.multiply_adds
         if self.queued >= LONGEST_LAUNCH:
-            self._bound_queue()
+            # Ctrl-C has to wait for all that is queued; the device stays busy with the latest.
+            before, self.reached = self.reached, self.xp.cuda.Event()
+            self.reached.record()
+            if before is not None:
+                before.synchronize()
+            self.queued = 0
 
     def _plan(self, rates: list[float]) -> Array:
         """For each step α, the factor of dZ, that times λ, and c."""
@@ -246,12 +250,3 @@ class Persistent(InSampleSpace):
         scales = np.array([scale(rate) for rate in rates]) / self.job.examples
         c = [self.shrink(rate) if l2 else 1.0 for rate in rates]
         return np.stack([rates, scales, scales * l2, c], axis=1).astype(self.dtype)
-
-    def _bound_queue(self) -> None:
-        """Wait for what was queued at the call before: Ctrl-C has to wait for all that is queued,
-        and the device stays busy with the rest."""
-        before, self.reached = self.reached, self.xp.cuda.Event()
-        self.reached.record()
-        if before is not None:
-            before.synchronize()
-        self.queued = 0
