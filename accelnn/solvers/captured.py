@@ -8,6 +8,7 @@ memory for an epoch of mini-batches, or many epochs of full batches, at a time.
 import functools
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -194,7 +195,9 @@ class Step:
     """
 
     def __init__(self, training: Captured, m: int) -> None:
-        self.training, self.m = training, m
+        # Not in a cycle with it, which would keep the device's memory for longer
+        self.training: Captured = weakref.proxy(training)
+        self.m = m
         self.net, self.layers = training.job.net, training.params.layers
         self.A = [array[:, :m] for array in (training.X, *training.A)]
         self.dZ = [array[:, :m] for array in training.dZ]
