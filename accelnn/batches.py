@@ -18,12 +18,6 @@ def orders(m: int, seed: int) -> Iterator[Array]:
         yield random.permutation(m)
 
 
-def numbers(m: int, batch_size: int, seed: int) -> Iterator[Array]:
-    """The example numbers of each batch, epoch after epoch without end: `orders` in batches."""
-    for order in orders(m, seed):
-        yield from np.split(order, range(batch_size, m, batch_size))
-
-
 def sizes(m: int, batch_size: int) -> list[int]:
     """The sizes of an epoch's batches: the last one may be short."""
     full, rest = divmod(m, batch_size)
@@ -44,10 +38,8 @@ def gather(rows: Array, indices: Array, out: Array) -> None:
 
 
 def split(X: Array, Y: Array, share: float, seed: int) -> tuple[Array, Array, Array, Array]:
-    """X, Y for training and X, Y for validation, which receives this share of the examples.
-
-    Drawn at random, the same for a seed; at least one example stays on each side.
-    """
+    """X, Y to train on, and X, Y of a validation set: this share of the examples, at least one and
+    not all, drawn at random, the same for a seed."""
     m = X.shape[1]
     order = array_module(X).asarray(np.random.default_rng((seed, m, 1)).permutation(m))
     held_out = min(max(round(share * m), 1), m - 1)

@@ -11,7 +11,6 @@ Array = Any  # as in accelnn.backend, which needs this module
 
 # Bytes that a thread works on at a time: about a core's cache, and large enough for few calls
 BLOCK_BYTES = 1 << 21
-
 # Threads that gather or read data: more of them gain nothing, because they share the memory's rate.
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
@@ -23,8 +22,6 @@ class HostColumns:
     NumPy reads it as a whole: `np.asarray` gives its (n, m) floats. Device arrays do not mix with
     it; `accelnn.fit` streams it.
 
-    Parameters
-    ----------
     rows : (k, n) numbers of any type, in memory or mapped from a file; a row is a column of X.
         Collecting rows that are not contiguous takes many times as long.
     dtype : float32 or float64, of the floats
@@ -82,10 +79,8 @@ class HostColumns:
         return replace(self, dtype=np.dtype(dtype or self.dtype)).read(np.arange(self.shape[1])).T
 
     def gather(self, columns: Array, out: Array) -> None:
-        """out = the numbers of these columns as rows (size, n), cast to its dtype and not scaled.
-
-        NumPy lets other threads run meanwhile.
-        """
+        """out = the numbers of these columns as rows (size, n), cast to its dtype and not scaled;
+        other threads run meanwhile."""
         rows, numbers = self.rows, columns if self.chosen is None else self.chosen[columns]
         if rows.flags.c_contiguous and rows.dtype == out.dtype:
             # With the default mode NumPy gathers into a buffer first.
@@ -105,9 +100,9 @@ class HostColumns:
             rows /= self.scale
         return rows
 
-    def blocks(self) -> Iterator[Array]:
-        """The numbers of all columns, 0 ... m-1, a block at a time."""
+    def blocks(self, size: int | None = None) -> Iterator[Array]:
+        """The numbers of all columns, 0 ... m-1, `size` at a time, or BLOCK_BYTES of floats."""
         n, m = self.shape
-        step = max(1, BLOCK_BYTES // (n * self.dtype.itemsize))
+        step = size or max(1, BLOCK_BYTES // (n * self.dtype.itemsize))
         for start in range(0, m, step):
             yield np.arange(start, min(start + step, m))

@@ -1,12 +1,9 @@
 """Data on the host for parameters on a CUDA device, which the device never holds as a whole.
 
 Three things happen at once: threads gather batch k+2 into pinned memory; the copy engine sends
-batch k+1, on a stream of its own; the device works on batch k. An epoch takes as long as the
-slowest of them, mostly the transfer: about 25 GB/s over PCIe 4, 50 over PCIe 5. So columns are
-sent as they are stored (pictures as bytes), and become floats on the device.
-
-Only the caller's thread calls CUDA, because a thread has a current device and stream of its own;
-the others run NumPy.
+batch k+1; the device works on batch k. The slowest is mostly the transfer, so columns are sent as
+they are stored (pictures as bytes), and become floats on the device. Only the caller's thread calls
+CUDA, because each thread has a current device and stream of its own.
 """
 
 import warnings
@@ -14,7 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import cycle, pairwise
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,12 +20,8 @@ from accelnn.columns import BLOCK_BYTES, THREADS, HostColumns
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 
 SLOTS = 3  # one batch is gathered, one sent and one used
-
-# Bytes of a chunk of data and its activations when all data is evaluated: enough to keep a device
-# busy, and little of its memory
+# Bytes of a chunk of data and its activations: enough to keep a device busy, little of its memory
 CHUNK_BYTES = 1 << 27
-
-T = TypeVar("T")
 
 
 class Slot:
@@ -48,14 +41,12 @@ class Slot:
         self.used = xp.cuda.Event(disable_timing=True)
         # Work queued earlier may still use this memory: CuPy's pool reuses freed memory at once.
         self.used.record(compute)
-        self.size = 0
-        self.pieces: list[Future[None]] = []
 
     def gather(self, pool: ThreadPoolExecutor, numbers: Array) -> Self:
         """Begin to collect the columns of these numbers, once the batch before has been copied."""
         self.copied.synchronize()
         self.size = len(numbers)
-        self.pieces = [
+        self.pieces: list[Future[None]] = [
             pool.submit(columns.gather, numbers[start:end], host[start:end])
             for columns, host in zip(self.data, self.pinned, strict=True)
             for start, end in _pieces(self.size, host[:1].nbytes)
@@ -73,10 +64,8 @@ class Slot:
         return self
 
     def receive(self, compute: Any, batch: Sequence[Array]) -> list[Array]:
-        """The columns (n, size) as floats in the arrays of `batch`, once they have been copied.
-
-        Always a copy: it frees the slot, and takes a fiftieth of the transfer.
-        """
+        """The columns (n, size) as floats in the arrays of `batch`, once they have been copied: a
+        copy frees the slot, and takes a fiftieth of the transfer."""
         compute.wait_event(self.copied)
         arrays = []
         for columns, landed, room in zip(self.data, self.landed, batch, strict=True):
@@ -92,13 +81,8 @@ class Slot:
 def stream(
     data: Sequence[HostColumns], batches: Iterable[Array], most: int, xp: Any
 ) -> Generator[list[Array], None, None]:
-    """For each batch, the columns of its numbers from each of `data`, on the device.
-
-    Parameters
-    ----------
-    data : with as many columns each
-    batches : arrays of at most `most` column numbers, drawn two ahead
-    xp : cupy
+    """For each batch of at most `most` column numbers, drawn two ahead, its columns from each of
+    `data`, on the device.
 
     Yields (n, size) arrays with contiguous columns, valid until the next, for work on the stream
     that was current at the first. Close it however it ends: then no thread runs, no copy is under
@@ -124,19 +108,16 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
     numbers = net.layers[0] + 2 * sum(net.layers[1:])
     size = min(m, max(1, CHUNK_BYTES // (numbers * data[0].dtype.itemsize)))
     if isinstance(data[0], HostColumns):
-        batches = (np.arange(start, min(start + size, m)) for start in range(0, m, size))
-        yield from stream(data, batches, size, xp)
-        return
-    for start in range(0, m, size):
-        yield [array[:, start : start + size] for array in data]
+        yield from stream(data, data[0].blocks(size), size, xp)
+    else:
+        for start in range(0, m, size):
+            yield [array[:, start : start + size] for array in data]
 
 
 def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
-    """The cost without L2, and the accuracy unless the output is linear, 0-d on the parameters'
-    device, by chunks."""
+    """`cost_and_accuracy` by chunks, 0-d on the parameters' device."""
     xp, m = array_module(params.flat), X.shape[1]
     cost, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
-    accuracy = None
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:
             share = X_part.shape[1] / m
@@ -145,7 +126,7 @@ def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Arra
             cost += loss * share
             if accuracy is not None:
                 right += accuracy * share
-    return cost.astype(params.dtype), None if accuracy is None else right
+    return cost.astype(params.dtype), None if net.output == "linear" else right
 
 
 @at_work("predicting")
@@ -158,28 +139,24 @@ def predict(net: Network, params: Parameters, X: Array) -> Array:
         return to_host(xp.concatenate([net.predict(params, part) for (part,) in parts], axis=-1))
 
 
-def _ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items; each is yielded after the next is drawn."""
-    waiting: list[T] = []
-    for item in items:
+def _ahead(slots: Iterable[Slot]) -> Iterator[Slot]:
+    """The slots; each is yielded after the next is drawn."""
+    waiting: list[Slot] = []
+    for slot in slots:
         yield from waiting
-        waiting = [item]
+        waiting = [slot]
     yield from waiting
 
 
 def _pinned(shape: tuple[int, int], dtype: np.dtype[Any], xp: Any) -> Array:
-    """An array in page-locked host memory of CuPy's pool, or, with a warning if so much cannot be
-    locked, in ordinary memory, from which copies are not asynchronous."""
+    """An array in page-locked host memory; if that fails, with a warning, in ordinary memory."""
     size = shape[0] * shape[1] * dtype.itemsize
     try:
         return np.ndarray(shape, dtype, buffer=xp.cuda.alloc_pinned_memory(size))
     except xp.cuda.runtime.CUDARuntimeError as error:
-        warnings.warn(
-            f"{size / 2**20:.3g} MiB of the host's memory cannot be page-locked ({error}): "
-            "streaming is slower; a smaller batch_size needs less",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        refused = f"{size / 2**20:.3g} MiB of the host's memory cannot be page-locked ({error})"
+        remedy = "streaming is slower; a smaller batch_size needs less"
+        warnings.warn(f"{refused}: {remedy}", RuntimeWarning, stacklevel=2)
         return np.empty(shape, dtype)
 
 

@@ -562,14 +562,6 @@ def test_a_split_of_columns_on_the_host_copies_none(data):
         np.testing.assert_array_equal(np.asarray(part), expected)
 
 
-def test_numbers_are_the_orders_in_batches():
-    numbers = batches.numbers(10, 4, seed=2)
-    for order, _ in zip(batches.orders(10, 2), range(3), strict=False):
-        epoch = [next(numbers) for _ in range(3)]
-        assert [len(batch) for batch in epoch] == [4, 4, 2]
-        np.testing.assert_array_equal(np.concatenate(epoch), order)
-
-
 # --------------------------------------------------------------------------------------------
 # data sets
 

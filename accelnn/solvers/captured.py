@@ -1,18 +1,17 @@
 """Gradient descent on a GPU as CUDA graphs: a step is captured once, and replayed for each batch.
 
-That saves the time of Python between two launches, and most launches: cuBLASLt adds biases and
-applies relu within its products, and one kernel updates all parameters. Values that change from
-step to step (learning rate, Adam's corrections, the batch, the place in dropout's random numbers)
-are sent to device memory for an epoch of mini-batches, or many epochs of full batches, at a time.
-Each size of a batch has a graph of its own.
+That saves Python's time between two launches, and most launches: products add biases and apply
+relu, and one kernel updates all parameters. Values that change from step to step are sent to device
+memory for an epoch of mini-batches, or many epochs of full batches, at a time.
 """
 
 import functools
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +20,14 @@ from accelnn.backend import Array, install_cupy
 from accelnn.kernels.gpu import cublaslt, cuda
 from accelnn.kernels.gpu.cublaslt import Product, Unsupported
 from accelnn.network import Parameters
-from accelnn.solvers import precisions
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.job import Job, Trainer
 
 PLANNED = 1000  # epochs of full batches whose learning rates are sent at a time
 
-# Threads of a block, along the units and the examples of a matrix; the most blocks of a kernel
-# that leaves a number for each
-UNITS, EXAMPLES = 32, 8
+UNITS, EXAMPLES = 32, 8  # threads of a block, along the units and the examples of a matrix
 THREADS = UNITS * EXAMPLES
-BLOCKS = 1024
+BLOCKS = 1024  # the most of a kernel that leaves a number for each
 # The most blocks that share the examples of a bias gradient, and the examples that justify one
 SHARES, SHARE = 64, 128
 
@@ -43,6 +39,7 @@ Launch = Callable[[], object]
 class Captured(Trainer):
     """A training in captured steps.
 
+    rounded : whether products read bfloat16
     operands : the parameters as products read them: themselves, or a copy in bfloat16
     plan : α and ε of each planned step
     numbers : `steps` of step.cu
@@ -56,20 +53,15 @@ class Captured(Trainer):
         super().__init__(job)
         xp, dtype, layers = self.xp, self.params.dtype, self.params.layers
         self.precision = job.precision or str(dtype)
-        rounded = self.precision == "bfloat16"
-        self.options = ("-DBFLOAT16",) if rounded else ()
+        self.rounded = self.precision == "bfloat16"
         start = time.perf_counter()
-        self._function("begin_step")
+        self.kernel("begin_step", 1, 1)
         self.compile_seconds = time.perf_counter() - start
-
         whole, self.sizes, self.most = job.batch_size is None, job.sizes, max(job.sizes)
-        self.operand_type = np.dtype(np.uint16) if rounded else dtype
-        self.operands = self.params
-        if rounded:
-            self.operands = Parameters(xp.empty(self.params.flat.shape, self.operand_type), layers)
+        self.operands = Parameters(self._as_operand(self.params.flat), layers)
         self.A = [self._matrix(n) for n in layers[1:-1]]
         self.dZ = [self._matrix(n) for n in layers[1:]]
-        self.results = xp.empty(self.most * max(map(_stride, layers[1:])) * rounded, dtype)
+        self.results = xp.empty(self.most * max(map(_stride, layers[1:])) * self.rounded, dtype)
         self.workspaces = [xp.empty(cublaslt.WORKSPACE, np.uint8) for _ in range(2)]
         self.losses = xp.zeros(BLOCKS, np.float64)
         self.plan = xp.zeros((PLANNED if whole else len(self.sizes), 2), dtype)
@@ -92,8 +84,7 @@ class Captured(Trainer):
 
     @classmethod
     def start(cls, job: Job) -> Trainer:
-        """Captured steps; if they cannot be captured, vectorised ones and a warning, once for each
-        reason.
+        """Captured steps; if that fails, vectorised ones and a warning, once for each reason.
 
         Raises ValueError if only captured steps have the job's precision.
         """
@@ -105,15 +96,12 @@ class Captured(Trainer):
                 raise
             except Exception as error:  # of CUDA, cuBLASLt, CuPy or the compiler
                 reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if precisions.why_not(job.precision) is not None:
+        if job.precision == "bfloat16":
             raise ValueError(f"precision={job.precision!r} needs captured steps: {reason}")
         if reason not in _warned:
             _warned.add(reason)
-            warnings.warn(
-                f"steps are not captured as CUDA graphs, and take longer: {reason}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = f"steps are not captured as CUDA graphs, and take longer: {reason}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
         trainer = Direct(job)
         trainer.not_captured = reason
         return trainer
@@ -133,25 +121,21 @@ class Captured(Trainer):
     def _run(self, rates: list[float]) -> None:
         """An epoch for each rate, planned together; with mini-batches a single one."""
         plan = self.corrected(np.repeat(rates, len(self.sizes)))
-        self._send(plan.astype(self.params.dtype), self.plan)
-        self._send(np.array([0, 0, self.steps]), self.numbers)
+        # Uploads from pinned memory, which do not wait
+        self.plan[: len(plan)] = self.xp.asarray(plan.astype(self.params.dtype))
+        self.numbers[...] = self.xp.asarray(np.array([0, 0, self.steps]))
         if self.job.batch_size is not None:
-            self._send(next(self.orders), self.order)
+            self.order[...] = self.xp.asarray(next(self.orders))
         for size in self.sizes * len(rates):
             self.graphs[size].launch()
         self.steps += len(plan)
 
-    def _send(self, array: Array, to: Array) -> None:
-        """Copy to the array that kernels read, by CuPy's pinned upload, which does not wait."""
-        to[: len(array)] = self.xp.asarray(array)
-
     def _capture(self) -> tuple[dict[int, Any], list["Step"]]:
-        """The graph of a step for each batch size, and the steps, which keep alive the arrays
-        whose addresses are in the graphs."""
+        """The graph of a step for each batch size, and the steps, which keep its arrays alive."""
         stream, current = self.xp.cuda.Stream, self.xp.cuda.get_current_stream()
         main, side = stream(non_blocking=True), stream(non_blocking=True)
-        steps = [_Builder(self, size).step() for size in sorted(set(self.sizes))]
-        graphs, state = {}, [self.params.flat, *self.moments]
+        steps = [Step(self, size) for size in sorted(set(self.sizes))]
+        graphs, state = {}, [self.params.flat, *[self.operands.flat] * self.rounded, *self.moments]
         before = [array.copy() for array in state]
         main.wait_event(current.record())
         try:
@@ -164,29 +148,20 @@ class Captured(Trainer):
             current.wait_event(main.record())
             for array, original in zip(state, before, strict=True):
                 array[...] = original
-        if self.operands is not self.params:
-            self._to_operands(self.params.flat, self.operands.flat)
         return graphs, steps
 
-    # ------------------------------------------------------------------------ arrays and kernels
+    def kernel(self, name: str, blocks: Any, threads: Any, *given: Any, shared: int = 0) -> Launch:
+        """A launch of a kernel of step.cu, on the stream that is current when it is called.
 
-    def _function(self, name: str) -> Any:
-        return cuda.kernel("step.cu", name, self.params.dtype, *self.options)
-
-    def kernel(
-        self, name: str, blocks: Any, threads: Any, *arguments: Any, shared: int = 0
-    ) -> Launch:
-        """A launch of a kernel of step.cu, made on the current stream whenever called.
-
-        Python's integers become long long, and floats of the parameters' type; int is given as
-        numpy.int32. shared : numbers of the parameters' type in shared memory
+        Python's integers become long long, and its floats the parameters' type, of which the
+        kernel has `shared` numbers in shared memory; int is given as numpy.int32.
         """
-        kinds: dict[type, Any] = {int: np.int64, float: self.params.dtype.type}
-        arguments = tuple(
-            kinds[type(value)](value) if type(value) in kinds else value for value in arguments
-        )
-        size = shared * self.params.dtype.itemsize
-        return functools.partial(self._function(name), blocks, threads, arguments, shared_mem=size)
+        dtype = self.params.dtype
+        function = cuda.kernel("step.cu", name, dtype, *["-DBFLOAT16"] * self.rounded)
+        kinds: dict[type, Any] = {int: np.int64, float: dtype.type}
+        arguments = tuple(kinds.get(type(value), lambda same: same)(value) for value in given)
+        size = shared * dtype.itemsize
+        return functools.partial(function, blocks, threads, arguments, shared_mem=size)
 
     def real(self, array: Array) -> Array:
         """The array that a product writes for `array`: itself, or floats if it is bfloat16."""
@@ -197,32 +172,53 @@ class Captured(Trainer):
 
     def _matrix(self, n: int) -> Array:
         """(n, most) with contiguous columns, for products to read and write."""
-        return self.xp.empty((self.most, _stride(n)), self.operand_type)[:, :n].T
+        dtype = np.uint16 if self.rounded else self.params.dtype
+        return self.xp.empty((self.most, _stride(n)), dtype)[:, :n].T
 
     def _as_operand(self, array: Array) -> Array:
         """A dense array as products read it."""
-        if self.operands is self.params:
+        if not self.rounded:
             return array
-        operand = self.xp.empty_like(array, self.operand_type)
-        self._to_operands(array, operand)
+        operand = self.xp.empty_like(array, np.uint16)
+        self.kernel("to_operands", *_row(array.size), array, operand, array.size)()
         return operand
 
-    def _to_operands(self, array: Array, operands: Array) -> None:
-        self.kernel("to_operands", *_row(array.size), array, operands, array.size)()
 
+class Step:
+    """The launches of a step on m examples, on arrays that do not move.
 
-class Step(NamedTuple):
-    """The launches of a step on m examples.
+    Layer l = 0, 1, ... has W[l], the input A[l], which is X for the first, and dZ[l].
 
     forward : from the beginning to dZ of the last layer
     backward : for each layer, the last first, from its dZ to its dW, its db, and dZ before it
     update : the last one
     """
 
-    m: int
-    forward: list[Launch]
-    backward: list[tuple[Launch, Launch, list[Launch]]]
-    update: Launch
+    def __init__(self, training: Captured, m: int) -> None:
+        # Not in a cycle with it, which would keep the device's memory for longer
+        self.training: Captured = weakref.proxy(training)
+        self.m = m
+        self.net, self.layers = training.job.net, training.params.layers
+        self.A = [array[:, :m] for array in (training.X, *training.A)]
+        self.dZ = [array[:, :m] for array in training.dZ]
+        self.Y = training.Y[:, :m]
+        first, other = training.workspaces
+        self._product = functools.partial(Product, precision=training.precision, workspace=first)
+        last = len(self.layers) - 2
+        self.forward: list[Launch] = [self._begin()]
+        before: list[list[Launch]] = [[]]
+        for l in range(last):
+            forward, backward = self._hidden(l)
+            self.forward += forward
+            before.append(backward)
+        self.forward += self._output()
+        self.backward: list[tuple[Launch, Launch, list[Launch]]] = []
+        for l in range(last, -1, -1):
+            # All but the first layer's weight gradients run at the same time as other products.
+            arrays = self.dZ[l], self.A[l].T, training.gradients[l][0]
+            weight_gradient = self._product(*arrays, workspace=other if l else first)
+            self.backward.append((weight_gradient, self._bias_gradient(l), before[l]))
+        self.update = self._update()
 
     def enqueue(self, main: Any, side: Any) -> None:
         """Launch on `main`, the current stream, and work that only the update needs on `side`."""
@@ -255,29 +251,6 @@ class Step(NamedTuple):
             raise
         return main.end_capture()
 
-
-class _Builder:
-    """Makes the launches of a step on m examples, on arrays that do not move.
-
-    Layer l = 0, 1, ... has W[l], the input A[l], which is X for the first, and dZ[l].
-    """
-
-    def __init__(self, training: Captured, m: int) -> None:
-        self.training, self.m = training, m
-        self.net, self.layers = training.job.net, training.params.layers
-        self.A = [array[:, :m] for array in (training.X, *training.A)]
-        self.dZ = [array[:, :m] for array in training.dZ]
-        self.Y = training.Y[:, :m]
-
-    def step(self) -> Step:
-        forward: list[Launch] = [self._begin()]
-        backward: list[tuple[Launch, Launch, list[Launch]]] = []
-        for l in range(len(self.layers) - 1):
-            launches, before = self._hidden(l - 1) if l else ([], [])
-            forward += launches
-            backward.append((self._weight_gradient(l), self._bias_gradient(l), before))
-        return Step(self.m, forward + self._output(), backward[::-1], self._update())
-
     def _begin(self) -> Launch:
         """Gather the batch; a full batch needs no gathering."""
         t, m, n, outputs = self.training, self.m, self.layers[0], self.layers[-1]
@@ -289,48 +262,27 @@ class _Builder:
 
     def _hidden(self, l: int) -> tuple[list[Launch], list[Launch]]:
         """The launches from A[l] to A[l+1], and from dZ[l+1] back to dZ[l]."""
-        t, n, kind = self.training, self.layers[l + 1], self.net.hidden[l]
-        keep, W_next = float(self.net.keep_prob[l]), t.operands[l + 1][0]
-        if kind == "relu" and keep == 1:
+        t, n = self.training, self.layers[l + 1]
+        kind, keep = self.net.hidden[l], float(self.net.keep_prob[l])
+        (W, bias), W_next, A, dZ = t.operands[l], t.operands[l + 1][0], self.A[l + 1], self.dZ[l]
+        # cuBLASLt has no derivative of relu for products of vectors.
+        if kind == "relu" and keep == 1 and self.layers[l + 2] > 1:
+            # It takes NaN to 0; divergence is still detected, because the parameters are NaN.
+            mask = cublaslt.relu_mask(t.xp, n, self.m)
             with suppress(Unsupported):
-                return self._relu(l)
-        A, dZ = self.A[l + 1], self.dZ[l]
+                return (
+                    [self._product(W, self.A[l], A, bias=bias, mask=mask)],
+                    [self._product(W_next.T, self.dZ[l + 1], dZ, mask=mask)],
+                )
         Z, dA = t.real(A), t.real(dZ)
         dropout = np.int32(l), keep, np.uint64(t.job.seed % 2**64), t.numbers
         last = n, self.m, _stride(n), cuda.KIND[kind], *dropout
-        grid = _grid(n, self.m)
-        activation = t.kernel("activation", *grid, Z, t.params[l][1], A, *last)
-        gradient = t.kernel("activation_gradient", *grid, dA, A, dZ, *last)
+        activation = t.kernel("activation", *_grid(n, self.m), Z, t.params[l][1], A, *last)
+        gradient = t.kernel("activation_gradient", *_grid(n, self.m), dA, A, dZ, *last)
         return (
-            [self._product(t.operands[l][0], self.A[l], Z), activation],
+            [self._product(W, self.A[l], Z), activation],
             [self._product(W_next.T, self.dZ[l + 1], dA), gradient],
         )
-
-    def _relu(self, l: int) -> tuple[list[Launch], list[Launch]]:
-        """The same with relu as part of the products. Raises Unsupported if it cannot be.
-
-        Such a relu takes NaN to 0. Divergence is still detected, because the parameters are NaN.
-        """
-        t, n = self.training, self.layers[l + 1]
-        if self.layers[l + 2] == 1:
-            raise Unsupported("cuBLASLt has no derivative of relu for products of vectors")
-        mask = cublaslt.relu_mask(t.xp, n, self.m)
-        (W, bias), W_next = t.operands[l], t.operands[l + 1][0]
-        return (
-            [self._product(W, self.A[l], self.A[l + 1], bias=bias, mask=mask)],
-            [self._product(W_next.T, self.dZ[l + 1], self.dZ[l], mask=mask)],
-        )
-
-    def _product(
-        self, a: Array, b: Array, out: Array, workspace: int = 0, **epilogue: Array
-    ) -> Product:
-        t = self.training
-        return Product(a, b, out, t.precision, t.workspaces[workspace], **epilogue)
-
-    def _weight_gradient(self, l: int) -> Product:
-        """dW[l] = dZ[l] A[l]ᵀ; all but the first layer's run at the same time as other products."""
-        dW = self.training.gradients[l][0]
-        return self._product(self.dZ[l], self.A[l].T, dW, workspace=min(l, 1))
 
     def _bias_gradient(self, l: int) -> Launch:
         t, n, m = self.training, self.layers[l + 1], self.m
@@ -373,7 +325,7 @@ def why_not() -> str | None:
 
 def _stride(n: int) -> int:
     """Elements from one column of (n, m) to the next: whole 16 bytes, as tensor cores need."""
-    return -(-n // 8) * 8
+    return 8 * _parts(n, 8)
 
 
 def _parts(count: int, size: int) -> int:

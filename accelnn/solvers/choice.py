@@ -1,15 +1,16 @@
 """The solvers, and the rule by which "auto" picks one.
 
-The rule depends on the job (shapes, optimizer, batch size, length) and on `warm_up`, which says
-that compiled solvers are ready; nothing else that ran before in the process changes it.
+The rule depends on the job (shapes, optimizer, batch size, length) and on `warm_up`; nothing else
+that ran before in the process changes it.
 """
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from accelnn.solvers import captured, gram, jitted
+from accelnn.network import FLOATS
+from accelnn.solvers import captured, jitted
 from accelnn.solvers.captured import Captured
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.gram import Gram
@@ -20,40 +21,22 @@ from accelnn.solvers.persistent import Persistent
 # Multiply-adds of the product S G, up to which compiled steps in sample space beat BLAS: on 2
 # cores of an AMD EPYC they take 0.66 of the vectorised time at 280,000 and 1.4 at 1,750,000.
 SMALL_PRODUCT = 1_000_000
-# Seconds of a vectorised training that are worth loading compiled code: that takes about 1 s, and
-# half a minute to compile the first time.
-LONG = 10.0
+LONG = 10.0  # seconds of a vectorised training that are worth loading compiled code, in about 1 s
 # Assumptions of `vectorised_seconds`: seconds for each layer of a step, multiply-adds a second
 CALL, MULTIPLY_ADDS = 20e-6, 4e10
-# Examples up to which a GPU trains in sample space even with fewer features: G in float32 stays in
-# the cache of an A100 (40 MB). Not measured.
+# Examples up to which a GPU trains in sample space even with fewer features. Not measured: G in
+# float32 stays in the cache of an A100 (40 MB).
 FEW_EXAMPLES = 3000
 
 
-class Solver(NamedTuple):
-    """A way of gradient descent: its trainer on the CPU, and on a GPU."""
-
-    cpu: type[Trainer]
-    gpu: type[Trainer]
-
-    def start(self, job: Job) -> Trainer:
-        """Begin the training of a job."""
-        return self._trainer(job).start(job)
-
-    def why_not(self, job: Job) -> str | None:
-        """Why it cannot do a job, or None."""
-        return self._trainer(job).why_not(job)
-
-    def _trainer(self, job: Job) -> type[Trainer]:
-        return self.cpu if job.xp is np else self.gpu
-
-
-SOLVERS = {
-    "direct": Solver(cpu=Direct, gpu=Direct),
-    "jitted": Solver(cpu=Jitted, gpu=Captured),
-    "gram": Solver(cpu=Gram, gpu=Gram),
-    "gram-jitted": Solver(cpu=JittedGram, gpu=Persistent),
+# The trainers of each solver, on the CPU and on a GPU
+SOLVERS: dict[str, tuple[type[Trainer], type[Trainer]]] = {
+    "direct": (Direct, Direct),
+    "jitted": (Jitted, Captured),
+    "gram": (Gram, Gram),
+    "gram-jitted": (JittedGram, Persistent),
 }
+WIDE = "fewer examples than features"
 
 _warm: set[np.dtype[Any]] = set()  # the dtypes of `warm_up`
 
@@ -62,21 +45,24 @@ def warm_up(*dtypes: Any) -> float:
     """Load the compiled solvers of the CPU, or compile them if this machine never did; from then
     on solver="auto" uses them for every training they suit, however short.
 
-    Parameters
-    ----------
     dtypes : "float64", "float32"; both by default
 
-    Returns the seconds it took: about 1 a dtype to load, half a minute to compile.
-
-    Raises ValueError for another dtype.
+    Returns the seconds it took: about 1 a dtype to load, half a minute to compile. Raises
+    ValueError for another dtype.
     """
     chosen = [np.dtype(dtype) for dtype in dtypes or ("float64", "float32")]
     for dtype in chosen:
-        if dtype not in (np.float32, np.float64):
+        if dtype not in FLOATS:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
     seconds = sum(map(jitted.load, chosen))
     _warm.update(chosen)
     return seconds
+
+
+def trainer_of(solver: str, job: Job) -> type[Trainer]:
+    """The trainer of a solver on the device of a job."""
+    cpu, gpu = SOLVERS[solver]
+    return cpu if job.xp is np else gpu
 
 
 def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
@@ -85,20 +71,17 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
     Raises ValueError if the solver asked for cannot do the job, or none can.
     """
     if solver != "auto":
-        reason = SOLVERS[solver].why_not(job)
+        reason = trainer_of(solver, job).why_not(job)
         if reason is not None:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
     preferred = _preferred(job, epochs) if job.xp is np else _preferred_on_gpu(job, epochs)
-    refusals = {name: SOLVERS[name].why_not(job) for name, _ in preferred}
+    refusals = {name: trainer_of(name, job).why_not(job) for name, _ in preferred}
     for name, reason in preferred:
         if refusals[name] is None:
             return name, reason
     reasons = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())
     raise ValueError(f"no solver can do this: {reasons}")
-
-
-WIDE = "fewer examples than features"
 
 
 def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
@@ -112,23 +95,20 @@ def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
     if not warm and vectorised_seconds(job, epochs, wide) < LONG:
         return [("gram", WIDE)] * wide + [("direct", "too short to load compiled code")]
     compiled = "compiled code is warmed up" if warm else "long enough for compiled code"
-    steps = [("jitted", compiled), ("direct", "compiled steps cannot do it")]
-    if not wide:
-        return steps
+    sample_space = [("gram-jitted", WIDE), ("gram", WIDE)] * wide
     if job.net.layers[1] * job.examples**2 > SMALL_PRODUCT:
-        return [("gram", WIDE), ("gram-jitted", WIDE), *steps]
-    return [("gram-jitted", WIDE), ("gram", WIDE), *steps]
+        sample_space.reverse()
+    return [*sample_space, ("jitted", compiled), ("direct", "compiled steps cannot do it")]
 
 
 def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
-    """The same for a job on a GPU: one launch if the job fits it, else captured steps, else
-    vectorised ones. Not measured."""
-    wide, few = _is_wide(job, epochs), job.examples <= FEW_EXAMPLES
-    can_capture = captured.why_not() is None
+    """The same on a GPU: one launch, captured steps, or vectorised ones. Not measured."""
+    wide = _is_wide(job, epochs)
+    in_one_launch = wide or job.examples <= FEW_EXAMPLES
     direct = "streamed from the host" if job.streamed else "steps cannot be captured"
     return [
-        *[("gram-jitted", "fits one launch from record to record")] * (wide or few),
-        *[("jitted", "steps captured as CUDA graphs")] * can_capture,
+        *[("gram-jitted", "fits one launch from record to record")] * in_one_launch,
+        *[("jitted", "steps captured as CUDA graphs")] * (captured.why_not() is None),
         *[("gram", WIDE)] * wide,
         ("direct", direct),
         ("jitted", "the only one in this precision"),
@@ -136,10 +116,10 @@ def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
 
 
 def _is_wide(job: Job, epochs: int) -> bool:
-    """Whether sample space pays: there are fewer examples than features, and enough steps, each of
-    which saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
+    """Whether sample space pays: fewer examples than features, and enough steps, each of which
+    saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
     m, features, units = job.examples, *job.net.layers[:2]
-    return gram.why_not(job) is None and m < features and m < 4 * units * epochs
+    return Gram.why_not(job) is None and m < features and m < 4 * units * epochs
 
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:
@@ -148,4 +128,4 @@ def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:
     products = 3 * max(job.sizes) * sum(n * before for before, n in pairwise(layers))
     size = job.params.dtype.itemsize / 8
     step = CALL * (len(layers) - 1) + products * size / MULTIPLY_ADDS
-    return epochs * job.steps_per_epoch * step
+    return epochs * len(job.sizes) * step

@@ -1,13 +1,15 @@
 """Gradient descent as the notes write it: forward, backward, update, on either backend.
 
-A step takes all of X, or a mini-batch, gathered on the device of X or streamed from the host. All
-arrays that a step writes are allocated before the first.
+A step takes all of X, or a mini-batch, gathered on the device of X or streamed from the host.
+Arrays that a step writes are allocated before the first.
 """
 
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
+
+import numpy as np
 
 from accelnn import batches, streaming
 from accelnn.backend import Array
@@ -32,9 +34,7 @@ class Direct(Trainer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.sizes = job.sizes
-        self.work = {
-            size: Workspace(job.net, self.params, size, dropout=True) for size in set(self.sizes)
-        }
+        self.work = {m: Workspace(job.net, self.params, m, dropout=True) for m in set(self.sizes)}
         self.batch_cost = self.xp.empty((), self.params.dtype)
         if job.batch_size is None:
             whole = Batch(job.X, job.Y, self.work[job.examples])
@@ -50,17 +50,14 @@ class Direct(Trainer):
             for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
                 if self.job.interruption.requested:
                     return
-                self._step(batch, rate, None if recorded is None else self.batch_cost)
+                self.draw_masks(batch.work.D)
+                self._propagate(batch, rate, None if recorded is None else self.batch_cost)
+                self.steps += 1
+                arrays = self.params.flat, self.gradients.flat, self.moments
+                self.job.optimizer.update(*arrays, rate, self.steps)
                 if recorded is not None:
                     self.batch_cost *= size / self.job.examples
                     recorded += self.batch_cost
-
-    def _step(self, batch: Batch, rate: float, cost: Array | None) -> None:
-        self.draw_masks(batch.work.D)
-        self._propagate(batch, rate, cost)
-        self.steps += 1
-        flat, gradient = self.params.flat, self.gradients.flat
-        self.job.optimizer.update(flat, gradient, self.moments, rate, self.steps)
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         """Forward and backward: the gradients, as the optimizer scales them, and the cost."""
@@ -86,9 +83,10 @@ class Direct(Trainer):
                 start += size
 
     def _streamed(self) -> Iterator[Batch]:
-        """Mini-batches of data that stays on the host, in the same order."""
-        job, most = self.job, self.sizes[0]
-        numbers = batches.numbers(job.examples, most, job.seed)
+        """The same of data that stays on the host."""
+        job, m, most = self.job, self.job.examples, self.sizes[0]
+        orders = batches.orders(m, job.seed)
+        numbers = (part for order in orders for part in np.split(order, range(most, m, most)))
         stream = streaming.stream((job.X, job.Y), numbers, most, self.xp)
         for X, Y in job.resources.enter_context(closing(stream)):
             yield Batch(X, Y, self.work[X.shape[1]])

@@ -9,10 +9,8 @@ layer needs only G = Xᵀ X (m, m) and P⁰ = W⁰ X (n_1, m), formed once:
 A step takes 2 n_1 m² operations instead of 4 n_0 n_1 m. The gradient of S is dZ[1]: an optimizer
 that is linear in the gradients updates S as it would W[1], and c as a weight on which only L2
 acts. Nothing drifts, because W[1] X is formed from S at each step. Without hidden layers this is
-the textbook's dual form of gradient descent; here it serves networks of any depth.
+the textbook's dual form of gradient descent.
 """
-
-import functools
 
 from accelnn.backend import Array
 from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
@@ -25,7 +23,7 @@ class InSampleSpace(Trainer):
     """A training in sample space, whichever solver makes its steps.
 
     params : S in the place of W[1], and all the other parameters
-    P0, G : W⁰ X (n_1, m) and Xᵀ X (m, m)
+    P0, G : W⁰ X (n_1, m) and Xᵀ X (m, m); first_squares : ‖W⁰‖², with L2
     c : of W[1] = c W⁰ + S Xᵀ, a number on the host: it does not depend on the data
     """
 
@@ -38,6 +36,8 @@ class InSampleSpace(Trainer):
             X_validation = job.validation[0]
             self.P0_validation = xp.matmul(W, X_validation)
             self.G_validation = xp.matmul(X.T, X_validation)
+        if job.net.l2:
+            self.first_squares = (W * W).sum()
         self.c, self._velocity = 1.0, 0.0
         rest = job.params.flat[W.size :]
         S = xp.zeros(W.shape[0] * job.examples, rest.dtype)
@@ -45,7 +45,16 @@ class InSampleSpace(Trainer):
 
     @classmethod
     def why_not(cls, job: Job) -> str | None:
-        return super().why_not(job) or why_not(job)
+        reason, optimizer = super().why_not(job), job.optimizer
+        if reason is not None:
+            return reason
+        if job.batch_size is not None:
+            return "sample space needs full batches: the same examples in every step"
+        if not optimizer.linear:
+            return f"{optimizer.name} is not linear in the gradient, as sample space needs"
+        if job.net.l2 and type(optimizer) not in (SGD, Momentum):
+            return "sample space knows L2 for sgd and momentum only"
+        return None
 
     def shrink(self, rate: float) -> float:
         """c before a step with this learning rate, which then becomes that after it."""
@@ -55,12 +64,6 @@ class InSampleSpace(Trainer):
         self.c = before - rate * self._velocity
         return before
 
-    @functools.cached_property
-    def first_squares(self) -> Array:
-        """‖W⁰‖²"""
-        W = self.job.params[0][0]
-        return (W * W).sum()
-
     def penalty(self, SG: Array) -> Array:
         """λ/(2m) Σ ‖W‖², with ‖W[1]‖² = c² ‖W⁰‖² + 2 c ⟨S, P⁰⟩ + ⟨S G, S⟩."""
         S, c, m = self.params[0][0], self.c, self.job.examples
@@ -69,7 +72,6 @@ class InSampleSpace(Trainer):
         return net.l2 / (2 * m) * squares + penalty(net, upper, m)
 
     def validation(self) -> tuple[Array, Array | None]:
-        assert self.job.validation is not None
         net, work = self.job.net, self.validation_workspace
         self.xp.matmul(self.params[0][0], self.G_validation, out=work.A[0])
         work.A[0] += self.c * self.P0_validation
@@ -105,15 +107,3 @@ class Gram(InSampleSpace, Direct):
         dS[...] = dZ
         if net.l2:
             dS += scale * net.l2 * S
-
-
-def why_not(job: Job) -> str | None:
-    """Why a training cannot run in sample space, or None."""
-    optimizer = job.optimizer
-    if job.batch_size is not None:
-        return "sample space needs full batches: the same examples in every step"
-    if not optimizer.linear:
-        return f"{optimizer.name} is not linear in the gradient, as sample space needs"
-    if job.net.l2 and type(optimizer) not in (SGD, Momentum):
-        return "sample space knows L2 for sgd and momentum only"
-    return None

@@ -1,13 +1,12 @@
 """Gradient descent as one compiled call for many steps: `accelnn.kernels.cpu.steps`.
 
-Python and NumPy no longer run between two products, the threads that share a product are Numba's,
-and an update is part of the product before it. Serves full batches, mini-batches and sample space.
+Neither Python nor NumPy runs between two products, Numba's threads share a product, and an update
+is part of the product before it. Serves full batches, mini-batches and sample space.
 """
 
 import functools
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,10 +26,9 @@ from accelnn.solvers.job import Job, Trainer, draw_mask, layer_table
 # gathered in one go. With fewer, loops run along the examples.
 EXAMPLES_FIRST_FROM = 32
 
-# Limits of one compiled call, which Ctrl-C cannot interrupt: about half a second of multiply-adds,
-# and the elements of its dropout masks, all drawn before it.
-LONGEST_CALL = 2e10
-LARGEST_MASKS = 2**20
+# Limits of one compiled call, which Ctrl-C cannot interrupt: multiply-adds, about half a second of
+# them, and the elements of its dropout masks, all drawn before it
+LONGEST_CALL, LARGEST_MASKS = 2e10, 2**20
 
 
 class Jitted(Trainer):
@@ -42,16 +40,16 @@ class Jitted(Trainer):
         super().__init__(job)
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
-        self.orders = batches.orders(job.examples, job.seed)
+        batched = job.batch_size is not None
+        self.orders = batches.orders(job.examples, job.seed) if batched else iter(())
         self.state = _state(job, self.params, self.space)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         per_epoch = len(self.sizes)
         sizes = np.tile(self.sizes, len(rates))
-        order = np.zeros(0, np.int64)
-        if self.job.batch_size is not None:
-            order = np.concatenate([order, *itertools.islice(self.orders, len(rates))])
+        orders = itertools.islice(self.orders, len(rates))
+        order = np.concatenate([np.zeros(0, np.int64), *orders])
         l2_cost: Any = 0.0
         if cost is not None and self.space is not None and self.job.net.l2:
             with one_blas_thread():
@@ -62,15 +60,15 @@ class Jitted(Trainer):
             cost[...] = total / self.job.examples + l2_cost
 
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
-        """Take these steps by `kernels.cpu.steps.train`, in calls short enough to be interrupted;
-        returns the sum of the costs of the first `recorded`, each times its examples."""
+        """Take these steps, in calls short enough to be interrupted; returns the sum of the costs
+        of the first `recorded`, each times its examples."""
         from accelnn.kernels import jit
         from accelnn.kernels.cpu import steps
 
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = state.settings[steps.DROPOUT] != 0
-        most = int(LONGEST_CALL / _multiply_adds(self.params, largest))
+        most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
@@ -122,24 +120,19 @@ class Jitted(Trainer):
         m = Z.shape[1]
         with _blas_threads(self.params.layers, m):
             jit.train()(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
-        assert self.job.validation is not None
         return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
 
     @functools.cached_property
     def _validation_pass(self) -> tuple[Any, Array]:
         """The state of a step on the validation set that ends with the last product forward, and
-        the array in which that leaves the logits, without their bias."""
+        where that leaves the logits, without their bias."""
         from accelnn.kernels.cpu import steps
 
-        assert self.job.validation is not None
         X, Y = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
         state = _state(replace(self.job, net=net, X=X, Y=Y, batch_size=None), self.params)
-        outputs, m = Y.shape
-        return (
-            state._replace(phases=state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]),
-            state.A[-outputs * m :].reshape(outputs, m),
-        )
+        forward = state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]
+        return state._replace(phases=forward), state.A[-Y.size :].reshape(Y.shape)
 
 
 class JittedGram(InSampleSpace, Jitted):
@@ -148,9 +141,6 @@ class JittedGram(InSampleSpace, Jitted):
     def validation(self) -> tuple[Array, Array | None]:
         with one_blas_thread():  # the others would still be awake when the training goes on
             return super().validation()
-
-
-# ------------------------------------------------------------------------- the compiled state
 
 
 def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> Any:
@@ -165,16 +155,13 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
     threads = numba.get_num_threads()
     empty = functools.partial(np.empty, dtype=dtype)
     nothing = empty(0)
-
-    examples_first = space is None and layers[0] >= EXAMPLES_FIRST_FROM
+    in_space = space is not None
+    examples_first = not in_space and layers[0] >= EXAMPLES_FIRST_FROM
+    X = job.X.T if examples_first else job.X
     if space is not None:
-        X_batch = _flat(space.G)
-    elif whole:
-        X_batch = _flat(job.X.T if examples_first else job.X)
-    else:
-        X_batch = empty(most * layers[0])
+        X = space.G
     separate = optimizer.moments > 1  # the update, from the product that forms the gradient
-    code, in_space = loops.OPTIMIZERS[optimizer.name], space is not None
+    code = loops.OPTIMIZERS[optimizer.name]
     dropout = min(job.net.keep_prob, default=1) < 1
     own_products = not blas.has_small_kernels()
     return steps.State(
@@ -189,7 +176,7 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
         moments=np.zeros((optimizer.moments, params.flat.size), dtype),
         X=nothing if whole else _flat(job.X.T),
         Y=nothing if whole else _flat(job.Y.T),
-        X_batch=X_batch,
+        X_batch=_flat(X) if whole else empty(most * layers[0]),
         Y_batch=_flat(job.Y) if whole else empty(most * outputs),
         P0=nothing if space is None else _flat(space.P0),
         A=empty(units * most),
@@ -224,14 +211,6 @@ def _phases(params: Parameters, gathered: bool, sample_space: bool, separate: bo
     return np.array(rows)
 
 
-def _multiply_adds(params: Parameters, m: int) -> int:
-    """Multiply-adds of a step on m examples, about."""
-    return 3 * m * int(params.flat.size)
-
-
-# -------------------------------------------------------------------------------- compilation
-
-
 _loaded: set[np.dtype[Any]] = set()  # the dtypes for which the compiled steps are in memory
 
 
@@ -259,11 +238,9 @@ def _blas() -> Any:
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """One BLAS thread a product: the threads that share a product are Numba's."""
-    with _blas().limit(limits=1):
-        yield
+def one_blas_thread() -> Any:
+    """A context with one BLAS thread a product: the threads that share a product are Numba's."""
+    return _blas().limit(limits=1)
 
 
 def _blas_threads(layers: tuple[int, ...], m: int) -> Any:

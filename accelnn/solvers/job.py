@@ -18,23 +18,20 @@ from accelnn.kernels import loops
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 from accelnn.optimizers import OPTIMIZERS, Optimizer
-from accelnn.solvers import precisions
 
 
 class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
     return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
-
-    Does nothing in other threads, which receive no signals, or if another handler is installed.
+    Other threads receive no signals, and another handler than Python's own stays installed.
     """
 
     requested = False
 
     def __enter__(self) -> None:
-        self._replaced = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGINT)
+        self._replaced = in_main_thread and handler is signal.default_int_handler
         if self._replaced:
             signal.signal(signal.SIGINT, self._request)
 
@@ -70,21 +67,19 @@ class Job:
     optimizer: Optimizer
     batch_size: int | None = None
     seed: int = 0
-    validation: tuple[Array, Array] | None = None
+    validation: Any = None
     precision: str | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def xp(self) -> Any:
-        """The array module of the parameters."""
         return array_module(self.params.flat)
 
     @property
     def streamed(self) -> bool:
-        """Whether examples stay on the host while the parameters are on a device."""
-        arrays = (self.X, *(self.validation or ()))
-        return any(isinstance(array, HostColumns) for array in arrays)
+        """Whether X, or that of the validation set, stays on the host."""
+        return any(isinstance(array, HostColumns) for array in (self.X, *(self.validation or ())))
 
     @property
     def examples(self) -> int:
@@ -96,11 +91,6 @@ class Job:
         """The number of examples in each step of an epoch."""
         return batches.sizes(self.examples, self.batch_size or self.examples)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The updates of an epoch, one a batch."""
-        return len(self.sizes)
-
 
 class Trainer:
     """A training under way, which never waits for the device; each solver has its own steps.
@@ -109,8 +99,7 @@ class Trainer:
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
     steps : updates so far
-    compile_seconds : spent on compiling so far
-    not_captured : why steps on a GPU are not captured as CUDA graphs though they were to be, or ""
+    not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
 
     by_kernels = streams = False
@@ -128,7 +117,6 @@ class Trainer:
 
     @classmethod
     def start(cls, job: Job) -> "Trainer":
-        """Begin the training of a job."""
         return cls(job)
 
     @classmethod
@@ -139,20 +127,21 @@ class Trainer:
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
                 "streams them; or move them with accelnn.to_device"
             )
-        return why_not_kernels(job) if cls.by_kernels else precisions.why_not(job.precision)
+        if cls.by_kernels:
+            return why_not_kernels(job)
+        if job.precision == "bfloat16":
+            return "only captured steps, solver='jitted', have products of bfloat16"
+        return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Run an epoch for each rate, or fewer if the job's interruption is requested.
 
-        `cost`, 0-d, receives the cost of the first epoch: before its update, or the mean over its
-        batches, each before its update.
+        `cost`, 0-d, receives the first epoch's mean over its batches, each before its update.
         """
         raise NotImplementedError
 
     def validation(self) -> tuple[Array, Array | None]:
-        """The cost of the validation set, 0-d, without L2 and dropout, and its accuracy unless
-        the output is linear."""
-        assert self.job.validation is not None
+        """The validation set's cost without L2, and its accuracy unless the output is linear."""
         net, (X, Y) = self.job.net, self.job.validation
         if isinstance(X, HostColumns):
             return streaming.evaluate(net, self.params, X, Y)
@@ -165,13 +154,11 @@ class Trainer:
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
-        assert self.job.validation is not None
         return Workspace(self.job.net, self.params, self.job.validation[0].shape[1])
 
     @functools.cached_property
     def random(self) -> Any:
-        """The random numbers of dropout: a generator's, one after the other; or, if a GPU's kernels
-        run, numbers that each follow from their place."""
+        """Dropout's generator of random numbers, or, if a GPU's kernels run, numbers by place."""
         if self.xp is not np and kernels_compile(self.xp):
             return Philox(self.job.seed)
         return self.xp.random.default_rng(self.job.seed)
@@ -179,11 +166,9 @@ class Trainer:
     def draw_masks(self, D: Iterable[Array | None]) -> None:
         """Fill the dropout masks D[l] of the next step; None for a layer that drops no units."""
         for layer, (mask, keep) in enumerate(zip(D, self.job.net.keep_prob, strict=True)):
-            if mask is None:
-                continue
-            if isinstance(self.random, Philox):
+            if mask is not None and isinstance(self.random, Philox):
                 self.random.draw(mask, keep, self.steps, layer)
-            else:
+            elif mask is not None:
                 draw_mask(mask, keep, self.random)
 
     def corrected(self, rates: Array) -> Array:

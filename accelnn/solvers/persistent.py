@@ -24,21 +24,19 @@ COLUMNS = 9  # of its table of layers
 
 LEAST_WIDTH = 2 * TILE  # examples of a block, so that not too many blocks exchange numbers
 WORTH_SHARING = 8192  # numbers added up by all blocks, to be worth a second exchange
-
 # Multiply-adds of a launch, about half a second: Ctrl-C waits for its end, and as much again may be
 # queued. A step counts as LEAST_STEP at least, because blocks exchange numbers.
 LONGEST_LAUNCH, LEAST_STEP = 10**11, 10**6
 
 
 class Limits(NamedTuple):
-    """Of a GPU: its multiprocessors, and the bytes of shared memory that a block can have."""
+    """A GPU's multiprocessors, and the bytes of shared memory that a block can have."""
 
     processors: int
     shared: int
 
     @classmethod
     def of_device(cls) -> "Limits":
-        """Those of the current device."""
         import cupy
 
         attributes = cupy.cuda.Device().attributes
@@ -49,11 +47,10 @@ class Partition(NamedTuple):
     """How the blocks of a launch share the steps of a training.
 
     layers, m, momentum, itemsize : n_1, ..., n_L; examples; V or not; bytes of a number
-    width : examples of a block
+    width, threads : of a block: its examples; a power of two
     in_shares : whether each block adds up a share of the sums for all, or all for itself
     rows : rows of S that are in shared memory at once
     G_shared : whether the block's columns of G are in shared memory
-    threads : of a block: a power of two
     """
 
     layers: tuple[int, ...]
@@ -68,7 +65,7 @@ class Partition(NamedTuple):
 
     @property
     def uppers(self) -> int:
-        """The upper parameters: all but S."""
+        """The number of upper parameters: all but S."""
         return self.layers[0] + sum(n * (k + 1) for k, n in pairwise(self.layers))
 
     @property
@@ -179,25 +176,22 @@ class Persistent(InSampleSpace):
         )
         self.compile_seconds = time.perf_counter() - start
         super().__init__(job)
-
-        xp, net = self.xp, job.net
-        self.theta = self.params.flat
-        words = 2 * chosen.numbers * self.dtype.itemsize // 4
+        xp, net, theta = self.xp, job.net, self.params.flat
         self.arrays = (
-            self.theta,
-            self.moments[0] if self.moments else self.theta,
+            theta,
+            self.moments[0] if self.moments else theta,
             *(xp.ascontiguousarray(array) for array in (self.P0, self.G, job.Y)),
-            self.first_squares if net.l2 else self.theta,
+            self.first_squares if net.l2 else theta,
         )
         self.tables = (
             xp.asarray(chosen.table(net)),
             xp.asarray(np.array([*net.keep_prob, 1], self.dtype)),
-            xp.zeros(words, np.uint64),
+            xp.zeros(2 * chosen.numbers * self.dtype.itemsize // 4, np.uint64),
         )
+        layout = chosen.width, chosen.rows, chosen.G_shared, chosen.in_shares, chosen.sum_bits
+        counts = len(net.layers) - 1, job.examples, *layout, len(self.moments)
         self.settings = (
-            *map(np.int32, (len(net.layers) - 1, job.examples, chosen.width, chosen.rows)),
-            *map(np.int32, (chosen.G_shared, chosen.in_shares, chosen.sum_bits)),
-            np.int32(len(self.moments)),
+            *map(np.int32, counts),
             *map(self.dtype.type, (job.optimizer.betas[0], net.l2)),
             np.uint64(int(job.seed) & 2**64 - 1),
         )
@@ -219,12 +213,12 @@ class Persistent(InSampleSpace):
         if numbers >= 2**31:
             return f"S has {numbers:,} numbers, and the kernel counts to 2^31"
         needed, limit = partition(job).shared, Limits.of_device().shared
-        if needed <= limit:
-            return None
-        return (
-            f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, a "
-            f"few rows of S and its activations, and this GPU has {limit / 1024:,.0f} KB"
-        )
+        if needed > limit:
+            return (
+                f"a block needs {needed / 1024:,.0f} KB of shared memory for the upper parameters, "
+                f"a few rows of S and its activations, and this GPU has {limit / 1024:,.0f} KB"
+            )
+        return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
@@ -235,36 +229,24 @@ class Persistent(InSampleSpace):
             self._launch(rates[start : start + most], cost if start == 0 else None)
 
     def _launch(self, rates: list[float], cost: Array | None) -> None:
-        recorded = cost is not None
-        arguments = (
-            *(*self.arrays, self.xp.asarray(self._plan(rates)), *self.tables),
-            *(cost if recorded else self.theta, *self.settings),
-            *(np.int64(self.steps), np.int32(len(rates)), np.int32(recorded)),
-        )
         one = self.partition
+        plan, out = self.xp.asarray(self._plan(rates)), self.params.flat if cost is None else cost
+        now = np.int64(self.steps), np.int32(len(rates)), np.int32(cost is not None)
+        arguments = *self.arrays, plan, *self.tables, out, *self.settings, *now
         self.kernel((one.blocks,), (one.threads,), arguments, shared_mem=one.shared)
         self.steps += len(rates)
-        self._bound_queue(len(rates) * self.partition.multiply_adds)
+        self.queued += len(rates) * one.multiply_adds
+        if self.queued >= LONGEST_LAUNCH:
+            # Ctrl-C has to wait for all that is queued; the device stays busy with the latest.
+            before, self.reached = self.reached, self.xp.cuda.Event()
+            self.reached.record()
+            if before is not None:
+                before.synchronize()
+            self.queued = 0
 
     def _plan(self, rates: list[float]) -> Array:
         """For each step α, the factor of dZ, that times λ, and c."""
-        optimizer, net = self.job.optimizer, self.job.net
-        plan = np.ones((len(rates), 4))
-        plan[:, 0] = rates
-        plan[:, 1] = [optimizer.scale(rate) / self.job.examples for rate in rates]
-        plan[:, 2] = plan[:, 1] * net.l2
-        if net.l2:
-            plan[:, 3] = [self.shrink(rate) for rate in rates]
-        return plan.astype(self.dtype)
-
-    def _bound_queue(self, multiply_adds: int) -> None:
-        """Wait if more than twice LONGEST_LAUNCH is queued: the device stays busy meanwhile, and
-        Ctrl-C would have to wait for all of it."""
-        self.queued += multiply_adds
-        if self.queued < LONGEST_LAUNCH:
-            return
-        before, self.reached = self.reached, self.xp.cuda.Event()
-        self.reached.record()
-        if before is not None:
-            before.synchronize()
-        self.queued = 0
+        l2, scale = self.job.net.l2, self.job.optimizer.scale
+        scales = np.array([scale(rate) for rate in rates]) / self.job.examples
+        c = [self.shrink(rate) if l2 else 1.0 for rate in rates]
+        return np.stack([rates, scales, scales * l2, c], axis=1).astype(self.dtype)

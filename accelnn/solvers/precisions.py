@@ -39,19 +39,20 @@ def checked(precision: str | None, params: Parameters) -> str:
             f"net.init(dtype={needed!r}), or "
             f"Parameters(params.flat.astype({needed!r}), params.layers)"
         )
-    if precision in ROUNDED:
-        xp = array_module(params.flat)
-        if xp is np:
-            raise ValueError(
-                f"precision={precision!r} needs a GPU, and the arrays are NumPy's: choose it with "
-                "accelnn.use('cupy') and move them there with accelnn.to_device"
-            )
-        capability = xp.cuda.Device().compute_capability
-        if int(capability) < CAPABLE:
-            raise ValueError(
-                f"precision={precision!r} needs a GPU of compute capability 8.0 or more, this one "
-                f"has {capability[:-1]}.{capability[-1]}: choose 'float32'"
-            )
+    if precision not in ROUNDED:
+        return precision
+    xp = array_module(params.flat)
+    if xp is np:
+        raise ValueError(
+            f"precision={precision!r} needs a GPU, and the arrays are NumPy's: choose it with "
+            "accelnn.use('cupy') and move them there with accelnn.to_device"
+        )
+    capability = xp.cuda.Device().compute_capability
+    if int(capability) < CAPABLE:
+        raise ValueError(
+            f"precision={precision!r} needs a GPU of compute capability 8.0 or more, this one "
+            f"has {capability[:-1]}.{capability[-1]}: choose 'float32'"
+        )
     return precision
 
 
@@ -63,18 +64,9 @@ def of_products(xp: Any, precision: str) -> Iterator[None]:
         return
     linalg = xp._core._routines_linalg  # the only way but the variable CUPY_TF32
     before = linalg.get_compute_type(np.float32)
-    tf32 = precision == "tf32"
-    linalg.set_compute_type(
-        np.float32, linalg.COMPUTE_TYPE_TF32 if tf32 else linalg.COMPUTE_TYPE_DEFAULT
-    )
+    name = "COMPUTE_TYPE_TF32" if precision == "tf32" else "COMPUTE_TYPE_DEFAULT"
+    linalg.set_compute_type(np.float32, getattr(linalg, name))
     try:
         yield
     finally:
         linalg.set_compute_type(np.float32, before)
-
-
-def why_not(precision: str | None) -> str | None:
-    """Why a solver that multiplies by NumPy or CuPy cannot have this precision, or None."""
-    if precision != "bfloat16":
-        return None
-    return "only captured steps, solver='jitted', have products of bfloat16"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from accelnn.backend import Array, array_module, to_host
 from accelnn.network import Parameters
 from accelnn.optimizers import Schedule, rates
-from accelnn.solvers.choice import SOLVERS
+from accelnn.solvers.choice import trainer_of
 from accelnn.solvers.job import Job, Trainer
 from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, ask
 
@@ -31,7 +31,7 @@ class Descent:
         """Train with the solver that `history` names, and complete it; returns the parameters."""
         job = self.job
         try:
-            self.trainer: Trainer = SOLVERS[history.solver].start(job)  # which may compile
+            self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # which may compile
         except KeyboardInterrupt:
             history.stopped = INTERRUPTED
             return job.params
@@ -97,7 +97,7 @@ class Descent:
 
     def _complete(self, history: History) -> Parameters:
         """Enter the records into the history; returns the parameters, the best under patience."""
-        history.epochs_run = self.trainer.steps // self.job.steps_per_epoch
+        history.epochs_run = self.trainer.steps // len(self.job.sizes)
         records = len(range(0, history.epochs_run, self.record_every))
         history.costs = to_host(self.costs[:records]).tolist()
         history.epochs = list(self.starts[:records])
