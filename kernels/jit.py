@@ -62,11 +62,6 @@ def compiled(function: FunctionType, scope: Functions, suffix: str = "", **optio
     return njit(variant, **options)
 
 
-def global_names(function: FunctionType) -> set[str]:
-    """The global names that a function looks up; `np.dot` looks up `np`, not `dot`."""
-    return {op.argval for op in dis.get_instructions(function) if op.opname == "LOAD_GLOBAL"}
-
-
 def serial_functions(
     module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
 ) -> Functions:
@@ -92,11 +87,12 @@ def parallel_functions(
     scope = vars(module) | serial | {"prange": numba.prange}
     twins = {"prange"}
     for name, function in functions_of(module).items():
-        uses = twins.intersection(global_names(function))
+        # the names looked up as globals: `np.dot` looks up `np`, not `dot`
+        code = dis.get_instructions(function)
+        uses = twins & {op.argval for op in code if op.opname == "LOAD_GLOBAL"}
         if uses:
-            scope[name] = compiled(
-                function, scope, "_parallel" + suffix, parallel="prange" in uses, **options
-            )
+            options["parallel"] = "prange" in uses
+            scope[name] = compiled(function, scope, "_parallel" + suffix, **options)
             twins.add(name)
     return {name: scope[name] for name in functions_of(module)}
 
@@ -110,12 +106,9 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # The compiled steps may reorder sums and divide as NumPy does; otherwise loops with a sum or a
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
-FAST: dict[str, Any] = {
-    "fastmath": {"contract", "reassoc", "nsz"},
-    "error_model": "numpy",
-    "_nrt": False,
-}
-EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
+NUMPY = {"error_model": "numpy"}
+FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
+EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
 
 
 @functools.cache
@@ -164,9 +157,8 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
     signature = tuple(map(numba.typeof, arguments))
     if function is train() and function.stats.cache_path and not kept(function, arguments):
         task = pickle.dumps((sys.path, pickle.dumps(signature)))
-        subprocess.run(
-            [sys.executable, "-c", COMPILE_TRAIN], input=task, capture_output=True, check=False
-        )
+        command = [sys.executable, "-c", COMPILE_TRAIN]
+        subprocess.run(command, input=task, capture_output=True, check=False)
     function.compile(signature)
     return time.perf_counter() - start
 

@@ -30,10 +30,6 @@ HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LE
 OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
 KINDS = HIDDEN_KINDS | OUTPUT_KINDS
 
-# The optimizers that the compiled steps and the GPU's kernels know
-SGD, MOMENTUM, ADAM = range(3)
-OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
-
 LEAK = 0.01  # slope of the leaky ReLU below zero
 SMALLEST = 1e-16  # in logarithms: for a smaller p, 1 - p is 1 in float64
 
@@ -319,16 +315,6 @@ def penalise(W: Matrix, factor: float, dW: Matrix) -> None:
             slope[k] += factor * weights[k]
 
 
-def squares(W: Matrix) -> float:
-    """Σ w²"""
-    total = 0.0
-    for i in prange(len(W)):
-        weights = W[i]
-        for k in range(len(weights)):
-            total += weights[k] * weights[k]
-    return total
-
-
 def descend(theta: Matrix, gradient: Matrix, learning_rate: float) -> None:
     """theta -= learning_rate * gradient"""
     for i in prange(len(theta)):
@@ -364,10 +350,14 @@ def network_cost(A_out: Matrix, Y: Matrix, output: int) -> float:
 
 def network_penalty(W: Layers, lambd: float, m: int) -> float:
     """λ/(2m) Σ w², what L2 adds to the cost"""
-    total = 0.0
+    squares = 0.0
     for layer in range(len(W)):
-        total += squares(W[layer])
-    return lambd / (2 * m) * total
+        rows = W[layer]
+        for i in prange(len(rows)):
+            weights = rows[i]
+            for k in range(len(weights)):
+                squares += weights[k] * weights[k]
+    return lambd / (2 * m) * squares
 
 
 def network_backward(
@@ -381,13 +371,6 @@ def network_backward(
             penalise(W[layer], lambd / len(Y[0]), dW[layer])
         if layer > 0:
             hidden_error(W[layer], dA[layer + 1], A[layer], kinds[layer - 1], dA[layer])
-
-
-def network_update(W: Layers, b: Layers, dW: Layers, db: Layers, learning_rate: float) -> None:
-    """One step of gradient descent, in place."""
-    for layer in range(len(W)):
-        descend(W[layer], dW[layer], learning_rate)
-        descend(b[layer], db[layer], learning_rate)
 
 
 def network_epoch(
@@ -408,5 +391,7 @@ def network_epoch(
     if lambd > 0.0:
         cost += network_penalty(W, lambd, len(Y[0]))
     network_backward(W, A, Y, kinds, dA, dW, db, lambd)
-    network_update(W, b, dW, db, learning_rate)
+    for layer in range(len(W)):
+        descend(W[layer], dW[layer], learning_rate)
+        descend(b[layer], db[layer], learning_rate)
     return cost

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import Network
+from accelnn import SGD, Network
 from accelnn.functions import OUTPUTS
 from accelnn.kernels import jit
 from accelnn.kernels.cpu import blas, steps
 from accelnn.solvers import jitted
+from accelnn.solvers.job import Job
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,9 @@ def check_products(multiply, shape, dtype, A_transposed, B_transposed, alpha, be
 
 def product_of(functions, dtype, loops):
     """`steps.product`, with loops for thin products or without."""
-    state, settings = jitted._smallest_arguments(np.dtype(dtype))[0], np.array([*range(8)])
+    one, params = np.zeros((1, 1), dtype), accelnn.Parameters(np.zeros(2, dtype), (1, 1))
+    state = jitted._state(Job(Network([1, 1]), params, one, one, SGD()), params)
+    settings = np.arange(8)
     settings[steps.LOOPS] = loops
     return functools.partial(functions["product"], state._replace(settings=settings))
 
@@ -123,7 +126,7 @@ def test_loops_of_thin_products_as_plain_python(monkeypatch):
 
 def test_scipys_blas_replaces_a_missing_one_of_numpy(monkeypatch):
     blas.address.cache_clear()
-    monkeypatch.setattr(blas, "_openblas_files", list)
+    monkeypatch.setattr(blas, "_openblas", list)
     try:
         routine = blas.address("float64")
     finally:

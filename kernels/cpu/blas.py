@@ -35,7 +35,8 @@ def address(dtype: Any) -> int:
     one thread, SciPy's 87. If NumPy's is not found, SciPy's is used; its address is public.
     """
     routine = ROUTINES[np.dtype(dtype).name]
-    for path in sorted(_openblas_files(), key=lambda path: "numpy" not in path):
+    files = [pool["filepath"] for pool in _openblas()]
+    for path in sorted(files, key=lambda path: "numpy" not in path):
         library = ctypes.CDLL(path)
         for name in NAMES:
             function = getattr(library, name.format(routine), None)
@@ -49,14 +50,9 @@ def has_small_kernels() -> bool:
     return any(pool["architecture"] in SMALL_KERNELS for pool in _openblas())
 
 
-def _openblas_files() -> list[str]:
-    return [pool["filepath"] for pool in _openblas()]
-
-
 @functools.cache
 def _openblas() -> list[dict[str, Any]]:
-    pools = threadpoolctl.threadpool_info()
-    return [pool for pool in pools if pool["internal_api"] == "openblas"]
+    return [p for p in threadpoolctl.threadpool_info() if p["internal_api"] == "openblas"]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -48,7 +48,7 @@ DEVICE void put(const Exchange& to, long long number, REAL value)
         to.words[w * to.count + number] = (Word)to.step << 32 | parts[w];
 }
 
-// Calls use(q, number) with the number at place(q), once it has arrived, for q in 0 .. count - 1.
+// Calls use(q, number) with the number at place(q), once it has arrived, for q < count.
 template <typename Place, typename Use>
 DEVICE void take(const Exchange& from, int count, Place place, Use use)
 {
@@ -167,19 +167,24 @@ DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
 
 // The work of a block; the first fields are the arguments of `train`.
 struct Block {
-    REAL *theta, *velocity;
-    const REAL *P0, *G, *Y, *first_squares, *plan;
+    REAL *theta, *velocity;     // S (n_1, m), then the upper parameters; likewise, with momentum
+    const REAL *P0, *G, *Y;     // (n_1, m), (m, m), (n_L, m)
+    const REAL* first_squares;  // the sum of squares of the first W[1], read if l2 > 0
+    const REAL* plan;           // (steps, 4) of alpha, the factor of dZ, that times l2, and c
     const Layer* table;
-    const REAL* keep_prob;
-    Word* exchange;
-    REAL* cost;
-    int depth, m, width, rows, cached, in_shares, sharing, momentum;
+    const REAL* keep_prob;  // a number for each layer
+    Word* exchange;         // two sets of `Partition.numbers` words, 0 before the first launch
+    REAL* cost;             // receives the cost before the first step if `recorded`
+    int depth, m, width;    // layers, examples, columns of a block; the grid covers all columns
+    int rows, cached;       // rows of S in shared memory; whether the block's columns of G are too
+    int in_shares;          // whether each block adds up a share of the sums, or all of them
+    int sharing, momentum;  // base-2 logarithm of the threads that add up a sum; whether V is read
     REAL beta, l2;
     Word seed;
-    long long first_step;
+    long long first_step;  // steps before this launch
     int steps, recorded;
 
-    int thread, threads, blocks;
+    int thread, threads, blocks, padded;  // blocks, and those in whole cache sectors of numbers
     int last, n1, outputs, units, uppers;  // the last layer; n_1, n_L, all units, upper parameters
     int J, columns;                        // the block's first column, and how many it has
     int shift, stride, mask;               // of columns, see `begin`
@@ -203,7 +208,8 @@ struct Block {
 
     DEVICE void begin(REAL* shared)
     {
-        thread = threadIdx.x, threads = blockDim.x, blocks = gridDim.x;
+        thread = threadIdx.x, threads = blockDim.x;
+        blocks = gridDim.x, padded = (blocks + 3) / 4 * 4;
         last = depth - 1, n1 = table[0].n, outputs = table[last].n;
         units = table[last].unit + outputs, uppers = table[last].b + outputs;
         J = blockIdx.x * width, columns = width < m - J ? width : m - J;
@@ -219,19 +225,14 @@ struct Block {
         low = !in_shares ? 0 : blockIdx.x * share < uppers ? blockIdx.x * share : uppers;
         own = share < uppers - low ? share : uppers - low;
 
-        // S; a sum of each block, in whole cache sectors, for each upper parameter and the cost; the
-        // upper parameters. `Partition.numbers` counts the same.
+        // S; a sum of each block for each upper parameter and the cost; the upper parameters.
+        // `Partition.numbers` counts the same.
         sums = (long long)n1 * m;
-        results = sums + (long long)(uppers + 1) * padded();
+        results = sums + (long long)(uppers + 1) * padded;
         count = results + uppers;
 
-        // `Partition.elements` counts the same.
-        REAL* next = shared;
-        auto room = [&](int elements) {
-            REAL* const begin = next;
-            next += elements;
-            return begin;
-        };
+        // `Partition.shared` counts the same.
+        auto room = [&](int elements) { return (shared += elements) - elements; };
         layers = (Layer*)room(depth * sizeof(Layer) / sizeof(int));
         keep = room(depth);
         upper = room(uppers);
@@ -246,8 +247,6 @@ struct Block {
         S_rows = room(rows * m);
         G_columns = room(cached ? width * m : 0);
     }
-
-    DEVICE int padded() const { return (blocks + 3) / 4 * 4; }
 
     DEVICE Exchange words_of(unsigned step) const
     {
@@ -322,7 +321,7 @@ struct Block {
             if (costed) {
                 const REAL sum = block_sum(part_of_cost, scratch);
                 if (thread == 0)
-                    put(now, sums + uppers * padded() + blockIdx.x, sum);
+                    contribute(uppers, sum);
             }
             // Half of the threads wait for the sums, the others for S, at the same time.
             const int half = threads / 2;
@@ -503,25 +502,25 @@ struct Block {
         }
     }
 
-    // Publishes the gradient of upper parameter p over this block's examples
+    // Publishes this block's part of the gradient of upper parameter p, or of the cost
     DEVICE void contribute(int p, REAL sum) const
     {
-        put(now, sums + (long long)p * padded() + blockIdx.x, sum);
+        put(now, sums + (long long)p * padded + blockIdx.x, sum);
     }
 
     // Updates an element of the block's columns of S and publishes it
     DEVICE void descend(int u, int j, REAL gradient)
     {
         const int i = u * width + j;
-        S[i] -= change(gradient + decay * S[i], V + i);
+        S[i] -= change(gradient + decay * S[i], V[i]);
         if (more)
             put(now, u * m + J + j, S[i]);
     }
 
     // The change that an update subtracts
-    DEVICE REAL change(REAL gradient, REAL* average) const
+    DEVICE REAL change(REAL gradient, REAL& average) const
     {
-        return momentum ? momentum_step(gradient, *average, beta, rate) : gradient;
+        return momentum ? momentum_step(gradient, average, beta, rate) : gradient;
     }
 
     // The upper parameters and the cost from all blocks' sums, by thread t of `team` threads
@@ -535,18 +534,16 @@ struct Block {
             if (r < due)
                 take(
                     now, (blocks - lane + lanes - 1) / lanes,
-                    [&](int q) { return sums + (long long)p * padded() + lane + q * lanes; },
+                    [&](int q) { return sums + (long long)p * padded + lane + q * lanes; },
                     [&](int, REAL value) { sum += value; });
             sum = sum_over_lanes(sum, lanes);
-            if (r >= due || lane > 0)
-                continue;
-            if (p == uppers) {
+            if (r < own && lane == 0) {
+                upper[p] -= change(sum, upper_V[r]);
+                if (in_shares && more)
+                    put(now, results + p, upper[p]);
+            } else if (r < due && lane == 0) {
                 *cost = sum;
-                continue;
             }
-            upper[p] -= change(sum, upper_V + r);
-            if (in_shares && more)
-                put(now, results + p, upper[p]);
         }
         if (in_shares && more)
             take(
@@ -555,20 +552,6 @@ struct Block {
     }
 };
 
-// theta, velocity : flat S (n_1, m), then the upper parameters; velocity likewise, with momentum
-// P0, G, Y        : (n_1, m), (m, m), (n_L, m)
-// first_squares   : the sum of squares of the first W[1], read if l2 > 0
-// plan            : (steps, 4) of alpha, the factor of dZ, that factor times l2, and c
-// table, keep_prob: a Layer and a number for each layer
-// exchange        : two sets of `Partition.numbers` words, 0 before the first launch
-// cost            : receives the cost before the first step if `recorded`
-// depth, m        : numbers of layers and examples
-// width           : columns of a block; the grid has a block for each `width` columns
-// rows            : rows of S that shared memory has room for
-// cached          : whether the block's columns of G are in shared memory
-// in_shares       : whether each block adds up a share of the sums, or all of them
-// sharing         : the base-2 logarithm of the threads that add up a sum
-// first_step      : number of steps before this launch
 extern "C" __global__ void __launch_bounds__(512) train(
     REAL* theta, REAL* velocity, const REAL* P0, const REAL* G, const REAL* Y,
     const REAL* first_squares, const REAL* plan, const int* table, const REAL* keep_prob,
