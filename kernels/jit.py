@@ -1,8 +1,7 @@
-"""The functions of `loops.py` and `cpu/`, compiled by Numba.
+"""The functions of `loops.py` and `cpu/`, compiled by Numba at their first call, and kept on disk.
 
 `serial.dot` is `loops.dot` compiled; `parallel.dot` is its parallel twin, in which `prange` is
-Numba's. A function without independent iterations has no twin, and `parallel` has the serial one.
-Each function is compiled at its first call with a combination of types, and kept on disk.
+Numba's, or the serial one if a function has no independent iterations.
 """
 
 import dis
@@ -108,6 +107,8 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # references to views took 4 of the 10 us of a step of the smallest network.
 NUMPY = {"error_model": "numpy"}
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
+# "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
+# "contract" there are no FMAs.
 EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
 
 
@@ -126,7 +127,7 @@ def cpu_functions() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled for one thread or several, which share each product."""
+    """`cpu.steps.train` compiled, for one thread or several."""
     from .cpu import steps
 
     return parallel_functions(steps, cpu_functions(), _sources(), **FAST)["train"]

@@ -1,12 +1,9 @@
-"""The notes' loops in plain Python, written once.
-
-The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`). So
-results go to arrays given by the caller; the rows of a matrix are looked up once, outside the
-inner loop; and `prange` marks iterations that are independent of one another.
+"""The notes' loops in plain Python. They run over nested lists, over NumPy arrays, and compiled by
+Numba (`jit.py`). So results go to arrays given by the caller; the rows of a matrix are looked up
+once, outside the inner loop; and `prange` marks iterations that are independent of one another.
 
 The activations of all compiled code are here. A new one needs a kind, a name in HIDDEN_KINDS and a
-branch in `activate` and `multiply_by_slope`. In the compiled steps (`cpu/`), exp, log, log1p and
-tanh are those of `cpu/elementary.py`.
+branch in `activate` and `multiply_by_slope`.
 
 Columns are examples: X is (n, m), Y is (n_outputs, m), W is (n_l, n_{l-1}), b is (n_l, 1).
 """
@@ -243,7 +240,7 @@ def output_loss(a: float, y: float, kind: int) -> float:
 
 
 def softmax_columns(Z: Matrix) -> None:
-    """Z becomes the softmax of each of its columns, which are the examples."""
+    """Z becomes the softmax of each of its columns."""
     for j in prange(len(Z[0])):
         largest, total = -math.inf, 0.0
         for i in range(len(Z)):
@@ -307,20 +304,12 @@ def layer_gradients(dZ: Matrix, A_prev: Matrix, dW: Matrix, db: Matrix) -> None:
         db[i][0] = total
 
 
-def penalise(W: Matrix, factor: float, dW: Matrix) -> None:
-    """dW += factor * W, what L2 adds to the gradient"""
-    for i in prange(len(W)):
-        weights, slope = W[i], dW[i]
-        for k in range(len(weights)):
-            slope[k] += factor * weights[k]
-
-
-def descend(theta: Matrix, gradient: Matrix, learning_rate: float) -> None:
-    """theta -= learning_rate * gradient"""
+def add(theta: Matrix, factor: float, change: Matrix) -> None:
+    """theta += factor * change"""
     for i in prange(len(theta)):
-        row, slope = theta[i], gradient[i]
+        row, other = theta[i], change[i]
         for j in range(len(row)):
-            row[j] -= learning_rate * slope[j]
+            row[j] += factor * other[j]
 
 
 # ------------------------------------------------------------- a dense network, any depth
@@ -368,7 +357,7 @@ def network_backward(
     for layer in range(len(W) - 1, -1, -1):
         layer_gradients(dA[layer + 1], A[layer], dW[layer], db[layer])
         if lambd > 0.0:
-            penalise(W[layer], lambd / len(Y[0]), dW[layer])
+            add(dW[layer], lambd / len(Y[0]), W[layer])
         if layer > 0:
             hidden_error(W[layer], dA[layer + 1], A[layer], kinds[layer - 1], dA[layer])
 
@@ -392,6 +381,6 @@ def network_epoch(
         cost += network_penalty(W, lambd, len(Y[0]))
     network_backward(W, A, Y, kinds, dA, dW, db, lambd)
     for layer in range(len(W)):
-        descend(W[layer], dW[layer], learning_rate)
-        descend(b[layer], db[layer], learning_rate)
+        add(W[layer], -learning_rate, dW[layer])
+        add(b[layer], -learning_rate, db[layer])
     return cost

@@ -93,9 +93,6 @@ class Now(NamedTuple):
     recorded: bool  # whether to compute the loss
 
 
-# ------------------------------------------------------------------------- matrices and blocks
-
-
 def matrix(flat: Vector, rows: int, columns: int) -> Matrix:
     """The beginning of `flat` as a (rows, columns) matrix."""
     return flat[: rows * columns].reshape(rows, columns)
@@ -109,9 +106,6 @@ def block(rows: int, columns: int, part: int, parts: int) -> Area:
     if rows >= columns or (columns < MANY and rows >= 2 * parts):
         return part * rows // parts, (part + 1) * rows // parts, 0, columns
     return 0, rows, part * columns // parts, (part + 1) * columns // parts
-
-
-# ---------------------------------------------------------------------------------- products
 
 
 def product(
@@ -246,7 +240,7 @@ def masks(s: State, l: int, now: Now) -> Matrix:
 
 
 def weights(s: State, flat: Vector, l: int) -> Matrix:
-    """W[l] (n_l, n_{l-1}) in theta, or in an array like it."""
+    """W[l] (n_l, n_{l-1}) in theta or an array like it."""
     return matrix(flat[s.layers[l, WEIGHTS] :], s.layers[l, UNITS], s.layers[l, INPUTS])
 
 
@@ -386,7 +380,6 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
 
 
 def share(phase: int, s: State, now: Now, l: int, part: Any, parts: int) -> None:
-    """One thread's part of a phase."""
     if phase == GATHER:
         gather(s, now, part, parts)
     elif phase == FORWARD:

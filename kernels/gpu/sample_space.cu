@@ -9,12 +9,12 @@
 // all parts in the same order and updates its own copy of the upper parameters, so the copies stay
 // identical. If they are many, each block adds up its share, and the sums are exchanged (`in_shares`).
 //
-// A barrier of the grid would add four dependent accesses to the L2 cache, so there is none. A number
-// travels in a 64-bit word together with the number of its step, and a reader repeats the read until
-// the step is the right one. A word is written and read as a whole, so no fences are needed. Odd and
-// even steps have a set of words each: a block writes those of step t + 2 after reading all others'
-// of t + 1, which they wrote after reading those of t. All blocks have to run at once, each with a
-// multiple of 64 threads, at most 512.
+// Instead of a barrier of the grid, four dependent accesses to the L2 cache, a number travels in a
+// 64-bit word together with the number of its step, and a reader repeats the read until the step is
+// the right one. A word is written and read as a whole, so no fences are needed. Odd and even steps
+// have a set of words each: a block writes those of step t + 2 after reading all others' of t + 1,
+// which they wrote after reading those of t. All blocks have to run at once, each with a multiple of
+// 64 threads, at most 512.
 
 #include "common.cuh"
 
@@ -53,26 +53,25 @@ template <typename Place, typename Use>
 DEVICE void take(const Exchange& from, int count, Place place, Use use)
 {
     for (int first = 0; first < count; first += BATCH) {
+        const int end = count - first < BATCH ? count - first : BATCH;
         Word words[BATCH][WORDS];
         bool arrived;
         do {
             arrived = true;
 #pragma unroll
             for (int q = 0; q < BATCH; ++q)  // issue all loads before looking at the first
-                if (first + q < count)
-                    for (int w = 0; w < WORDS; ++w)
-                        words[q][w] = from.words[w * from.count + place(first + q)];
+                for (int w = 0; w < WORDS && q < end; ++w)
+                    words[q][w] = from.words[w * from.count + place(first + q)];
 #pragma unroll
             for (int q = 0; q < BATCH; ++q)
-                if (first + q < count)
-                    for (int w = 0; w < WORDS; ++w)
-                        arrived = arrived && words[q][w] >> 32 == from.step;
+                for (int w = 0; w < WORDS && q < end; ++w)
+                    arrived = arrived && words[q][w] >> 32 == from.step;
             if (!arrived)
                 PAUSE();
         } while (!arrived);
 #pragma unroll
         for (int q = 0; q < BATCH; ++q)
-            if (first + q < count) {
+            if (q < end) {
                 unsigned parts[WORDS];
                 REAL value;
                 for (int w = 0; w < WORDS; ++w)
@@ -113,28 +112,21 @@ DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m,
     for (int tile = threadIdx.x / WARP; tile < tiles; tile += warps) {
         const int u0 = tile / across * TILE, j0 = tile % across * TILE;
         const REAL *s[TILE], *g[TILE];
-        REAL sums[TILE * TILE];
+        REAL sums[TILE * TILE] = {};
 #pragma unroll
         for (int i = 0; i < TILE; ++i) {  // beyond the last row, the last row, unused
             s[i] = S + (u0 + i < rows ? u0 + i : rows - 1) * m;
             g[i] = G + (long long)(j0 + i < columns ? j0 + i : columns - 1) * m;
         }
-#pragma unroll
-        for (int i = 0; i < TILE * TILE; ++i)
-            sums[i] = 0;
 #pragma unroll 4
         for (int k = lane; k < m; k += WARP) {
             REAL a[TILE], b[TILE];
 #pragma unroll
-            for (int i = 0; i < TILE; ++i) {
-                a[i] = s[i][k];
-                b[i] = g[i][k];
-            }
-#pragma unroll
             for (int i = 0; i < TILE; ++i)
+                a[i] = s[i][k], b[i] = g[i][k];
 #pragma unroll
-                for (int j = 0; j < TILE; ++j)
-                    sums[i * TILE + j] += a[i] * b[j];
+            for (int i = 0; i < TILE * TILE; ++i)
+                sums[i] += a[i / TILE] * b[i % TILE];
         }
         halve<TILE * TILE / 2>(sums, lane);
         const REAL sum = sums[0] + __shfl_xor_sync(ALL_LANES, sums[0], 1);
@@ -264,17 +256,19 @@ struct Block {
         for (int p = thread; momentum && p < own; p += threads)
             upper_V[p] = velocity[sums + low + p];
         for (int o = thread; o < n1 << shift; o += threads) {
-            const int u = o >> shift, j = o & mask, i = u * width + j;
+            const int u = o >> shift, j = o & mask, i = u * width + j, from = u * m + J + j;
             if (j >= columns)
                 continue;
-            S[i] = theta[u * m + J + j];
-            base[i] = P0[u * m + J + j];
+            S[i] = theta[from];
+            base[i] = P0[from];
             if (momentum)
-                V[i] = velocity[u * m + J + j];
+                V[i] = velocity[from];
         }
-        for (int o = thread; o < outputs << shift; o += threads)
-            if ((o & mask) < columns)
-                labels[(o >> shift) * width + (o & mask)] = Y[(o >> shift) * m + J + (o & mask)];
+        for (int o = thread; o < outputs << shift; o += threads) {
+            const int u = o >> shift, j = o & mask;
+            if (j < columns)
+                labels[u * width + j] = Y[u * m + J + j];
+        }
         for (int i = thread; cached && i < columns * m; i += threads)
             G_columns[i] = G[(long long)J * m + i];  // G is symmetric: its rows are its columns
         for (int i = thread; i < rows * m; i += threads)
@@ -305,8 +299,8 @@ struct Block {
         load();
         __syncthreads();
         for (step = 0; step < steps; ++step) {
-            const REAL* planned = plan + 4 * step;
-            rate = planned[0], scale = planned[1], decay = planned[2], c = planned[3];
+            const REAL* row = plan + 4 * step;
+            rate = row[0], scale = row[1], decay = row[2], c = row[3];
             more = step + 1 < steps, costed = recorded && step == 0;
             now = words_of((unsigned)(first_step + step + 1));  // all words start as step 0
             part_of_cost = costed && l2 > 0 && blockIdx.x == 0 ? penalty() : 0;
@@ -387,15 +381,14 @@ struct Block {
         const Layer layer = layers[l];
         const REAL *W = upper + layer.W, *b = upper + layer.b;
         const REAL* below = A + (layer.unit - layer.inputs) * stride;
-        inner_products(
-            layer.n << shift, layer.inputs, layer.forward,
-            [&](int o, int k) {
-                return W[(o >> shift) * layer.inputs + k] * below[k * stride + (o & mask)];
-            },
-            [&](int o, REAL sum) {
-                if ((o & mask) < columns)
-                    activated(l, layer, o >> shift, o & mask, sum + b[o >> shift]);
-            });
+        auto term = [&](int o, int k) {
+            return W[(o >> shift) * layer.inputs + k] * below[k * stride + (o & mask)];
+        };
+        auto use = [&](int o, REAL sum) {
+            if ((o & mask) < columns)
+                activated(l, layer, o >> shift, o & mask, sum + b[o >> shift]);
+        };
+        inner_products(layer.n << shift, layer.inputs, layer.forward, term, use);
         __syncthreads();
     }
 
@@ -404,17 +397,12 @@ struct Block {
     DEVICE void activated(int l, const Layer& layer, int u, int j, REAL z)
     {
         const int i = (layer.unit + u) * stride + j;
-        if (l == last && layer.kind == SOFTMAX) {
-            A[i] = z;
-        } else if (l == last) {
-            at_output(u, j, z, layer.kind, Softmax());
-        } else {
-            REAL a = activate(z, layer.kind);
-            if (layer.drops) {
-                dZ[i] = dropout(seed, first_step + step, l, (long long)u * m + J + j, keep[l]);
-                a *= dZ[i];
-            }
-            A[i] = a;
+        if (l == last && layer.kind != SOFTMAX)
+            return at_output(u, j, z, layer.kind, Softmax());
+        A[i] = l == last ? z : activate(z, layer.kind);
+        if (layer.drops) {
+            dZ[i] = dropout(seed, first_step + step, l, (long long)u * m + J + j, keep[l]);
+            A[i] *= dZ[i];
         }
     }
 
@@ -451,25 +439,21 @@ struct Block {
         const REAL *W = upper + layer.W, *above = dZ + layer.unit * stride;
         const REAL* A_below = A + lower.unit * stride;
         REAL* below = dZ + lower.unit * stride;
-        inner_products(
-            inputs << shift, layer.n, layer.backward,
-            [&](int o, int i) {
-                return W[i * inputs + (o >> shift)] * above[i * stride + (o & mask)];
-            },
-            [&](int o, REAL gradient) {
-                const int u = o >> shift, j = o & mask, i = u * stride + j;
-                if (j >= columns)
-                    return;
-                REAL a = A_below[i];
-                if (lower.drops) {
-                    gradient *= below[i];
-                    a *= keep[l - 1];
-                }
-                gradient *= slope(a, lower.kind);
-                below[i] = gradient;
-                if (l == 1)
-                    descend(u, j, gradient);
-            });
+        auto term = [&](int o, int i) {
+            return W[i * inputs + (o >> shift)] * above[i * stride + (o & mask)];
+        };
+        auto use = [&](int o, REAL gradient) {
+            const int u = o >> shift, j = o & mask, i = u * stride + j;
+            if (j >= columns)
+                return;
+            if (lower.drops)
+                gradient *= below[i];
+            gradient *= slope(lower.drops ? keep[l - 1] * A_below[i] : A_below[i], lower.kind);
+            below[i] = gradient;
+            if (l == 1)
+                descend(u, j, gradient);
+        };
+        inner_products(inputs << shift, layer.n, layer.backward, term, use);
         // The last threads first, because the first ones had most of the work above. A bias is the
         // weight of a constant 1.
         for (int o = threads - 1 - thread; o < layer.n * (inputs + 1); o += threads) {

@@ -35,21 +35,17 @@ DEVICE REAL from_operand(REAL x) { return x; }
 #endif
 
 // Loops over the units and the examples of this thread; neighbouring threads have neighbouring units.
-#define EACH_UNIT(i, n)                                                                 \
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (n);       \
-         i += (long long)gridDim.x * blockDim.x)
-#define EACH_EXAMPLE(j, m)                                                              \
-    for (long long j = (long long)blockIdx.y * blockDim.y + threadIdx.y; j < (m);       \
-         j += (long long)gridDim.y * blockDim.y)
+#define EACH(i, n, axis)                                                                         \
+    for (long long i = (long long)blockIdx.axis * blockDim.axis + threadIdx.axis; i < (n);       \
+         i += (long long)gridDim.axis * blockDim.axis)
+#define EACH_UNIT(i, n) EACH(i, n, x)
+#define EACH_EXAMPLE(j, m) EACH(j, m, y)
 
 // Elements of `steps`: the plan's rows for the next and the present step, and the number of steps
 // before the plan. A step's first kernel copies NEXT to NOW, its last one advances NEXT.
 enum { NEXT, NOW, BEFORE };
 
-DEVICE bool first_thread()
-{
-    return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0;
-}
+DEVICE bool first_thread() { return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0; }
 
 // ------------------------------------------------------------------------------- start of a step
 
