@@ -71,10 +71,7 @@ def expm1_reduced(r: float) -> float:
 
 
 def exp(x: float) -> float:
-    """eˣ = 2ᵏ eʳ
-
-    2ᵏ is multiplied in two halves, because it may overflow or underflow although eˣ does not.
-    """
+    """eˣ = 2ᵏ eʳ, with 2ᵏ in two halves: it may overflow or underflow although eˣ does not."""
     x = float(x)
     x = EXP_HIGHEST if x > EXP_HIGHEST else x
     n, r = reduced(EXP_LOWEST if x < EXP_LOWEST else x)

@@ -2,10 +2,8 @@
 
 CuPy's own products call cuBLAS, which CuPy refuses while a stream is being captured. A call of
 cuBLASLt only enqueues: a `Product` prepares everything else once. Its epilogues save the kernels
-around a product.
-
-cuBLASLt's matrices are column-major: an array with contiguous columns, or the transpose of an array
-with contiguous rows.
+around a product. Its matrices are column-major: an array with contiguous columns, or the transpose
+of one with contiguous rows.
 """
 
 import functools
