@@ -1,8 +1,7 @@
-"""The functions of `loops.py` and `cpu/`, compiled by Numba.
+"""The functions of `loops.py` and `cpu/`, compiled by Numba at their first call, and kept on disk.
 
 `serial.dot` is `loops.dot` compiled; `parallel.dot` is its parallel twin, in which `prange` is
-Numba's. A function without independent iterations has no twin, and `parallel` has the serial one.
-Each function is compiled at its first call with a combination of types, and kept on disk.
+Numba's, or the serial one if a function has no independent iterations.
 """
 
 import dis
@@ -62,11 +61,6 @@ def compiled(function: FunctionType, scope: Functions, suffix: str = "", **optio
     return njit(variant, **options)
 
 
-def global_names(function: FunctionType) -> set[str]:
-    """The global names that a function looks up; `np.dot` looks up `np`, not `dot`."""
-    return {op.argval for op in dis.get_instructions(function) if op.opname == "LOAD_GLOBAL"}
-
-
 def serial_functions(
     module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
 ) -> Functions:
@@ -92,11 +86,12 @@ def parallel_functions(
     scope = vars(module) | serial | {"prange": numba.prange}
     twins = {"prange"}
     for name, function in functions_of(module).items():
-        uses = twins.intersection(global_names(function))
+        # the names looked up as globals: `np.dot` looks up `np`, not `dot`
+        code = dis.get_instructions(function)
+        uses = twins & {op.argval for op in code if op.opname == "LOAD_GLOBAL"}
         if uses:
-            scope[name] = compiled(
-                function, scope, "_parallel" + suffix, parallel="prange" in uses, **options
-            )
+            options["parallel"] = "prange" in uses
+            scope[name] = compiled(function, scope, "_parallel" + suffix, **options)
             twins.add(name)
     return {name: scope[name] for name in functions_of(module)}
 
@@ -110,12 +105,11 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # The compiled steps may reorder sums and divide as NumPy does; otherwise loops with a sum or a
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
-FAST: dict[str, Any] = {
-    "fastmath": {"contract", "reassoc", "nsz"},
-    "error_model": "numpy",
-    "_nrt": False,
-}
-EXACT: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
+NUMPY = {"error_model": "numpy"}
+FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
+# "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
+# "contract" there are no FMAs.
+EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
 
 
 @functools.cache
@@ -133,7 +127,7 @@ def cpu_functions() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled for one thread or several, which share each product."""
+    """`cpu.steps.train` compiled, for one thread or several."""
     from .cpu import steps
 
     return parallel_functions(steps, cpu_functions(), _sources(), **FAST)["train"]
@@ -164,9 +158,8 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
     signature = tuple(map(numba.typeof, arguments))
     if function is train() and function.stats.cache_path and not kept(function, arguments):
         task = pickle.dumps((sys.path, pickle.dumps(signature)))
-        subprocess.run(
-            [sys.executable, "-c", COMPILE_TRAIN], input=task, capture_output=True, check=False
-        )
+        command = [sys.executable, "-c", COMPILE_TRAIN]
+        subprocess.run(command, input=task, capture_output=True, check=False)
     function.compile(signature)
     return time.perf_counter() - start
 

@@ -1,12 +1,9 @@
-"""The notes' loops in plain Python, written once.
-
-The same functions run over nested lists, over NumPy arrays, and compiled by Numba (`jit.py`). So
-results go to arrays given by the caller; the rows of a matrix are looked up once, outside the
-inner loop; and `prange` marks iterations that are independent of one another.
+"""The notes' loops in plain Python. They run over nested lists, over NumPy arrays, and compiled by
+Numba (`jit.py`). So results go to arrays given by the caller; the rows of a matrix are looked up
+once, outside the inner loop; and `prange` marks iterations that are independent of one another.
 
 The activations of all compiled code are here. A new one needs a kind, a name in HIDDEN_KINDS and a
-branch in `activate` and `multiply_by_slope`. In the compiled steps (`cpu/`), exp, log, log1p and
-tanh are those of `cpu/elementary.py`.
+branch in `activate` and `multiply_by_slope`.
 
 Columns are examples: X is (n, m), Y is (n_outputs, m), W is (n_l, n_{l-1}), b is (n_l, 1).
 """
@@ -29,10 +26,6 @@ SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR = range(6)
 HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU}
 OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
 KINDS = HIDDEN_KINDS | OUTPUT_KINDS
-
-# The optimizers that the compiled steps and the GPU's kernels know
-SGD, MOMENTUM, ADAM = range(3)
-OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 
 LEAK = 0.01  # slope of the leaky ReLU below zero
 SMALLEST = 1e-16  # in logarithms: for a smaller p, 1 - p is 1 in float64
@@ -247,7 +240,7 @@ def output_loss(a: float, y: float, kind: int) -> float:
 
 
 def softmax_columns(Z: Matrix) -> None:
-    """Z becomes the softmax of each of its columns, which are the examples."""
+    """Z becomes the softmax of each of its columns."""
     for j in prange(len(Z[0])):
         largest, total = -math.inf, 0.0
         for i in range(len(Z)):
@@ -311,30 +304,12 @@ def layer_gradients(dZ: Matrix, A_prev: Matrix, dW: Matrix, db: Matrix) -> None:
         db[i][0] = total
 
 
-def penalise(W: Matrix, factor: float, dW: Matrix) -> None:
-    """dW += factor * W, what L2 adds to the gradient"""
-    for i in prange(len(W)):
-        weights, slope = W[i], dW[i]
-        for k in range(len(weights)):
-            slope[k] += factor * weights[k]
-
-
-def squares(W: Matrix) -> float:
-    """Σ w²"""
-    total = 0.0
-    for i in prange(len(W)):
-        weights = W[i]
-        for k in range(len(weights)):
-            total += weights[k] * weights[k]
-    return total
-
-
-def descend(theta: Matrix, gradient: Matrix, learning_rate: float) -> None:
-    """theta -= learning_rate * gradient"""
+def add(theta: Matrix, factor: float, change: Matrix) -> None:
+    """theta += factor * change"""
     for i in prange(len(theta)):
-        row, slope = theta[i], gradient[i]
+        row, other = theta[i], change[i]
         for j in range(len(row)):
-            row[j] -= learning_rate * slope[j]
+            row[j] += factor * other[j]
 
 
 # ------------------------------------------------------------- a dense network, any depth
@@ -364,10 +339,14 @@ def network_cost(A_out: Matrix, Y: Matrix, output: int) -> float:
 
 def network_penalty(W: Layers, lambd: float, m: int) -> float:
     """λ/(2m) Σ w², what L2 adds to the cost"""
-    total = 0.0
+    squares = 0.0
     for layer in range(len(W)):
-        total += squares(W[layer])
-    return lambd / (2 * m) * total
+        rows = W[layer]
+        for i in prange(len(rows)):
+            weights = rows[i]
+            for k in range(len(weights)):
+                squares += weights[k] * weights[k]
+    return lambd / (2 * m) * squares
 
 
 def network_backward(
@@ -378,16 +357,9 @@ def network_backward(
     for layer in range(len(W) - 1, -1, -1):
         layer_gradients(dA[layer + 1], A[layer], dW[layer], db[layer])
         if lambd > 0.0:
-            penalise(W[layer], lambd / len(Y[0]), dW[layer])
+            add(dW[layer], lambd / len(Y[0]), W[layer])
         if layer > 0:
             hidden_error(W[layer], dA[layer + 1], A[layer], kinds[layer - 1], dA[layer])
-
-
-def network_update(W: Layers, b: Layers, dW: Layers, db: Layers, learning_rate: float) -> None:
-    """One step of gradient descent, in place."""
-    for layer in range(len(W)):
-        descend(W[layer], dW[layer], learning_rate)
-        descend(b[layer], db[layer], learning_rate)
 
 
 def network_epoch(
@@ -408,5 +380,7 @@ def network_epoch(
     if lambd > 0.0:
         cost += network_penalty(W, lambd, len(Y[0]))
     network_backward(W, A, Y, kinds, dA, dW, db, lambd)
-    network_update(W, b, dW, db, learning_rate)
+    for layer in range(len(W)):
+        add(W[layer], -learning_rate, dW[layer])
+        add(b[layer], -learning_rate, db[layer])
     return cost

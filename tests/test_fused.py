@@ -126,7 +126,7 @@ def test_loops_of_thin_products_as_plain_python(monkeypatch):
 
 def test_scipys_blas_replaces_a_missing_one_of_numpy(monkeypatch):
     blas.address.cache_clear()
-    monkeypatch.setattr(blas, "_openblas_files", list)
+    monkeypatch.setattr(blas, "_openblas", list)
     try:
         routine = blas.address("float64")
     finally:

@@ -2,7 +2,6 @@
 thread and shared by three, and CUDA. The constants that the forms have in common agree."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +16,7 @@ import accelnn
 from accelnn import SGD, Adam, Momentum, backend, functions, operations, optimizers
 from accelnn.backend import to_device, to_host
 from accelnn.kernels import jit, loops
-from accelnn.kernels.cpu import steps
+from accelnn.kernels.cpu import fused, steps
 from accelnn.kernels.gpu import cuda
 
 DTYPES = ("float64", "float32")
@@ -90,12 +89,18 @@ class Compiled:
 
     def __init__(self, threads):
         self.parts, self.threads = range(threads), threads
-        functions = jit.cpu_functions()
-        self.functions = SimpleNamespace(**functions)
-        self.momentum_update = functions["momentum_update"]
+        self.functions = SimpleNamespace(**jit.cpu_functions())
+
+    def update(self, theta, step):
+        none, zero = theta[:0], theta.dtype.type(0)
+        self.functions.optimizer_step(fused.SGD, theta, step, none, none, (zero,) * 4)
+
+    def momentum_update(self, theta, step, M, beta, rate):
+        numbers = beta, beta, rate, beta
+        self.functions.optimizer_step(fused.MOMENTUM, theta, step, M, M[:0], numbers)
 
     def adam_update(self, theta, step, M, V, *numbers):
-        self.functions.adam_update(theta, step, M, V, numbers)
+        self.functions.optimizer_step(fused.ADAM, theta, step, M, V, numbers)
 
     def bias_activation(self, Z, b, activation, D):
         masks, kind = Z if D is None else D, loops.KINDS[activation]
@@ -194,23 +199,23 @@ class Cuda:
         db[:, 0] = to_host(result)
 
     def updated(self, name, theta, step, moments, betas, rate, epsilon=0.0):
-        """A step with L2 on every second parameter, if `decay` is set."""
         on_device = [to_device(array.copy()) for array in (theta, *moments)]
         plan = to_device(np.array([[np.nan] * 2, [rate, epsilon]], theta.dtype))
         numbers, losses = to_device(np.array([1, 1, 0])), to_device(np.zeros(2))
         is_weight = to_device(np.zeros(1, np.uint8))
         given = on_device[0], to_device(step.copy()), theta.size, 0.0, 0.0, is_weight
-        rest = on_device[0], losses, plan, numbers, *map(float, betas), *on_device[1:]
+        rest = on_device[0], losses, plan, numbers, *map(float, betas)
+        rest += (*on_device[1:], on_device[0], on_device[0])[:2]
         self.launch(name, theta.dtype, (2,), (64,), *given, *rest, shared=2)
         assert to_host(numbers).tolist() == [2, 1, 0]
         for array, result in zip((theta, *moments), on_device, strict=True):
             array[...] = to_host(result)
 
     def update(self, theta, step):
-        self.updated("update", theta, step, [], [], 1.0)
+        self.updated("sgd_update", theta, step, [], [0, 0], 1.0)
 
     def momentum_update(self, theta, step, V, beta, rate):
-        self.updated("momentum_update", theta, step, [V], [beta], rate)
+        self.updated("momentum_update", theta, step, [V], [beta, 0], rate)
 
     def adam_update(self, theta, step, M, V, beta1, beta2, rate, epsilon):
         self.updated("adam_update", theta, step, [M, V], [beta1, beta2], rate, epsilon)
@@ -375,8 +380,7 @@ def test_updates(form, dtype):
                 close(one, other, dtype, (name, size), terms=4)
 
         t, s, m, v = exact
-        if hasattr(form, "update"):  # compiled steps of gradient descent have none
-            check("update", (theta, step), (), [t - s])
+        check("update", (theta, step), (), [t - s])
         average = 0.9 * m + s
         check("momentum_update", (theta, step, M), (0.9, 0.3), [t - 0.3 * average, average])
         square = 0.995 * v + 0.005 * (s / (1 - 0.9)) ** 2  # step is (1 - β₁) times the gradient
@@ -418,7 +422,7 @@ def test_sums_over_many_blocks_give_the_same_bits_each_time(monkeypatch):
 
 
 def test_constants_kinds_and_names_agree():
-    text = Path(cuda.__file__).with_name("common.cuh").read_text()
+    text = cuda.source("step.cu")
 
     def enum(name):
         [names] = re.findall(rf"enum {name} \{{(.*?)\}}", text)
@@ -427,7 +431,7 @@ def test_constants_kinds_and_names_agree():
     [leak] = re.findall(r"LEAK = REAL\((.*?)\)", text)
     assert float(leak) == loops.LEAK == functions.LEAKY_SLOPE
     assert enum("Kind") == sorted(loops.KINDS, key=loops.KINDS.get)
-    assert enum("Optimizer") == sorted(loops.OPTIMIZERS, key=loops.OPTIMIZERS.get)
+    assert enum("Optimizer") == sorted(fused.OPTIMIZERS, key=fused.OPTIMIZERS.get)
     assert loops.HIDDEN_KINDS.keys() == functions.ACTIVATIONS.keys()
     assert loops.OUTPUT_KINDS.keys() == functions.OUTPUTS.keys()
-    assert loops.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
+    assert fused.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()

@@ -304,12 +304,12 @@ class Step:
 
     def _update(self) -> Launch:
         t, optimizer, l2 = self.training, self.training.job.optimizer, float(self.net.l2)
-        name = "update" if optimizer.name == "sgd" else f"{optimizer.name}_update"
         theta, count = t.params.flat, t.params.flat.size
         decay = optimizer.scale(1.0) / self.m * l2, l2 / 2, t.is_weight
-        moments = *map(float, optimizer.betas[: optimizer.moments]), *t.moments
-        last = t.operands.flat, t.losses, t.plan, t.numbers, *moments
+        moments = (*t.moments, theta, theta)[:2]  # any arrays if the optimizer has none
+        last = t.operands.flat, t.losses, t.plan, t.numbers, *map(float, optimizer.betas), *moments
         arguments = theta, t.gradients.flat, count, *decay, *last
+        name = f"{optimizer.name}_update"
         return t.kernel(name, *_row(count), *arguments, shared=THREADS // 32)
 
 

@@ -16,7 +16,7 @@ import threadpoolctl
 
 from accelnn import batches
 from accelnn.backend import Array
-from accelnn.kernels import loops
+from accelnn.kernels.cpu import fused
 from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
 from accelnn.solvers.gram import InSampleSpace
@@ -160,8 +160,8 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
     X = job.X.T if examples_first else job.X
     if space is not None:
         X = space.G
-    separate = optimizer.moments > 1  # the update, from the product that forms the gradient
-    code = loops.OPTIMIZERS[optimizer.name]
+    separate = not optimizer.linear  # the update, from the product that forms the gradient
+    code = fused.OPTIMIZERS[optimizer.name]
     dropout = min(job.net.keep_prob, default=1) < 1
     own_products = not blas.has_small_kernels()
     return steps.State(
@@ -173,7 +173,7 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> 
         betas=np.array(optimizer.betas),
         theta=params.flat,
         step=empty(params.flat.size if separate else 0),
-        moments=np.zeros((optimizer.moments, params.flat.size), dtype),
+        moments=np.zeros((2, params.flat.size if optimizer.moments else 0), dtype),
         X=nothing if whole else _flat(job.X.T),
         Y=nothing if whole else _flat(job.Y.T),
         X_batch=_flat(X) if whole else empty(most * layers[0]),

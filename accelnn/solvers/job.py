@@ -15,6 +15,7 @@ from accelnn import batches, kernels, streaming
 from accelnn.backend import Array, array_module
 from accelnn.columns import HostColumns
 from accelnn.kernels import loops
+from accelnn.kernels.cpu import fused
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
 from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, forward
 from accelnn.optimizers import OPTIMIZERS, Optimizer
@@ -188,7 +189,7 @@ def draw_mask(D: Array, keep: float, random: Any) -> None:
 
 def why_not_kernels(job: Job) -> str | None:
     """Why kernels cannot train a job, or None."""
-    name, known = job.optimizer.name, loops.OPTIMIZERS
+    name, known = job.optimizer.name, fused.OPTIMIZERS
     if name not in known or type(job.optimizer) is not OPTIMIZERS.get(name):
         only = ", ".join(known)
         return f"the kernels have no optimizer {name!r}, only {only}: use the solver 'direct'"

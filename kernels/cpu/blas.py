@@ -22,7 +22,6 @@ ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
 NORMAL, TRANSPOSED = ord("N"), ord("T")
 
 SMALL_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of processors
-
 # Names of a routine in builds of OpenBLAS: NumPy's with 64-bit or 32-bit integers, others'
 NAMES = ("scipy_{}_64_", "scipy_{}_", "{}_64_", "{}_")
 
@@ -31,11 +30,11 @@ NAMES = ("scipy_{}_64_", "scipy_{}_", "{}_64_", "{}_")
 def address(dtype: Any) -> int:
     """The address of BLAS's matrix product for this dtype in this process.
 
-    NumPy's and SciPy's wheels each bring an OpenBLAS. NumPy's is newer and reached 94 GFLOP/s on
-    one thread, SciPy's 87. If NumPy's is not found, SciPy's is used; its address is public.
+    It is in NumPy's OpenBLAS (94 GFLOP/s on one thread), else in SciPy's (87), which is public.
     """
     routine = ROUTINES[np.dtype(dtype).name]
-    for path in sorted(_openblas_files(), key=lambda path: "numpy" not in path):
+    files = [pool["filepath"] for pool in _openblas()]
+    for path in sorted(files, key=lambda path: "numpy" not in path):
         library = ctypes.CDLL(path)
         for name in NAMES:
             function = getattr(library, name.format(routine), None)
@@ -49,14 +48,9 @@ def has_small_kernels() -> bool:
     return any(pool["architecture"] in SMALL_KERNELS for pool in _openblas())
 
 
-def _openblas_files() -> list[str]:
-    return [pool["filepath"] for pool in _openblas()]
-
-
 @functools.cache
 def _openblas() -> list[dict[str, Any]]:
-    pools = threadpoolctl.threadpool_info()
-    return [pool for pool in pools if pool["internal_api"] == "openblas"]
+    return [p for p in threadpoolctl.threadpool_info() if p["internal_api"] == "openblas"]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -1,17 +1,10 @@
 """exp, log, log1p and tanh of one float64, written so that loops over them use SIMD lanes: no
-branches, tables or calls into the C library, one division at most.
+branches, tables or calls into the C library, one division at most. Conditional expressions are
+selects: both sides are computed. `jit.EXACT` has the options to compile them with.
 
-They also run as plain Python. Compile them with
-`numba.njit(fastmath={"contract"}, error_model="numpy", forceinline=True)`: without "contract"
-there are no FMAs; "reassoc" would simplify away the rounding by `ROUNDING` and the two-part
-constants; Python's check for a division by zero would prevent vectorisation.
-
-The largest errors found in searches of the whole range, subnormal numbers included, are 1.1 ulp
-(exp), 0.9 (log), 1.5 (log1p) and 2.6 (tanh, near 0.22).
-
-The method is the classical one (Muller, "Elementary Functions", chapters 3 and 11): reduce the
-argument (Cody & Waite 1980), evaluate a minimax polynomial (computed by Remez' algorithm for these
-intervals), restore the exponent. Conditional expressions are selects: both sides are computed.
+The method (Muller, "Elementary Functions", chapters 3 and 11): reduce the argument (Cody & Waite
+1980), evaluate a minimax polynomial (by Remez' algorithm), restore the exponent. The largest errors
+found in the whole range are 1.1 ulp (exp), 0.9 (log), 1.5 (log1p) and 2.6 (tanh, near 0.22).
 """
 
 import math
@@ -30,17 +23,13 @@ ROUNDING = 1.5 * TWO52 + 2 * BIAS
 
 EXP_LOWEST, EXP_HIGHEST = -746.0, 710.0  # eˣ is 0 below and infinite above
 TANH_HIGHEST = 20.0  # tanh is 1 above
+SMALLEST_NORMAL = 2.0**-1022
 
 SIGN_BIT = -(2**63)
 FRACTION_BITS = 2**52 - 1
 ONE_BITS = BIAS << 52
 SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 TWO52_BITS = (BIAS + 52) << 52
-
-SMALLEST_NORMAL = 2.0**-1022
-
-
-# ------------------------------------------------------------------ float64s and their bits
 
 
 def bits(x: float) -> int:
@@ -58,14 +47,9 @@ def power_of_two(n: int) -> float:
     return from_bits(int(np.int64(n) << 52))
 
 
-# -------------------------------------------------------------------------------- exponential
-
-
 def reduced(x: float) -> tuple[int, float]:
-    """n and r with x = (n - 2·1023) ln 2 + r and |r| <= ln(2)/2: Cody & Waite's reduction.
-
-    n includes two biases, so that its half is the biased exponent of half the power.
-    """
+    """n and r with x = (n - 2·1023) ln 2 + r and |r| <= ln(2)/2; n includes two biases, so that its
+    half is the biased exponent of half the power."""
     rounded = x * LOG2_E + ROUNDING
     k = rounded - ROUNDING
     return bits(rounded), (x - k * LN2_HIGH) - k * LN2_LOW
@@ -87,10 +71,7 @@ def expm1_reduced(r: float) -> float:
 
 
 def exp(x: float) -> float:
-    """eˣ = 2ᵏ eʳ
-
-    2ᵏ is multiplied in two halves, because it may overflow or underflow although eˣ does not.
-    """
+    """eˣ = 2ᵏ eʳ, with 2ᵏ in two halves: it may overflow or underflow although eˣ does not."""
     x = float(x)
     x = EXP_HIGHEST if x > EXP_HIGHEST else x
     n, r = reduced(EXP_LOWEST if x < EXP_LOWEST else x)
@@ -110,9 +91,6 @@ def tanh(x: float) -> float:
     scale = power_of_two(n - BIAS)
     t = scale * expm1_reduced(r) + (scale - 1.0)
     return from_bits(bits(t / (t + 2.0)) | (bits(x) & SIGN_BIT))
-
-
-# --------------------------------------------------------------------------------- logarithms
 
 
 def split(x: float) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""The operations of `operations.py` as loops: one pass over each array.
+"""The operations of `operations.py` and the optimizers' updates as loops: one pass over each array.
 
 Each works on an area of its matrices, or on columns start ... stop-1, so that threads can share a
 matrix. Columns are examples. Kinds are those of `loops.py`; unknown ones raise ValueError. Numbers
@@ -13,14 +13,19 @@ from ..loops import LINEAR, SIGMOID, SOFTMAX, activate, logistic_loss, multiply_
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
 Area = tuple[int, int, int, int]  # first, last row; start, stop column
+Numbers = tuple[float, float, float, float]  # β₁, β₂, α and ε of an optimizer, of the arrays' dtype
+
+# The optimizers that the compiled steps and the GPU's kernels know
+SGD, MOMENTUM, ADAM = range(3)
+OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 
 
-def bias_activation(Z: Matrix, b: Vector, kind: int, D: Matrix, dropout: bool, area: Area) -> None:
-    """Z ← g(Z + b), and Z ← Z ∘ D with dropout."""
+def bias_activation(Z: Matrix, b: Vector, g: int, D: Matrix, dropout: bool, area: Area) -> None:
+    """Z ← g(Z + b), and Z ← Z ∘ D with dropout; g is a kind of activation."""
     first, last, start, stop = area
     for i in range(first, last):
         z = Z[i, start:stop]
-        activate(z, b[i], kind)
+        activate(z, b[i], g)
         if dropout:
             d = D[i, start:stop]
             for j in range(len(z)):
@@ -28,14 +33,7 @@ def bias_activation(Z: Matrix, b: Vector, kind: int, D: Matrix, dropout: bool, a
 
 
 def activation_gradient(
-    dA: Matrix,
-    A: Matrix,
-    kind: int,
-    db: Vector,
-    D: Matrix,
-    keep_prob: float,
-    dropout: bool,
-    area: Area,
+    dA: Matrix, A: Matrix, g: int, db: Vector, D: Matrix, keep: float, dropout: bool, area: Area
 ) -> None:
     """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← its sums over these examples."""
     first, last, start, stop = area
@@ -45,7 +43,7 @@ def activation_gradient(
             d = D[i, start:stop]
             for j in range(len(a)):
                 da[j] *= d[j]
-        db[i] = multiply_by_slope(da, a, keep_prob, kind)
+        db[i] = multiply_by_slope(da, a, keep, g)
 
 
 def output_loss(z: Vector, bias: float, y: Vector, kind: int) -> float:
@@ -77,51 +75,6 @@ def output_error(z: Vector, bias: float, y: Vector, kind: int, scale: float) -> 
     return total
 
 
-def softmax_output(
-    Z: Matrix,
-    b: Vector,
-    Y: Matrix,
-    scale: float,
-    db: Vector,
-    with_loss: bool,
-    work: Matrix,
-    start: int,
-    stop: int,
-) -> float:
-    """`output_gradient` of the softmax, by rows: they are contiguous. The two rows of `work`
-    receive the columns' maxima and sums."""
-    loss, one = 0.0, Z.dtype.type(1)
-    largest, sums = work[0, start:stop], work[1, start:stop]
-    for i in range(len(Z)):
-        z = Z[i, start:stop]
-        for j in range(len(z)):
-            z[j] += b[i]
-            largest[j] = z[j] if i == 0 else max(largest[j], z[j])
-    if with_loss:  # -Σ y (z - max - log Σ e^(z - max)), where Σ y = 1
-        for i in range(len(Z)):
-            z, y = Z[i, start:stop], Y[i, start:stop]
-            for j in range(len(z)):
-                loss -= y[j] * (z[j] - largest[j])
-    for i in range(len(Z)):
-        z = Z[i, start:stop]
-        for j in range(len(z)):
-            z[j] = exp(z[j] - largest[j])
-            sums[j] = z[j] if i == 0 else sums[j] + z[j]
-    if with_loss:
-        for j in range(len(sums)):
-            loss += log(sums[j])
-    for j in range(len(sums)):
-        sums[j] = one / sums[j]
-    for i in range(len(Z)):
-        z, y = Z[i, start:stop], Y[i, start:stop]
-        total = Z.dtype.type(0)
-        for j in range(len(z)):
-            z[j] = (z[j] * sums[j] - y[j]) * scale
-            total += z[j]
-        db[i] = total
-    return loss
-
-
 def output_gradient(
     Z: Matrix,
     b: Vector,
@@ -134,39 +87,66 @@ def output_gradient(
     start: int,
     stop: int,
 ) -> float:
-    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss, or 0."""
-    if kind == SOFTMAX:
-        return softmax_output(Z, b, Y, scale, db, with_loss, work, start, stop)
-    loss = 0.0
+    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss, or 0.
+
+    The softmax goes by rows too, because they are contiguous: the two rows of `work` receive the
+    columns' maxima and sums.
+    """
+    loss, one = 0.0, Z.dtype.type(1)
+    if kind != SOFTMAX:
+        for i in range(len(Z)):
+            z, y = Z[i, start:stop], Y[i, start:stop]
+            if with_loss:
+                loss += output_loss(z, b[i], y, kind)
+            db[i] = output_error(z, b[i], y, kind, scale)
+        return loss
+    largest, sums = work[0, start:stop], work[1, start:stop]
+    for i in range(len(Z)):
+        z = Z[i, start:stop]
+        for j in range(len(z)):
+            z[j] += b[i]
+            largest[j] = z[j] if i == 0 else max(largest[j], z[j])
     for i in range(len(Z)):
         z, y = Z[i, start:stop], Y[i, start:stop]
+        if with_loss:  # -Σ y (z - max - log Σ e^(z - max)), where Σ y = 1
+            for j in range(len(z)):
+                loss -= y[j] * (z[j] - largest[j])
+        for j in range(len(z)):
+            z[j] = exp(z[j] - largest[j])
+            sums[j] = z[j] if i == 0 else sums[j] + z[j]
+    for j in range(len(sums)):
         if with_loss:
-            loss += output_loss(z, b[i], y, kind)
-        db[i] = output_error(z, b[i], y, kind, scale)
+            loss += log(sums[j])
+        sums[j] = one / sums[j]
+    for i in range(len(Z)):
+        z, y = Z[i, start:stop], Y[i, start:stop]
+        total = Z.dtype.type(0)
+        for j in range(len(z)):
+            z[j] = (z[j] * sums[j] - y[j]) * scale
+            total += z[j]
+        db[i] = total
     return loss
 
 
-def momentum_update(theta: Vector, step: Vector, V: Vector, beta: float, rate: float) -> None:
-    """V ← β V + step, θ ← θ - α V"""
-    for j in range(len(theta)):
-        v = beta * V[j] + step[j]
-        V[j] = v
-        theta[j] -= rate * v
-
-
-def adam_update(
-    theta: Vector, step: Vector, M: Vector, V: Vector, numbers: tuple[float, float, float, float]
+def optimizer_step(
+    optimizer: int, theta: Vector, step: Vector, M: Vector, V: Vector, numbers: Numbers
 ) -> None:
-    """M ← β₁ M + step, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε).
-
-    step is (1 - β₁) dθ; the numbers are β₁, β₂, α and ε.
-    """
+    """θ and its moments M and V after a step of (1 - β₁) dθ, for gradient descent α dθ."""
     beta1, beta2, rate, epsilon = numbers
     one = theta.dtype.type(1)
-    factor = (one - beta2) / ((one - beta1) * (one - beta1))
-    for j in range(len(theta)):
-        m = beta1 * M[j] + step[j]
-        v = beta2 * V[j] + factor * (step[j] * step[j])
-        M[j] = m
-        V[j] = v
-        theta[j] -= rate * m / (sqrt(v) + epsilon)
+    if optimizer == SGD:
+        for j in range(len(theta)):
+            theta[j] -= step[j]
+    elif optimizer == MOMENTUM:  # M ← β M + step, θ ← θ - α M
+        for j in range(len(theta)):
+            m = beta1 * M[j] + step[j]
+            M[j] = m
+            theta[j] -= rate * m
+    else:  # Adam: M likewise, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M / (√V + ε)
+        factor = (one - beta2) / ((one - beta1) * (one - beta1))
+        for j in range(len(theta)):
+            m = beta1 * M[j] + step[j]
+            v = beta2 * V[j] + factor * (step[j] * step[j])
+            M[j] = m
+            V[j] = v
+            theta[j] -= rate * m / (sqrt(v) + epsilon)

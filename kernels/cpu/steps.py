@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..loops import MOMENTUM, SGD
 from .blas import gemm
 from .fused import (
+    MOMENTUM,
+    SGD,
     Area,
     activation_gradient,
-    adam_update,
     bias_activation,
-    momentum_update,
+    optimizer_step,
     output_gradient,
 )
 
@@ -28,8 +28,8 @@ Matrix = Any  # 2-D and C-contiguous
 prange = range
 
 # Numba compiles a function again for each literal argument, so values that select a case come from
-# arrays. Each level of calls costs a second or two, because everything below it is optimised again;
-# an assignment to a slice costs as much, for the error that it might raise.
+# arrays. Each level of calls costs a second or two of compiling, and so does each assignment to a
+# slice, for the error that it might raise.
 
 # the columns of `State.layers`, a row for each layer
 UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND = range(6)
@@ -55,71 +55,42 @@ MANY = 512  # columns from which a matrix with fewer rows is cut across its colu
 
 
 class State(NamedTuple):
-    """A training under way, in flat arrays, so that one compiled form serves any depth.
+    """A training under way, in flat arrays, so that one compiled form serves any depth."""
 
-    gemm : address of BLAS's product for the dtype
-    settings : (8,) int64: OPTIMIZER ... THREADS; LOOPS, whether thin products are loops; NO = 0 and
-        YES = 1
-    phases : (phases, 4) int64: PHASE, its LAYER, and its multiply-adds PER_EXAMPLE and FIXED
-    layers : (L, 6) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS
-        and BIASES (where W and b begin in theta), ROW (its first unit among all units), KIND
-    keep_prob : (L,) of dropout, 1 where a layer has none
-    betas : (2,) of the optimizer
-    theta : the flat parameters; in sample space S is in the place of W[1]
-    step : the gradient, for Adam, else empty
-    moments : those of the optimizer, rows like theta
-    X, Y : examples to gather batches from, (m, n_0) and (m, n_L) flat; empty for whole batches
-    X_batch, Y_batch : examples of a step: (n_0, m) or, with EXAMPLES_FIRST, (m, n_0); and (n_L, m).
-        In sample space X_batch is G
-    P0 : W⁰ X of sample space, else empty
-    A, dA : activations and dZ, all units by examples; dZ of the last layer replaces its logits in A
-    D : for each step of a call, the masks of all units by examples
-    db : (all units, threads) sums of dZ over each thread's examples
-    work : (2, examples) for the softmax
-    losses : (threads,) of a step
-    """
-
-    gemm: int
-    settings: Vector
-    phases: Matrix
+    gemm: int  # address of BLAS's product for the dtype
+    settings: Vector  # (8,) int64: OPTIMIZER ... THREADS; LOOPS for thin products; NO = 0, YES = 1
+    phases: Matrix  # (phases, 4) int64: PHASE, its LAYER, its multiply-adds PER_EXAMPLE and FIXED
+    # (L, 6) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS and BIASES
+    # (where W and b begin in theta), ROW (its first unit among all units), KIND
     layers: Matrix
-    keep_prob: Vector
-    betas: Vector
-    theta: Vector
-    step: Vector
-    moments: Matrix
-    X: Vector
-    Y: Vector
-    X_batch: Vector
-    Y_batch: Vector
-    P0: Vector
-    A: Vector
-    dA: Vector
-    D: Vector
-    db: Matrix
-    work: Matrix
-    losses: Vector
+    keep_prob: Vector  # (L,) of dropout, 1 where a layer has none
+    betas: Vector  # (2,) of the optimizer
+    theta: Vector  # the flat parameters; in sample space S is in the place of W[1]
+    step: Vector  # the gradient, for optimizers that need it whole, else empty
+    moments: Matrix  # (2, parameters), M and V, or (2, 0)
+    X: Vector  # the examples to gather batches from, (m, n_0) flat; empty for whole batches
+    Y: Vector  # (m, n_L) flat, likewise
+    X_batch: Vector  # of a step: (n_0, m) or, with EXAMPLES_FIRST, (m, n_0); in sample space G
+    Y_batch: Vector  # (n_L, m)
+    P0: Vector  # W⁰ X of sample space, else empty
+    A: Vector  # activations, all units by examples; the last layer's logits become its dZ
+    dA: Vector  # dZ of the other layers
+    D: Vector  # for each step of a call, the masks of all units by examples
+    db: Matrix  # (all units, threads) sums of dZ over each thread's examples
+    work: Matrix  # (2, examples) for the softmax
+    losses: Vector  # (threads,) of a step
 
 
 class Now(NamedTuple):
-    """One step.
+    """One step."""
 
-    m : examples of its batch
-    order : (m,) their indices
-    masks : offset of its masks in D
-    plan : (5,) float64: RATE α; SCALE, a factor of dZ; SHRINK, λ · SCALE; EPSILON of Adam; C of
-        sample space
-    recorded : whether to compute the loss
-    """
-
-    m: int
-    order: Vector
-    masks: int
+    m: int  # examples of its batch
+    order: Vector  # (m,) their indices
+    masks: int  # offset of its masks in D
+    # (5,) float64: RATE α; SCALE, a factor of dZ; SHRINK, λ · SCALE; EPSILON of Adam; C of sample
+    # space
     plan: Vector
-    recorded: bool
-
-
-# ------------------------------------------------------------------------- matrices and blocks
+    recorded: bool  # whether to compute the loss
 
 
 def matrix(flat: Vector, rows: int, columns: int) -> Matrix:
@@ -135,9 +106,6 @@ def block(rows: int, columns: int, part: int, parts: int) -> Area:
     if rows >= columns or (columns < MANY and rows >= 2 * parts):
         return part * rows // parts, (part + 1) * rows // parts, 0, columns
     return 0, rows, part * columns // parts, (part + 1) * columns // parts
-
-
-# ---------------------------------------------------------------------------------- products
 
 
 def product(
@@ -201,10 +169,7 @@ def set_entry(C: Matrix, i: int, p: int, alpha: float, value: float, beta: float
 def sums_of_rows(
     A: Matrix, transposed: int, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area
 ) -> None:
-    """C ← α A B + β C within `area`, as sums of rows of B: two rows of C and four of B at a time.
-
-    One row of C at a time took 1.1 to 1.2 of the time.
-    """
+    """C ← α A B + β C within `area`, by two rows of C (one took 1.1 to 1.2 the time), four of B."""
     first, last, start, stop = area
     depth = len(B)
     fours = depth - depth % 4
@@ -272,7 +237,7 @@ def masks(s: State, l: int, now: Now) -> Matrix:
 
 
 def weights(s: State, flat: Vector, l: int) -> Matrix:
-    """W[l] (n_l, n_{l-1}) in theta, or in an array like it."""
+    """W[l] (n_l, n_{l-1}) in theta or an array like it."""
     return matrix(flat[s.layers[l, WEIGHTS] :], s.layers[l, UNITS], s.layers[l, INPUTS])
 
 
@@ -321,28 +286,19 @@ def forward(s: State, now: Now, l: int, part: int, parts: int) -> None:
                     a[j] += c * p[j]
     if l < len(s.layers) - 1:
         dropout = s.settings[DROPOUT] != 0 and s.keep_prob[l] < 1
-        b = s.theta[bias : bias + n]
-        g = s.layers[l, KIND]
+        b, g = s.theta[bias : bias + n], s.layers[l, KIND]
         bias_activation(A, b, g, masks(s, l, now), dropout, area)
 
 
 def output(s: State, now: Now, part: int, parts: int) -> None:
     """dZ of the last layer and the loss, for this thread's examples."""
     l, m = len(s.layers) - 1, now.m
-    n, bias = s.layers[l, UNITS], s.layers[l, BIASES]
-    row = s.layers[l, ROW]
-    s.losses[part] = output_gradient(
-        activations(s, l, m),
-        s.theta[bias : bias + n],
-        matrix(s.Y_batch, n, m),
-        s.layers[l, KIND],
-        s.theta.dtype.type(now.plan[SCALE]),
-        s.db[row : row + n, part],
-        now.recorded,
-        s.work,
-        part * m // parts,
-        (part + 1) * m // parts,
-    )
+    n, bias, row = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW]
+    Z, b, Y = activations(s, l, m), s.theta[bias : bias + n], matrix(s.Y_batch, n, m)
+    kind, scale = s.layers[l, KIND], s.theta.dtype.type(now.plan[SCALE])
+    db, start, stop = s.db[row : row + n, part], part * m // parts, (part + 1) * m // parts
+    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work, start, stop)
+    s.losses[part] = loss
 
 
 def backward(s: State, now: Now, l: int, part: int, parts: int) -> None:
@@ -353,17 +309,10 @@ def backward(s: State, now: Now, l: int, part: int, parts: int) -> None:
     area = block(n, m, part, parts)
     no, yes = s.settings[NO], s.settings[YES]
     product(s, W, yes, gradient(s, l, m), no, dA, kind(1), kind(0), area)
+    A, D, db = activations(s, before, m), masks(s, before, now), s.db[row : row + n, part]
     dropout = s.settings[DROPOUT] != 0 and s.keep_prob[before] < 1
-    activation_gradient(
-        dA,
-        activations(s, before, m),
-        s.layers[before, KIND],
-        s.db[row : row + n, part],
-        masks(s, before, now),
-        kind(s.keep_prob[before]),
-        dropout,
-        area,
-    )
+    g, keep_prob = s.layers[before, KIND], kind(s.keep_prob[before])
+    activation_gradient(dA, A, g, db, D, keep_prob, dropout, area)
 
 
 def add_gradient(
@@ -385,24 +334,24 @@ def add_gradient(
 
 
 def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
-    """W[l] and b[l] of this thread's block.
+    """W[l] of this thread's block, and b[l] of its units, from each thread's sum of their dZ.
 
-    Gradient descent adds the product directly to W, and momentum to V: no gradient is stored.
+    Gradient descent adds the product directly to W, and momentum to M: no gradient is stored.
     """
     optimizer, kind = s.settings[OPTIMIZER], s.theta.dtype.type
-    n, inputs = s.layers[l, UNITS], s.layers[l, INPUTS]
-    one, shrink = kind(1), kind(now.plan[SHRINK])
-    beta, rate, numbers = kind(s.betas[0]), kind(now.plan[RATE]), adam_numbers(s, now)
+    n, inputs, bias = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, BIASES]
+    one, shrink, rate = kind(1), kind(now.plan[SHRINK]), kind(now.plan[RATE])
+    numbers = kind(s.betas[0]), kind(s.betas[1]), rate, kind(now.plan[EPSILON])
     area = block(n, inputs, part, parts)
     first, last, start, stop = area
     W = weights(s, s.theta, l)
     if optimizer == SGD:
         add_gradient(s, now, l, W, -one, one - shrink, area)
     elif optimizer == MOMENTUM:
-        V = weights(s, s.moments[0], l)
-        add_gradient(s, now, l, V, one, beta, area)
+        M = weights(s, s.moments[0], l)
+        add_gradient(s, now, l, M, one, numbers[0], area)
         for i in range(first, last):
-            w, v = W[i, start:stop], V[i, start:stop]
+            w, v = W[i, start:stop], M[i, start:stop]
             for j in range(len(w)):
                 v[j] += shrink * w[j]
                 w[j] -= rate * v[j]
@@ -414,39 +363,20 @@ def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
             if shrink != 0:
                 for j in range(len(w)):
                     dw[j] += shrink * w[j]
-            adam_update(w, dw, M[i, start:stop], V[i, start:stop], numbers)
-    update_biases(s, now, l, part * n // parts, (part + 1) * n // parts)
-
-
-def update_biases(s: State, now: Now, l: int, first: int, last: int) -> None:
-    """b[l] of these units, from each thread's sum of their dZ."""
-    optimizer, kind, row = s.settings[OPTIMIZER], s.theta.dtype.type, s.layers[l, ROW]
-    beta, rate, numbers = kind(s.betas[0]), kind(now.plan[RATE]), adam_numbers(s, now)
-    place = s.layers[l, BIASES]
-    db = s.db[row : row + s.layers[l, UNITS]]
-    for i in range(first, last):
-        for part in range(1, db.shape[1]):
-            db[i, 0] += db[i, part]
-        at = slice(place + i, place + i + 1)
-        if optimizer == SGD:
-            s.theta[place + i] -= db[i, 0]
-        elif optimizer == MOMENTUM:
-            momentum_update(s.theta[at], db[i, :1], s.moments[0, at], beta, rate)
-        else:
-            adam_update(s.theta[at], db[i, :1], s.moments[0, at], s.moments[1, at], numbers)
-
-
-def adam_numbers(s: State, now: Now) -> tuple[float, float, float, float]:
-    """β₁, β₂, α and ε of a step, of the parameters' dtype"""
-    kind = s.theta.dtype.type
-    return kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
+            optimizer_step(optimizer, w, dw, M[i, start:stop], V[i, start:stop], numbers)
+    db = s.db[s.layers[l, ROW] :]
+    for i in range(part * n // parts, (part + 1) * n // parts):
+        for other in range(1, db.shape[1]):
+            db[i, 0] += db[i, other]
+        at = slice(bias + i, bias + i + 1)
+        b, M_b, V_b = s.theta[at], s.moments[0, at], s.moments[1, at]
+        optimizer_step(optimizer, b, db[i, :1], M_b, V_b, numbers)
 
 
 # -------------------------------------------------------------------------------------- steps
 
 
 def share(phase: int, s: State, now: Now, l: int, part: Any, parts: int) -> None:
-    """One thread's part of a phase."""
     if phase == GATHER:
         gather(s, now, part, parts)
     elif phase == FORWARD:
@@ -473,8 +403,6 @@ def squares(s: State) -> float:
 def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, recorded: int) -> float:
     """A step for each row of `plan`; returns the mean cost per example of the first `recorded`.
 
-    Parameters
-    ----------
     plan : (steps, 5), a `Now.plan` for each step
     sizes : (steps,) examples of each step's batch
     order : indices of the examples, batch after batch; empty if all batches are whole

@@ -1,5 +1,5 @@
-// Shared by all kernels: the number type, shared memory, sums, activations, losses, updates and random
-// numbers. This is the only place of the mathematics in CUDA; a new activation or optimizer goes here.
+// Shared by all kernels: the number type, shared memory, sums, activations, losses and random numbers.
+// A new activation goes here, a new optimizer in step.cu.
 //
 // NVRTC compiles the sources at run time, without any headers. The tests also build them for the host
 // and define SHARED and PAUSE themselves (tests/doubles/host.cuh). For that to work:
@@ -167,25 +167,11 @@ DEVICE REAL output_loss(REAL z, REAL y, int kind, const Softmax& all)
     return z;
 }
 
-// ---------------------------------------------------------------------------------------- updates
-// What an update subtracts from a parameter. `step` is the gradient times 1 - beta (of the first
-// moment, 0 if there is none); the rate and epsilon of Adam are corrected for bias.
-
-enum Optimizer { SGD, MOMENTUM, ADAM };
-
-DEVICE REAL momentum_step(REAL step, REAL& V, REAL beta, REAL rate)
+// What momentum subtracts from a parameter; `step` is the gradient times 1 - beta.
+DEVICE REAL momentum_step(REAL step, REAL& average, REAL beta, REAL rate)
 {
-    V = beta * V + step;
-    return rate * V;
-}
-
-// `second`: (1 - beta2) / (1 - beta1)^2
-DEVICE REAL adam_step(
-    REAL step, REAL& M, REAL& V, REAL beta1, REAL beta2, REAL second, REAL rate, REAL epsilon)
-{
-    M = beta1 * M + step;
-    V = beta2 * V + second * (step * step);
-    return rate * M / (sqrt(V) + epsilon);
+    average = beta * average + step;
+    return rate * average;
 }
 
 // ---------------------------------------------------------------------------------- random numbers

@@ -2,10 +2,8 @@
 
 CuPy's own products call cuBLAS, which CuPy refuses while a stream is being captured. A call of
 cuBLASLt only enqueues: a `Product` prepares everything else once. Its epilogues save the kernels
-around a product.
-
-cuBLASLt's matrices are column-major: an array with contiguous columns, or the transpose of an array
-with contiguous rows.
+around a product. Its matrices are column-major: an array with contiguous columns, or the transpose
+of one with contiguous rows.
 """
 
 import functools
@@ -30,15 +28,9 @@ COMPUTE_TYPES = {
     "bfloat16": "COMPUTE_32F",
 }
 
-# cublasLtMatmulHeuristicResult_t: the algorithm comes first
+# cublasLtMatmulHeuristicResult_t
 HEURISTIC_RESULT = np.dtype(
-    [
-        ("algorithm", np.uint64, 8),
-        ("workspace_bytes", np.uint64),
-        ("state", np.int32),
-        ("waves", np.float32),
-        ("reserved", np.int32, 4),
-    ]
+    [("algorithm", "8u8"), ("workspace_bytes", "u8"), ("state", "i4"), ("rest", "5i4")]
 )
 
 
@@ -93,7 +85,7 @@ class Product:
     ) -> None:
         from nvmath.bindings import cublas, cublasLt
 
-        self._arrays = (a, b, out, workspace, bias, mask)  # cuBLASLt only has their addresses
+        self._arrays = a, b, out, workspace, bias, mask  # cuBLASLt only has their addresses
         if not _by_columns(out):
             if mask is not None:
                 raise ValueError("an epilogue needs an output with contiguous columns")
@@ -101,8 +93,6 @@ class Product:
         scale = np.dtype(np.float64 if precision == "float64" else np.float32)
         self._factors = np.array([1, 0], scale)
         self._lt, self._handle = cublasLt, _handle(_device())
-        self._pointers = tuple(array.data.ptr for array in (a, b, out))
-
         compute = cublas.ComputeType[COMPUTE_TYPES[precision]]
         self._description = cublasLt.matmul_desc_create(compute, CUDA_TYPES[scale])
         self._layouts: list[int] = []
@@ -115,11 +105,9 @@ class Product:
             by_columns = _by_columns(array)
             stored = array if by_columns else array.T
             step = stored.strides[1] // stored.itemsize
-            self._layouts.append(
-                cublasLt.matrix_layout_create(
-                    CUDA_TYPES[array.dtype], *stored.shape, max(step, stored.shape[0])
-                )
-            )
+            shape = *stored.shape, max(step, stored.shape[0])
+            layout = cublasLt.matrix_layout_create(CUDA_TYPES[array.dtype], *shape)
+            self._layouts.append(layout)
             if transposed is not None:
                 operation = cublas.Operation.N if by_columns else cublas.Operation.T
                 describe(self._description, transposed, operation)
@@ -130,8 +118,10 @@ class Product:
             describe(self._description, attributes.EPILOGUE_AUX_LD, 8 * mask.shape[1])
             if bias is not None:
                 describe(self._description, attributes.BIAS_POINTER, bias.data.ptr)
-        self._algorithm = self._choose(0 if bias is None else bias.data.ptr, workspace.nbytes)
-        (a_at, b_at, out_at), (a_layout, b_layout, layout) = self._pointers, self._layouts
+        pointers = a_at, b_at, out_at = a.data.ptr, b.data.ptr, out.data.ptr
+        last = out_at if bias is None else out_at | bias.data.ptr
+        self._algorithm = self._choose((*pointers, last), workspace.nbytes)
+        a_layout, b_layout, layout = self._layouts
         one = self._factors.ctypes.data
         self._arguments = (
             *(self._handle, self._description),
@@ -140,39 +130,29 @@ class Product:
             *(self._algorithm.ctypes.data, workspace.data.ptr, workspace.nbytes),
         )
 
-    def _choose(self, bias: int, workspace_bytes: int) -> Array:
-        """The algorithm that cuBLASLt expects to be the fastest for arrays of this alignment."""
+    def _choose(self, pointers: tuple[int, ...], workspace_bytes: int) -> Array:
+        """The algorithm that cuBLASLt expects to be the fastest for A, B, C and D as aligned."""
         lt = self._lt
-        a, b, out = self._pointers
         preference = lt.matmul_preference_create()
         try:
+            dtype_of = lt.get_matmul_preference_attribute_dtype
             prefer = functools.partial(
-                _set,
-                lt.matmul_preference_set_attribute,
-                lt.get_matmul_preference_attribute_dtype,
-                preference,
+                _set, lt.matmul_preference_set_attribute, dtype_of, preference
             )
             attributes = lt.MatmulPreferenceAttribute
             prefer(attributes.MAX_WORKSPACE_BYTES, workspace_bytes)
-            # The default assumes multiples of 256 bytes.
-            prefer(attributes.MIN_ALIGNMENT_A_BYTES, _alignment(a))
-            prefer(attributes.MIN_ALIGNMENT_B_BYTES, _alignment(b))
-            prefer(attributes.MIN_ALIGNMENT_C_BYTES, _alignment(out))
-            prefer(attributes.MIN_ALIGNMENT_D_BYTES, _alignment(out | bias))
+            for matrix, pointer in zip("ABCD", pointers, strict=True):
+                # The largest power of two that divides the address; the default assumes 256.
+                alignment = min(pointer & -pointer, 256)
+                prefer(attributes[f"MIN_ALIGNMENT_{matrix}_BYTES"], alignment)
             found, count = np.zeros(1, HEURISTIC_RESULT), np.zeros(1, np.int32)
-            try:
-                lt.matmul_algo_get_heuristic(
-                    self._handle,
-                    self._description,
-                    *self._layouts,
-                    self._layouts[-1],
-                    preference,
-                    1,
-                    found.ctypes.data,
-                    count.ctypes.data,
-                )
-            except lt.cuBLASLtError as error:
-                raise Unsupported(f"cuBLASLt has no algorithm for it ({error})") from None
+            matrices = *self._layouts, self._layouts[-1]
+            results = 1, found.ctypes.data, count.ctypes.data
+            lt.matmul_algo_get_heuristic(
+                self._handle, self._description, *matrices, preference, *results
+            )
+        except lt.cuBLASLtError as error:
+            raise Unsupported(f"cuBLASLt has no algorithm for it ({error})") from None
         finally:
             lt.matmul_preference_destroy(preference)
         if count[0] == 0 or found["state"][0] != 0:
@@ -197,11 +177,6 @@ def _by_columns(array: Array) -> bool:
         f"expected a matrix with contiguous rows or columns, got strides {array.strides} bytes for "
         f"shape {array.shape}: copy it"
     )
-
-
-def _alignment(pointer: int) -> int:
-    """The largest power of two, up to 256, that divides an address."""
-    return min(pointer & -pointer, 256)
 
 
 def _set(setter: Any, dtype_of: Any, target: int, attribute: Any, value: int) -> None:

@@ -47,8 +47,8 @@ def kernel(
     import cupy
 
     device = cupy.cuda.runtime.getDevice()
-    module = _module(cupy, device, name, np.dtype(dtype), options, cooperative)
-    found = module.get_function(function)
+    options = (f"-DREAL={REAL[np.dtype(dtype)]}", *options)
+    found = _module(cupy, device, name, options, cooperative).get_function(function)
     if shared > SHARED:
         attributes = cupy.cuda.Device(device).attributes
         found.max_dynamic_shared_size_bytes = attributes["MaxSharedMemoryPerBlockOptin"]
@@ -56,19 +56,10 @@ def kernel(
 
 
 @functools.cache
-def _module(
-    cupy: Any,
-    device: int,  # noqa: ARG001
-    name: str,
-    dtype: Any,
-    options: tuple[str, ...],
-    cooperative: bool,
-) -> Any:
-    return cupy.RawModule(
-        code=source(name),
-        options=("-std=c++17", f"-DREAL={REAL[dtype]}", *options),
-        enable_cooperative_groups=cooperative,
-    )
+def _module(cupy: Any, _device: int, name: str, options: tuple[str, ...], cooperative: bool) -> Any:
+    options = ("-std=c++17", *options)
+    code = source(name)
+    return cupy.RawModule(code=code, options=options, enable_cooperative_groups=cooperative)
 
 
 @functools.cache

@@ -9,12 +9,12 @@
 // all parts in the same order and updates its own copy of the upper parameters, so the copies stay
 // identical. If they are many, each block adds up its share, and the sums are exchanged (`in_shares`).
 //
-// A barrier of the grid would add four dependent accesses to the L2 cache, so there is none. A number
-// travels in a 64-bit word together with the number of its step, and a reader repeats the read until
-// the step is the right one. A word is written and read as a whole, so no fences are needed. Odd and
-// even steps have a set of words each: a block writes those of step t + 2 after reading all others'
-// of t + 1, which they wrote after reading those of t. All blocks have to run at once, each with a
-// multiple of 64 threads, at most 512.
+// Instead of a barrier of the grid, four dependent accesses to the L2 cache, a number travels in a
+// 64-bit word together with the number of its step, and a reader repeats the read until the step is
+// the right one. A word is written and read as a whole, so no fences are needed. Odd and even steps
+// have a set of words each: a block writes those of step t + 2 after reading all others' of t + 1,
+// which they wrote after reading those of t. All blocks have to run at once, each with a multiple of
+// 64 threads, at most 512.
 
 #include "common.cuh"
 
@@ -48,31 +48,30 @@ DEVICE void put(const Exchange& to, long long number, REAL value)
         to.words[w * to.count + number] = (Word)to.step << 32 | parts[w];
 }
 
-// Calls use(q, number) with the number at place(q), once it has arrived, for q in 0 .. count - 1.
+// Calls use(q, number) with the number at place(q), once it has arrived, for q < count.
 template <typename Place, typename Use>
 DEVICE void take(const Exchange& from, int count, Place place, Use use)
 {
     for (int first = 0; first < count; first += BATCH) {
+        const int end = count - first < BATCH ? count - first : BATCH;
         Word words[BATCH][WORDS];
         bool arrived;
         do {
             arrived = true;
 #pragma unroll
             for (int q = 0; q < BATCH; ++q)  // issue all loads before looking at the first
-                if (first + q < count)
-                    for (int w = 0; w < WORDS; ++w)
-                        words[q][w] = from.words[w * from.count + place(first + q)];
+                for (int w = 0; w < WORDS && q < end; ++w)
+                    words[q][w] = from.words[w * from.count + place(first + q)];
 #pragma unroll
             for (int q = 0; q < BATCH; ++q)
-                if (first + q < count)
-                    for (int w = 0; w < WORDS; ++w)
-                        arrived = arrived && words[q][w] >> 32 == from.step;
+                for (int w = 0; w < WORDS && q < end; ++w)
+                    arrived = arrived && words[q][w] >> 32 == from.step;
             if (!arrived)
                 PAUSE();
         } while (!arrived);
 #pragma unroll
         for (int q = 0; q < BATCH; ++q)
-            if (first + q < count) {
+            if (q < end) {
                 unsigned parts[WORDS];
                 REAL value;
                 for (int w = 0; w < WORDS; ++w)
@@ -113,28 +112,21 @@ DEVICE void multiply(const REAL* S, int rows, const REAL* G, int columns, int m,
     for (int tile = threadIdx.x / WARP; tile < tiles; tile += warps) {
         const int u0 = tile / across * TILE, j0 = tile % across * TILE;
         const REAL *s[TILE], *g[TILE];
-        REAL sums[TILE * TILE];
+        REAL sums[TILE * TILE] = {};
 #pragma unroll
         for (int i = 0; i < TILE; ++i) {  // beyond the last row, the last row, unused
             s[i] = S + (u0 + i < rows ? u0 + i : rows - 1) * m;
             g[i] = G + (long long)(j0 + i < columns ? j0 + i : columns - 1) * m;
         }
-#pragma unroll
-        for (int i = 0; i < TILE * TILE; ++i)
-            sums[i] = 0;
 #pragma unroll 4
         for (int k = lane; k < m; k += WARP) {
             REAL a[TILE], b[TILE];
 #pragma unroll
-            for (int i = 0; i < TILE; ++i) {
-                a[i] = s[i][k];
-                b[i] = g[i][k];
-            }
-#pragma unroll
             for (int i = 0; i < TILE; ++i)
+                a[i] = s[i][k], b[i] = g[i][k];
 #pragma unroll
-                for (int j = 0; j < TILE; ++j)
-                    sums[i * TILE + j] += a[i] * b[j];
+            for (int i = 0; i < TILE * TILE; ++i)
+                sums[i] += a[i / TILE] * b[i % TILE];
         }
         halve<TILE * TILE / 2>(sums, lane);
         const REAL sum = sums[0] + __shfl_xor_sync(ALL_LANES, sums[0], 1);
@@ -167,19 +159,24 @@ DEVICE void inner_products(int count, int inner, int shift, Term term, Use use)
 
 // The work of a block; the first fields are the arguments of `train`.
 struct Block {
-    REAL *theta, *velocity;
-    const REAL *P0, *G, *Y, *first_squares, *plan;
+    REAL *theta, *velocity;     // S (n_1, m), then the upper parameters; likewise, with momentum
+    const REAL *P0, *G, *Y;     // (n_1, m), (m, m), (n_L, m)
+    const REAL* first_squares;  // the sum of squares of the first W[1], read if l2 > 0
+    const REAL* plan;           // (steps, 4) of alpha, the factor of dZ, that times l2, and c
     const Layer* table;
-    const REAL* keep_prob;
-    Word* exchange;
-    REAL* cost;
-    int depth, m, width, rows, cached, in_shares, sharing, momentum;
+    const REAL* keep_prob;  // a number for each layer
+    Word* exchange;         // two sets of `Partition.numbers` words, 0 before the first launch
+    REAL* cost;             // receives the cost before the first step if `recorded`
+    int depth, m, width;    // layers, examples, columns of a block; the grid covers all columns
+    int rows, cached;       // rows of S in shared memory; whether the block's columns of G are too
+    int in_shares;          // whether each block adds up a share of the sums, or all of them
+    int sharing, momentum;  // base-2 logarithm of the threads that add up a sum; whether V is read
     REAL beta, l2;
     Word seed;
-    long long first_step;
+    long long first_step;  // steps before this launch
     int steps, recorded;
 
-    int thread, threads, blocks;
+    int thread, threads, blocks, padded;  // blocks, and those in whole cache sectors of numbers
     int last, n1, outputs, units, uppers;  // the last layer; n_1, n_L, all units, upper parameters
     int J, columns;                        // the block's first column, and how many it has
     int shift, stride, mask;               // of columns, see `begin`
@@ -203,7 +200,8 @@ struct Block {
 
     DEVICE void begin(REAL* shared)
     {
-        thread = threadIdx.x, threads = blockDim.x, blocks = gridDim.x;
+        thread = threadIdx.x, threads = blockDim.x;
+        blocks = gridDim.x, padded = (blocks + 3) / 4 * 4;
         last = depth - 1, n1 = table[0].n, outputs = table[last].n;
         units = table[last].unit + outputs, uppers = table[last].b + outputs;
         J = blockIdx.x * width, columns = width < m - J ? width : m - J;
@@ -219,19 +217,14 @@ struct Block {
         low = !in_shares ? 0 : blockIdx.x * share < uppers ? blockIdx.x * share : uppers;
         own = share < uppers - low ? share : uppers - low;
 
-        // S; a sum of each block, in whole cache sectors, for each upper parameter and the cost; the
-        // upper parameters. `Partition.numbers` counts the same.
+        // S; a sum of each block for each upper parameter and the cost; the upper parameters.
+        // `Partition.numbers` counts the same.
         sums = (long long)n1 * m;
-        results = sums + (long long)(uppers + 1) * padded();
+        results = sums + (long long)(uppers + 1) * padded;
         count = results + uppers;
 
-        // `Partition.elements` counts the same.
-        REAL* next = shared;
-        auto room = [&](int elements) {
-            REAL* const begin = next;
-            next += elements;
-            return begin;
-        };
+        // `Partition.shared` counts the same.
+        auto room = [&](int elements) { return (shared += elements) - elements; };
         layers = (Layer*)room(depth * sizeof(Layer) / sizeof(int));
         keep = room(depth);
         upper = room(uppers);
@@ -246,8 +239,6 @@ struct Block {
         S_rows = room(rows * m);
         G_columns = room(cached ? width * m : 0);
     }
-
-    DEVICE int padded() const { return (blocks + 3) / 4 * 4; }
 
     DEVICE Exchange words_of(unsigned step) const
     {
@@ -265,17 +256,19 @@ struct Block {
         for (int p = thread; momentum && p < own; p += threads)
             upper_V[p] = velocity[sums + low + p];
         for (int o = thread; o < n1 << shift; o += threads) {
-            const int u = o >> shift, j = o & mask, i = u * width + j;
+            const int u = o >> shift, j = o & mask, i = u * width + j, from = u * m + J + j;
             if (j >= columns)
                 continue;
-            S[i] = theta[u * m + J + j];
-            base[i] = P0[u * m + J + j];
+            S[i] = theta[from];
+            base[i] = P0[from];
             if (momentum)
-                V[i] = velocity[u * m + J + j];
+                V[i] = velocity[from];
         }
-        for (int o = thread; o < outputs << shift; o += threads)
-            if ((o & mask) < columns)
-                labels[(o >> shift) * width + (o & mask)] = Y[(o >> shift) * m + J + (o & mask)];
+        for (int o = thread; o < outputs << shift; o += threads) {
+            const int u = o >> shift, j = o & mask;
+            if (j < columns)
+                labels[u * width + j] = Y[u * m + J + j];
+        }
         for (int i = thread; cached && i < columns * m; i += threads)
             G_columns[i] = G[(long long)J * m + i];  // G is symmetric: its rows are its columns
         for (int i = thread; i < rows * m; i += threads)
@@ -306,8 +299,8 @@ struct Block {
         load();
         __syncthreads();
         for (step = 0; step < steps; ++step) {
-            const REAL* planned = plan + 4 * step;
-            rate = planned[0], scale = planned[1], decay = planned[2], c = planned[3];
+            const REAL* row = plan + 4 * step;
+            rate = row[0], scale = row[1], decay = row[2], c = row[3];
             more = step + 1 < steps, costed = recorded && step == 0;
             now = words_of((unsigned)(first_step + step + 1));  // all words start as step 0
             part_of_cost = costed && l2 > 0 && blockIdx.x == 0 ? penalty() : 0;
@@ -322,7 +315,7 @@ struct Block {
             if (costed) {
                 const REAL sum = block_sum(part_of_cost, scratch);
                 if (thread == 0)
-                    put(now, sums + uppers * padded() + blockIdx.x, sum);
+                    contribute(uppers, sum);
             }
             // Half of the threads wait for the sums, the others for S, at the same time.
             const int half = threads / 2;
@@ -388,15 +381,14 @@ struct Block {
         const Layer layer = layers[l];
         const REAL *W = upper + layer.W, *b = upper + layer.b;
         const REAL* below = A + (layer.unit - layer.inputs) * stride;
-        inner_products(
-            layer.n << shift, layer.inputs, layer.forward,
-            [&](int o, int k) {
-                return W[(o >> shift) * layer.inputs + k] * below[k * stride + (o & mask)];
-            },
-            [&](int o, REAL sum) {
-                if ((o & mask) < columns)
-                    activated(l, layer, o >> shift, o & mask, sum + b[o >> shift]);
-            });
+        auto term = [&](int o, int k) {
+            return W[(o >> shift) * layer.inputs + k] * below[k * stride + (o & mask)];
+        };
+        auto use = [&](int o, REAL sum) {
+            if ((o & mask) < columns)
+                activated(l, layer, o >> shift, o & mask, sum + b[o >> shift]);
+        };
+        inner_products(layer.n << shift, layer.inputs, layer.forward, term, use);
         __syncthreads();
     }
 
@@ -405,17 +397,12 @@ struct Block {
     DEVICE void activated(int l, const Layer& layer, int u, int j, REAL z)
     {
         const int i = (layer.unit + u) * stride + j;
-        if (l == last && layer.kind == SOFTMAX) {
-            A[i] = z;
-        } else if (l == last) {
-            at_output(u, j, z, layer.kind, Softmax());
-        } else {
-            REAL a = activate(z, layer.kind);
-            if (layer.drops) {
-                dZ[i] = dropout(seed, first_step + step, l, (long long)u * m + J + j, keep[l]);
-                a *= dZ[i];
-            }
-            A[i] = a;
+        if (l == last && layer.kind != SOFTMAX)
+            return at_output(u, j, z, layer.kind, Softmax());
+        A[i] = l == last ? z : activate(z, layer.kind);
+        if (layer.drops) {
+            dZ[i] = dropout(seed, first_step + step, l, (long long)u * m + J + j, keep[l]);
+            A[i] *= dZ[i];
         }
     }
 
@@ -452,25 +439,21 @@ struct Block {
         const REAL *W = upper + layer.W, *above = dZ + layer.unit * stride;
         const REAL* A_below = A + lower.unit * stride;
         REAL* below = dZ + lower.unit * stride;
-        inner_products(
-            inputs << shift, layer.n, layer.backward,
-            [&](int o, int i) {
-                return W[i * inputs + (o >> shift)] * above[i * stride + (o & mask)];
-            },
-            [&](int o, REAL gradient) {
-                const int u = o >> shift, j = o & mask, i = u * stride + j;
-                if (j >= columns)
-                    return;
-                REAL a = A_below[i];
-                if (lower.drops) {
-                    gradient *= below[i];
-                    a *= keep[l - 1];
-                }
-                gradient *= slope(a, lower.kind);
-                below[i] = gradient;
-                if (l == 1)
-                    descend(u, j, gradient);
-            });
+        auto term = [&](int o, int i) {
+            return W[i * inputs + (o >> shift)] * above[i * stride + (o & mask)];
+        };
+        auto use = [&](int o, REAL gradient) {
+            const int u = o >> shift, j = o & mask, i = u * stride + j;
+            if (j >= columns)
+                return;
+            if (lower.drops)
+                gradient *= below[i];
+            gradient *= slope(lower.drops ? keep[l - 1] * A_below[i] : A_below[i], lower.kind);
+            below[i] = gradient;
+            if (l == 1)
+                descend(u, j, gradient);
+        };
+        inner_products(inputs << shift, layer.n, layer.backward, term, use);
         // The last threads first, because the first ones had most of the work above. A bias is the
         // weight of a constant 1.
         for (int o = threads - 1 - thread; o < layer.n * (inputs + 1); o += threads) {
@@ -503,25 +486,25 @@ struct Block {
         }
     }
 
-    // Publishes the gradient of upper parameter p over this block's examples
+    // Publishes this block's part of the gradient of upper parameter p, or of the cost
     DEVICE void contribute(int p, REAL sum) const
     {
-        put(now, sums + (long long)p * padded() + blockIdx.x, sum);
+        put(now, sums + (long long)p * padded + blockIdx.x, sum);
     }
 
     // Updates an element of the block's columns of S and publishes it
     DEVICE void descend(int u, int j, REAL gradient)
     {
         const int i = u * width + j;
-        S[i] -= change(gradient + decay * S[i], V + i);
+        S[i] -= change(gradient + decay * S[i], V[i]);
         if (more)
             put(now, u * m + J + j, S[i]);
     }
 
     // The change that an update subtracts
-    DEVICE REAL change(REAL gradient, REAL* average) const
+    DEVICE REAL change(REAL gradient, REAL& average) const
     {
-        return momentum ? momentum_step(gradient, *average, beta, rate) : gradient;
+        return momentum ? momentum_step(gradient, average, beta, rate) : gradient;
     }
 
     // The upper parameters and the cost from all blocks' sums, by thread t of `team` threads
@@ -535,18 +518,16 @@ struct Block {
             if (r < due)
                 take(
                     now, (blocks - lane + lanes - 1) / lanes,
-                    [&](int q) { return sums + (long long)p * padded() + lane + q * lanes; },
+                    [&](int q) { return sums + (long long)p * padded + lane + q * lanes; },
                     [&](int, REAL value) { sum += value; });
             sum = sum_over_lanes(sum, lanes);
-            if (r >= due || lane > 0)
-                continue;
-            if (p == uppers) {
+            if (r < own && lane == 0) {
+                upper[p] -= change(sum, upper_V[r]);
+                if (in_shares && more)
+                    put(now, results + p, upper[p]);
+            } else if (r < due && lane == 0) {
                 *cost = sum;
-                continue;
             }
-            upper[p] -= change(sum, upper_V + r);
-            if (in_shares && more)
-                put(now, results + p, upper[p]);
         }
         if (in_shares && more)
             take(
@@ -555,20 +536,6 @@ struct Block {
     }
 };
 
-// theta, velocity : flat S (n_1, m), then the upper parameters; velocity likewise, with momentum
-// P0, G, Y        : (n_1, m), (m, m), (n_L, m)
-// first_squares   : the sum of squares of the first W[1], read if l2 > 0
-// plan            : (steps, 4) of alpha, the factor of dZ, that factor times l2, and c
-// table, keep_prob: a Layer and a number for each layer
-// exchange        : two sets of `Partition.numbers` words, 0 before the first launch
-// cost            : receives the cost before the first step if `recorded`
-// depth, m        : numbers of layers and examples
-// width           : columns of a block; the grid has a block for each `width` columns
-// rows            : rows of S that shared memory has room for
-// cached          : whether the block's columns of G are in shared memory
-// in_shares       : whether each block adds up a share of the sums, or all of them
-// sharing         : the base-2 logarithm of the threads that add up a sum
-// first_step      : number of steps before this launch
 extern "C" __global__ void __launch_bounds__(512) train(
     REAL* theta, REAL* velocity, const REAL* P0, const REAL* G, const REAL* Y,
     const REAL* first_squares, const REAL* plan, const int* table, const REAL* keep_prob,

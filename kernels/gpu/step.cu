@@ -35,21 +35,17 @@ DEVICE REAL from_operand(REAL x) { return x; }
 #endif
 
 // Loops over the units and the examples of this thread; neighbouring threads have neighbouring units.
-#define EACH_UNIT(i, n)                                                                 \
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (n);       \
-         i += (long long)gridDim.x * blockDim.x)
-#define EACH_EXAMPLE(j, m)                                                              \
-    for (long long j = (long long)blockIdx.y * blockDim.y + threadIdx.y; j < (m);       \
-         j += (long long)gridDim.y * blockDim.y)
+#define EACH(i, n, axis)                                                                         \
+    for (long long i = (long long)blockIdx.axis * blockDim.axis + threadIdx.axis; i < (n);       \
+         i += (long long)gridDim.axis * blockDim.axis)
+#define EACH_UNIT(i, n) EACH(i, n, x)
+#define EACH_EXAMPLE(j, m) EACH(j, m, y)
 
 // Elements of `steps`: the plan's rows for the next and the present step, and the number of steps
 // before the plan. A step's first kernel copies NEXT to NOW, its last one advances NEXT.
 enum { NEXT, NOW, BEFORE };
 
-DEVICE bool first_thread()
-{
-    return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0;
-}
+DEVICE bool first_thread() { return blockIdx.x + blockIdx.y + threadIdx.x + threadIdx.y == 0; }
 
 // ------------------------------------------------------------------------------- start of a step
 
@@ -187,19 +183,24 @@ extern "C" __global__ void bias_gradient(
 
 // ---------------------------------------------------------------------------------------- update
 
+enum Optimizer { SGD, MOMENTUM, ADAM };
+
 // The update of all parameters at once. `gradient` is that of the mean loss, times 1 - beta1. With L2,
 // `decay` W is added to it and `penalty` Σ W² to `losses`, which has a number per block; `is_weight`
 // distinguishes W from b. `operands` receives the new parameters as products read them, if that is
-// another array. All arrays begin at a multiple of 16 bytes.
+// another array. M and V may be any arrays if an optimizer has none. All arrays begin at a multiple
+// of 16 bytes. The rows of `plan` are α and ε. Shared memory: a REAL per warp.
 struct Update {
     REAL* theta;
     const REAL* gradient;
     long long count;
-    REAL *M, *V, beta1, beta2;
     REAL decay, penalty;
     const unsigned char* is_weight;
     OPERAND* operands;
     double* losses;
+    const REAL* plan;
+    long long* steps;
+    REAL beta1, beta2, *M, *V;
 };
 
 template <int COUNT>
@@ -214,31 +215,33 @@ DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
     typedef Pack<COUNT> Some;
     Some x = reinterpret_cast<Some*>(u.theta)[i];
     Some step = reinterpret_cast<const Some*>(u.gradient)[i], m, v;
-    if (OPTIMIZER == ADAM)
-        m = reinterpret_cast<Some*>(u.M)[i];
     if (OPTIMIZER != SGD)
+        m = reinterpret_cast<Some*>(u.M)[i];
+    if (OPTIMIZER == ADAM)
         v = reinterpret_cast<Some*>(u.V)[i];
-    const REAL second = (1 - u.beta2) / ((1 - u.beta1) * (1 - u.beta1));
+    const REAL factor = (1 - u.beta2) / ((1 - u.beta1) * (1 - u.beta1));
     REAL squares = 0;
 #pragma unroll
     for (int k = 0; k < COUNT; ++k) {
-        REAL& p = x.at[k];
-        REAL& s = step.at[k];
+        REAL &p = x.at[k], &s = step.at[k];
         if (u.decay != 0 && u.is_weight[i * COUNT + k]) {
             squares += p * p;
             s += u.decay * p;
         }
-        if (OPTIMIZER == SGD)
+        if (OPTIMIZER == SGD) {
             p -= rate * s;
-        else if (OPTIMIZER == MOMENTUM)
-            p -= momentum_step(s, v.at[k], u.beta1, rate);
-        else
-            p -= adam_step(s, m.at[k], v.at[k], u.beta1, u.beta2, second, rate, epsilon);
+        } else if (OPTIMIZER == MOMENTUM) {
+            p -= momentum_step(s, m.at[k], u.beta1, rate);
+        } else { // rate and epsilon are corrected for bias
+            m.at[k] = u.beta1 * m.at[k] + s;
+            v.at[k] = u.beta2 * v.at[k] + factor * (s * s);
+            p -= rate * m.at[k] / (sqrt(v.at[k]) + epsilon);
+        }
     }
     reinterpret_cast<Some*>(u.theta)[i] = x;
-    if (OPTIMIZER == ADAM)
-        reinterpret_cast<Some*>(u.M)[i] = m;
     if (OPTIMIZER != SGD)
+        reinterpret_cast<Some*>(u.M)[i] = m;
+    if (OPTIMIZER == ADAM)
         reinterpret_cast<Some*>(u.V)[i] = v;
 #ifdef BFLOAT16
     Operands<COUNT> read;
@@ -250,12 +253,11 @@ DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
     return squares;
 }
 
-// The rows of `plan` are α and ε. Shared memory: a REAL per warp.
 template <int OPTIMIZER>
-DEVICE void update_all(const Update& u, const REAL* plan, long long* steps, REAL* partial)
+DEVICE void update_all(const Update& u, REAL* partial)
 {
-    const long long now = steps[NOW], packs = u.count / PACK;
-    const REAL rate = plan[2 * now], epsilon = plan[2 * now + 1];
+    const long long now = u.steps[NOW], packs = u.count / PACK;
+    const REAL rate = u.plan[2 * now], epsilon = u.plan[2 * now + 1];
     REAL squares = 0;
     EACH_UNIT(i, packs) squares += update_some<OPTIMIZER, PACK>(u, rate, epsilon, i);
     EACH_UNIT(i, u.count % PACK)
@@ -266,41 +268,22 @@ DEVICE void update_all(const Update& u, const REAL* plan, long long* steps, REAL
             u.losses[blockIdx.x] += u.penalty * squares;
     }
     if (first_thread())
-        steps[NEXT] = now + 1;
+        u.steps[NEXT] = now + 1;
 }
 
-extern "C" __global__ void update(
-    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
-    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
-    long long* steps)
-{
-    SHARED(REAL, partial);
-    const Update all = {theta, gradient, count, nullptr, nullptr, 0, 0, decay, penalty, is_weight,
-                        operands, losses};
-    update_all<SGD>(all, plan, steps, partial);
-}
-
-extern "C" __global__ void momentum_update(
-    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
-    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
-    long long* steps, REAL beta, REAL* V)
-{
-    SHARED(REAL, partial);
-    const Update all = {theta, gradient, count, nullptr, V, beta, 0, decay, penalty, is_weight,
-                        operands, losses};
-    update_all<MOMENTUM>(all, plan, steps, partial);
-}
-
-extern "C" __global__ void adam_update(
-    REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,
-    const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,
-    long long* steps, REAL beta1, REAL beta2, REAL* M, REAL* V)
-{
-    SHARED(REAL, partial);
-    const Update all = {theta, gradient, count, M, V, beta1, beta2, decay, penalty, is_weight,
-                        operands, losses};
-    update_all<ADAM>(all, plan, steps, partial);
-}
+#define UPDATE(name, OPTIMIZER)                                                                \
+    extern "C" __global__ void name(                                                           \
+        REAL* theta, const REAL* gradient, long long count, REAL decay, REAL penalty,          \
+        const unsigned char* is_weight, OPERAND* operands, double* losses, const REAL* plan,   \
+        long long* steps, REAL beta1, REAL beta2, REAL* M, REAL* V)                            \
+    {                                                                                          \
+        SHARED(REAL, partial);                                                                 \
+        update_all<OPTIMIZER>({theta, gradient, count, decay, penalty, is_weight, operands,    \
+                               losses, plan, steps, beta1, beta2, M, V}, partial);             \
+    }
+UPDATE(sgd_update, SGD)
+UPDATE(momentum_update, MOMENTUM)
+UPDATE(adam_update, ADAM)
 
 // ---------------------------------------------------------------------------- outside of the steps
 
