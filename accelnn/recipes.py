@@ -68,8 +68,8 @@ class Recipe:
         rate: Any = self.learning_rate
         if self.decay:
             rate = inverse_decay(rate, self.decay)
-        options |= {name: getattr(self, name) for name in _FIT}
-        return fit(*given, learning_rate=rate, **options)
+        settings = {name: getattr(self, name) for name in _FIT}
+        return fit(*given, learning_rate=rate, **settings, **options)
 
     def changed(self, **changes: Any) -> Self:
         """The recipe with other values in some of its own fields or its net's."""
