@@ -9,6 +9,7 @@ from accelnn.backend import Array
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import inverse_decay
 from accelnn.training import History, fit, minimize
+from accelnn.training.history import Callback
 
 # fields that `fit` takes as they are
 _FIT = "epochs", "optimizer", "batch_size", "solver", "precision", "seed", "validation", "patience"
@@ -55,21 +56,27 @@ class Recipe:
         return self.net.init(self.init, scale=self.scale, seed=self.seed, dtype=dtype)
 
     def train(
-        self, data: datasets.Dataset, dtype: str | None = None, **options: Any
+        self,
+        data: datasets.Dataset,
+        dtype: str | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        verbose: bool | str = False,
     ) -> tuple[Parameters, History]:
         """Train once, without `compare`, on the training set of `data`.
 
         dtype : of the parameters; by default the backend's
-        options : callbacks and verbose, as in `accelnn.fit`
+        callbacks, verbose : as in `accelnn.fit`
         """
         given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
+        options: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose}
         if self.method is not None:
             return minimize(*given, method=self.method, evaluations=self.epochs, **options)
         rate: Any = self.learning_rate
         if self.decay:
             rate = inverse_decay(rate, self.decay)
-        settings = {name: getattr(self, name) for name in _FIT}
-        return fit(*given, learning_rate=rate, **settings, **options)
+        options |= {name: getattr(self, name) for name in _FIT}
+        return fit(*given, learning_rate=rate, **options)
 
     def changed(self, **changes: Any) -> Self:
         """The recipe with other values in some of its own fields or its net's."""
