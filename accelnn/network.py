@@ -33,7 +33,7 @@ class Parameters:
 
     def __init__(self, flat: Array, layers: Sequence[int]) -> None:
         self.flat, self.layers = flat, tuple(layers)
-        shape = (sum(n * (before + 1) for before, n in pairwise(self.layers)),)
+        shape = (parameter_count(self.layers),)
         if flat.shape != shape:
             expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
             raise ValueError(f"{expected}, got {flat.shape}")
@@ -167,7 +167,7 @@ class Network:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
         random = np.random.RandomState(seed)
         scales = _per_layer("scale", 0.01 if scale is None else scale, len(self.layers) - 1)
-        flat = np.zeros(sum(n * (before + 1) for before, n in pairwise(self.layers)))
+        flat = np.zeros(parameter_count(self.layers))
         for (W, _), layer_scale in zip(Parameters(flat, self.layers), scales, strict=True):
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
         return Parameters(chosen.to_device(flat, dtype), self.layers)
@@ -395,6 +395,11 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
     "glorot": lambda random, shape, _: (random.rand(*shape) * 2 - 1) * np.sqrt(6 / sum(shape)),
     "uniform": lambda random, shape, _: random.rand(*shape) * 2 * 0.12 - 0.12,
 }
+
+
+def parameter_count(layers: Sequence[int]) -> int:
+    """The number of values in W and b of all layers of these sizes."""
+    return sum(n * (before + 1) for before, n in pairwise(layers))
 
 
 def is_integer(value: Any, least: int) -> bool:

@@ -15,7 +15,7 @@ from doubles import device as device_double
 from doubles import graphs as graphs_double
 from doubles import host_cuda
 from helpers import trainings
-from helpers.trainings import BATCHES, NETS, OPTIMIZERS, M, check_same, data
+from helpers.trainings import BATCHES, NETS, OPTIMIZERS, M, check_same, data, synchronizations
 
 import accelnn
 from accelnn import Network
@@ -143,7 +143,7 @@ def test_it_does_not_matter_how_many_epochs_are_planned_at_a_time(monkeypatch, p
 @on_double
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_concurrent_launches_does_not_matter(monkeypatch, seed):
-    """Of the launches of a graph, and of the threads of each."""
+    """The launches are those of a graph, and the threads of each launch are shuffled too."""
     graphs_double.order.seed(seed)
     monkeypatch.setattr(host_cuda, "seed", seed)
     names = ["relu", "dropout by layer", "logistic regression with L2"]
@@ -248,20 +248,12 @@ def test_a_step_is_captured_once_for_each_size_of_a_batch():
 def test_nothing_waits_for_the_device_between_records(double_with_cublaslt, optimizer):
     X, Y = (to_device(array, "float32") for array in data(DEEP, 20))
     for keep_prob, batch_size in itertools.product([1.0, 0.8], [None, 6]):
-        net, counts = replace(DEEP, keep_prob=keep_prob), []
-        for epochs, record_every in ((1, 1), (20, 1), (20, 7)):
-            double_with_cublaslt.counts.synchronizations = 0
-            accelnn.fit(
-                *(net, net.init(), X, Y),
-                epochs=epochs,
-                learning_rate=0.01,
-                record_every=record_every,
-                solver="jitted",
-                optimizer=OPTIMIZERS[optimizer],
-                batch_size=batch_size,
-                validation=0.2,
-            )
-            counts.append(double_with_cublaslt.counts.synchronizations)
+        net = replace(DEEP, keep_prob=keep_prob)
+        options = {"optimizer": OPTIMIZERS[optimizer], "batch_size": batch_size, "validation": 0.2}
+        counts = [
+            synchronizations(double_with_cublaslt, net, X, Y, *lengths, solver="jitted", **options)
+            for lengths in ((1, 1), (20, 1), (20, 7))
+        ]
         assert counts[0] == counts[1] == counts[2], (keep_prob, batch_size)
 
 

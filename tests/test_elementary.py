@@ -190,7 +190,7 @@ def test_float32_is_computed_in_float64(name):
 
 
 def features():
-    """Of the processor that Numba compiles for: NUMBA_CPU_NAME and _FEATURES may ask for less."""
+    """The processor's features that Numba uses: NUMBA_CPU_NAME and _FEATURES may ask for fewer."""
     if numba.config.CPU_FEATURES is not None:
         return set(re.findall(r"\+([^,]+)", numba.config.CPU_FEATURES))
     return {name for name, present in llvm.get_host_cpu_features().items() if present}

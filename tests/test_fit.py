@@ -528,7 +528,7 @@ def test_dropout_keeps_its_share_and_scales_what_it_keeps(monkeypatch, flower):
     for D in (first, second):
         assert set(np.unique(D)) == {0.0, 1 / 0.6}
         assert np.mean(D > 0) == pytest.approx(0.6, abs=4 * np.sqrt(0.24 / D.size))
-    assert not np.array_equal(first, second)  # drawn anew in every step
+    assert not np.array_equal(first, second)  # drawn again in every step
 
 
 def test_backward_through_dropout_is_the_numerical_gradient_of_the_thinned_net(flower):

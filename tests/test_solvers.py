@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 from helpers.published import PUBLISHED, check_published_figures
-from helpers.trainings import BATCHES, NETS, OPTIMIZERS, M, both, check_same, data
+from helpers.trainings import BATCHES, NETS, OPTIMIZERS, M, both, check_same, data, synchronizations
 
 import accelnn
 from accelnn import Momentum, Network, Parameters, batches
@@ -607,19 +607,12 @@ def test_nothing_waits_for_the_device_between_records(double, case):
     solver, options = ON_THE_DEVICE[case]
     X, Y = (to_device(array, "float32") for array in data(DEVICE_NET, 20))
     for keep_prob, validation in itertools.product([1.0, 0.8], [None, 0.2]):
-        net, counts = replace(DEVICE_NET, keep_prob=keep_prob), []
-        for epochs, record_every in ((1, 1), (60, 1), (60, 20)):
-            double.counts.synchronizations = 0
-            accelnn.fit(
-                *(net, net.init(), X, Y),
-                epochs=epochs,
-                learning_rate=0.01,
-                record_every=record_every,
-                solver=solver,
-                validation=validation,
-                **options,
-            )
-            counts.append(double.counts.synchronizations)
+        net = replace(DEVICE_NET, keep_prob=keep_prob)
+        given = options | {"solver": solver, "validation": validation}
+        counts = [
+            synchronizations(double, net, X, Y, *lengths, **given)
+            for lengths in ((1, 1), (60, 1), (60, 20))
+        ]
         assert counts[0] == counts[1] == counts[2], (keep_prob, validation)
 
 

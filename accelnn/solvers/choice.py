@@ -76,8 +76,9 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
     preferred = _preferred(job, epochs) if job.xp is np else _preferred_on_gpu(job, epochs)
-    refusals = {name: trainer_of(name, job).why_not(job) for name, _ in preferred}
+    refusals = {}
     for name, reason in preferred:
+        refusals[name] = trainer_of(name, job).why_not(job)
         if refusals[name] is None:
             return name, reason
     reasons = "; ".join(f"{name}: {refusal}" for name, refusal in refusals.items())

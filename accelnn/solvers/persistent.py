@@ -12,7 +12,7 @@ import numpy as np
 
 from accelnn.backend import Array
 from accelnn.kernels.gpu import cuda
-from accelnn.network import Network
+from accelnn.network import Network, parameter_count
 from accelnn.solvers import precisions
 from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, layer_table
@@ -66,11 +66,11 @@ class Partition(NamedTuple):
     @property
     def uppers(self) -> int:
         """The number of upper parameters: all but S."""
-        return self.layers[0] + sum(n * (k + 1) for k, n in pairwise(self.layers))
+        return self.layers[0] + parameter_count(self.layers)
 
     @property
     def multiply_adds(self) -> int:
-        """Of a step: those of S G, or more if these are few."""
+        """Those of S G in a step, but at least LEAST_STEP."""
         return max(self.layers[0] * self.m**2, LEAST_STEP)
 
     @property

@@ -50,6 +50,14 @@ def data(net, m, seed=0, dtype="float64"):
     return X.astype(dtype), (random.random((n, m)) < 0.4).astype(dtype)
 
 
+def synchronizations(double, net, X, Y, epochs, record_every, **options):
+    """How often a training on the device double waits for the device."""
+    double.counts.synchronizations = 0
+    options |= {"epochs": epochs, "record_every": record_every, "learning_rate": 0.01}
+    accelnn.fit(net, net.init(), X, Y, **options)
+    return double.counts.synchronizations
+
+
 def both(net, solver, m=M, dtype="float64", precision=None, **options):
     """(params, history) of the solver with this precision, and of the direct one, on the chosen
     backend."""
