@@ -72,6 +72,9 @@ class Parameters:
     def __getitem__(self, layer: int) -> tuple[Array, Array]:
         return self._views[layer]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.flat, self.layers)  # so that the views of a copy are of its buffer
+
     def __repr__(self) -> str:
         values = f"{self.flat.size:,} {self.dtype} values on {array_module(self.flat).__name__}"
         return f"<Parameters of layers {list(self.layers)}: {values}>"

@@ -24,6 +24,7 @@ from accelnn import Network, batches, network
 from accelnn.backend import to_device, to_host
 from accelnn.recipes import RECIPES
 from accelnn.scores import accuracy
+from accelnn.solvers.direct import Direct
 
 # --------------------------------------------------------------------------------------------
 # against published figures and a training written out
@@ -393,6 +394,25 @@ def test_ctrl_c_while_a_solver_gets_ready_gives_the_first_parameters(flower, mon
     history = interrupted.value.history
     assert (history.epochs_run, history.costs, history.stopped) == (0, [], "interrupted")
     assert history.final_cost == pytest.approx(net.cost(params, *flower))
+
+
+def test_ctrl_c_after_the_last_epoch_loses_nothing(flower, monkeypatch):
+    net, params = small()
+    options = {"epochs": 4, "learning_rate": 0.5, "validation": flower}
+    expected, history = accelnn.fit(net, params, *flower, **options)
+    validate, calls = Direct.validation, []
+
+    def validation(trainer):
+        calls.append(1)
+        if len(calls) == len(history.epochs) + 1:
+            signal.raise_signal(signal.SIGINT)
+        return validate(trainer)
+
+    monkeypatch.setattr(Direct, "validation", validation)
+    with pytest.raises(accelnn.Interrupted) as interrupted:
+        accelnn.fit(net, params, *flower, **options)
+    np.testing.assert_array_equal(interrupted.value.params.flat, expected.flat)
+    assert interrupted.value.history.final_validation_cost == history.final_validation_cost
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -1,6 +1,8 @@
 """Network, Parameters, and the mathematics of forward and backward."""
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -38,6 +40,15 @@ def test_gradients_are_the_numerical_ones():
         params, X, Y = problem(net)
         assert gradient_check(net, params, X, Y) < 1e-7, net
         assert gradient_check(net, params, X, Y, step=1e-4, norm="|a+b|") < 1e-7, net
+
+
+def test_the_layers_of_copied_parameters_are_views_of_their_own_buffer():
+    params = Network([3, 2, 1]).init()
+    for copied in (copy.deepcopy(params), pickle.loads(pickle.dumps(params)), params.copy()):
+        np.testing.assert_array_equal(copied.flat, params.flat)
+        copied.flat[:] = 7
+        assert all((W == 7).all() and (b == 7).all() for W, b in copied)
+    assert not (params.flat == 7).any()
 
 
 def test_gradients_are_the_numerical_ones_at_any_depth():

@@ -6,7 +6,11 @@ is part of the product before it. Serves full batches, mini-batches and sample s
 
 import functools
 import itertools
-from contextlib import nullcontext
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -62,7 +66,6 @@ class Jitted(Trainer):
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
         """Take these steps, in calls short enough to be interrupted; returns the sum of the costs
         of the first `recorded`, each times its examples."""
-        from accelnn.kernels import jit
         from accelnn.kernels.cpu import steps
 
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
@@ -84,7 +87,7 @@ class Jitted(Trainer):
                     state = state._replace(D=self._masks(taken))
                 # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
                 plan = self._plan(rates[start : start + most], taken)
-                mean = jit.train()(state, plan, taken, chosen, l2, counted)
+                mean = _train(state, plan, taken, chosen, l2, counted)
                 total += float(mean) * int(taken[:counted].sum())
                 self.steps += len(taken)
         return total
@@ -114,12 +117,10 @@ class Jitted(Trainer):
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
-        from accelnn.kernels import jit
-
         state, Z = self._validation_pass
         m = Z.shape[1]
         with _blas_threads(self.params.layers, m):
-            jit.train()(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
+            _train(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
         return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
 
     @functools.cached_property
@@ -145,14 +146,12 @@ class JittedGram(InSampleSpace, Jitted):
 
 def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> Any:
     """The `State` of the compiled steps."""
-    import numba
-
     from accelnn.kernels.cpu import blas, steps
 
     dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
     whole = job.batch_size is None
     most, units, outputs = max(job.sizes), sum(layers[1:]), layers[-1]
-    threads = numba.get_num_threads()
+    threads = _threads()
     empty = functools.partial(np.empty, dtype=dtype)
     nothing = empty(0)
     in_space = space is not None
@@ -219,15 +218,63 @@ def load(dtype: Any) -> float:
     from accelnn.kernels import jit
 
     dtype = np.dtype(dtype)
-    if dtype in _loaded:
-        return 0.0
-    # Arguments of the smallest training: those of any other of this dtype have the same types.
-    one = np.zeros((1, 1), dtype)
-    job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
-    plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
-    seconds = jit.prepare(jit.train(), (_state(job, job.params), plan, sizes, order, 0.0, 0))
-    _loaded.add(dtype)
-    return seconds
+    with _shared.loading:
+        if dtype in _loaded:
+            return 0.0
+        # Arguments of the smallest training: those of any other of this dtype have the same types.
+        one = np.zeros((1, 1), dtype)
+        job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
+        plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
+        seconds = jit.prepare(jit.train(), (_state(job, job.params), plan, sizes, order, 0.0, 0))
+        _loaded.add(dtype)
+        return seconds
+
+
+# ------------------------------------------------- what the trainings of one process have in common
+
+
+class _Shared:
+    """Locks, and the limit on BLAS, that trainings in several threads share."""
+
+    def __init__(self) -> None:
+        self.loading, self.limiting, self.running = (threading.Lock() for _ in range(3))
+        self.trainings = 0  # that need one BLAS thread now
+        self.limit: Any = None  # on BLAS, while there are any
+
+
+_shared, _serial = _Shared(), False
+
+
+def _after_fork() -> None:
+    """Start afresh in a child: no other thread exists that could release a lock or a limit, and
+    GNU OpenMP ends a child that uses it after its parent did."""
+    global _shared, _serial
+    if _shared.limit is not None:
+        _shared.limit.restore_original_limits()
+    _shared = _Shared()
+    with suppress(AttributeError, ValueError):  # Numba is not imported, or never ran in parallel
+        numba: Any = sys.modules.get("numba")
+        _serial = _serial or numba.threading_layer() == "omp"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _threads() -> int:
+    """The threads that share a product."""
+    import numba
+
+    return 1 if _serial else int(numba.get_num_threads())
+
+
+def _train(*arguments: Any) -> float:
+    """Take compiled steps, one thread after the other: each call has all cores already, and Numba's
+    own pool of threads ends a process in which two use it at once."""
+    from accelnn.kernels import jit
+
+    with _shared.running:
+        return float(jit.train()(*arguments))
 
 
 @functools.cache
@@ -238,12 +285,26 @@ def _blas() -> Any:
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-def one_blas_thread() -> Any:
-    """A context with one BLAS thread a product: the threads that share a product are Numba's."""
-    return _blas().limit(limits=1)
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One BLAS thread a product within the block, because the threads that share a product are
+    Numba's. The last of the trainings that run at once restores the former number."""
+    shared = _shared
+    with shared.limiting:
+        if shared.trainings == 0:
+            shared.limit = _blas().limit(limits=1)
+        shared.trainings += 1
+    try:
+        yield
+    finally:
+        with shared.limiting:
+            shared.trainings -= 1
+            if shared.trainings == 0:
+                shared.limit.restore_original_limits()
+                shared.limit = None
 
 
-def _blas_threads(layers: tuple[int, ...], m: int) -> Any:
+def _blas_threads(layers: tuple[int, ...], m: int) -> AbstractContextManager[None]:
     """`one_blas_thread`, if a product of a step on m examples may be large enough for BLAS."""
     from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
 

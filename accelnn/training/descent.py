@@ -11,8 +11,9 @@ from accelnn.solvers.job import Job, Trainer
 from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, ask
 
 # The epochs that a solver is given at a time, and the examples of mini-batches: few enough for
-# their learning rates and orders to stay small, however far apart the records are.
-EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 10**7
+# their learning rates and orders to stay small, however far apart the records are. In batches of
+# one, compiled steps need 32 MiB for them.
+EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 250_000
 
 
 @dataclass
@@ -48,7 +49,15 @@ class Descent:
             history.stopped = self._epochs()
         except KeyboardInterrupt:
             history.stopped = INTERRUPTED
-        return self._complete(history)
+        trained = None
+        try:
+            with job.interruption:
+                trained = self._complete(history)
+        except KeyboardInterrupt:
+            if trained is None:  # the second Ctrl-C
+                raise
+            history.stopped = INTERRUPTED
+        return trained
 
     def _epochs(self) -> str | None:
         """All epochs, or why they ended before the last."""
@@ -76,7 +85,8 @@ class Descent:
                 self.trainer.advance(alphas, cost if first == start else None)
 
     def _validate(self, record: int) -> None:
-        self.validation_costs[record], accuracy = self.trainer.validation()
+        with self.job.interruption:
+            self.validation_costs[record], accuracy = self.trainer.validation()
         if accuracy is not None:
             self.accuracies[record] = accuracy
         if self.patience is not None and float(self.validation_costs[record]) < self.lowest:

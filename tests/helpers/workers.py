@@ -1,0 +1,81 @@
+"""Trainings in threads and processes of every kind; run as a script by tests/test_concurrency.py.
+
+`python workers.py KIND` exits with an error unless every training is right and the numbers of
+threads are as before.
+"""
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import threadpoolctl
+
+import accelnn
+from accelnn.solvers import jitted
+
+random = np.random.default_rng(0)
+X, Y = random.normal(size=(400, 2000)), random.integers(10, size=2000)
+net = accelnn.Network([400, 64, 10], output="softmax")
+SOLVERS = ("jitted", "direct")
+
+
+def train(solver: str, epochs: int = 3) -> np.ndarray:
+    given = {"learning_rate": 0.1, "batch_size": 128, "solver": solver}
+    return accelnn.fit(net, net.init(), X, Y, epochs=epochs, **given)[0].flat
+
+
+def threads() -> list:
+    blas = [(one["filepath"], one["num_threads"]) for one in threadpoolctl.threadpool_info()]
+    return [numba.get_num_threads(), *sorted(blas)]
+
+
+def in_threads() -> list:
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(train, SOLVERS * 4))
+
+
+def forked() -> list:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(train, SOLVERS * 2)
+
+
+def spawned() -> list:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return pool.map(train, SOLVERS)
+
+
+def joblib_threading() -> list:
+    from joblib import Parallel, delayed
+
+    return list(Parallel(4, backend="threading")(delayed(train)(name) for name in SOLVERS * 4))
+
+
+def joblib_loky() -> list:
+    from joblib import Parallel, delayed
+
+    return list(Parallel(2, backend="loky")(delayed(train)(name) for name in SOLVERS))
+
+
+def forked_within_a_training() -> list:
+    """As if a callback or another thread forked: neither limits nor locks outlive the fork."""
+    expected = threads()
+    receive, send = multiprocessing.Pipe(duplex=False)
+    with jitted.one_blas_thread(), jitted._shared.loading:
+        if (child := os.fork()) == 0:
+            send.send((threads() == expected, train("jitted")))
+            os._exit(0)
+    unlimited, result = receive.recv()
+    os.waitpid(child, 0)
+    assert unlimited, "the child has the limit"
+    return [result]
+
+
+if __name__ == "__main__":
+    expected, before = train("jitted"), threads()
+    for result in globals()[sys.argv[1]]():
+        np.testing.assert_allclose(result, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(train("jitted"), expected, rtol=1e-10, atol=1e-12)
+    assert threads() == before, (before, threads())

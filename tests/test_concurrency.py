@@ -1,0 +1,78 @@
+"""Trainings in several threads and processes: right, and without a lasting effect on the others."""
+
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import threadpoolctl
+from helpers import workers
+
+import accelnn
+from accelnn.solvers import jitted
+
+
+def run(kind, **variables):
+    script = [sys.executable, "-W", "ignore::DeprecationWarning", workers.__file__, kind]
+    ended = subprocess.run(
+        script, capture_output=True, text=True, timeout=120, env=os.environ | variables
+    )
+    assert ended.returncode == 0, (kind, variables, ended.returncode, ended.stderr[-2000:])
+
+
+def test_blas_has_one_thread_until_the_last_training_ends():
+    numbers = [one["num_threads"] for one in jitted._blas().info()]
+    with threadpoolctl.threadpool_limits(3, "blas"):
+        first, second = jitted.one_blas_thread(), jitted.one_blas_thread()
+        for step, expected in (
+            *((first.__enter__, 1), (second.__enter__, 1)),
+            *((lambda: first.__exit__(None, None, None), 1),),
+            *((lambda: second.__exit__(None, None, None), 3),),
+        ):
+            step()
+            assert {one["num_threads"] for one in jitted._blas().info()} == {expected}
+    assert [one["num_threads"] for one in jitted._blas().info()] == numbers
+
+
+def test_trainings_in_threads_are_right():
+    run("in_threads")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_trainings_in_forked_processes_are_right():
+    run("forked")
+    run("forked_within_a_training")
+
+
+@pytest.mark.slow
+def test_numbas_own_threads_serve_trainings_in_threads_and_forked_processes():
+    for kind in ("in_threads", "forked"):
+        run(kind, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="4")
+
+
+@pytest.mark.slow
+def test_trainings_in_spawned_processes_are_right():
+    run("spawned")
+
+
+@pytest.mark.slow
+def test_trainings_in_joblibs_workers_are_right():
+    pytest.importorskip("joblib")
+    for kind in ("joblib_threading", "joblib_loky"):
+        run(kind)
+
+
+def test_the_memory_of_a_training_does_not_grow_with_the_distance_of_its_records():
+    X, Y = np.zeros((2, 1000)), np.zeros(1000, int)
+    net, peaks = accelnn.Network([2, 1]), []
+    for epochs in (500, 2000):
+        options = {"learning_rate": 0.1, "batch_size": 2, "record_every": epochs}
+        jitted.load("float64")
+        tracemalloc.start()
+        accelnn.fit(net, net.init(), X, Y, epochs=epochs, solver="jitted", **options)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 32 * 2**20
