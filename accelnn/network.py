@@ -6,6 +6,7 @@ A network without hidden layers is linear or logistic regression.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, array_module, as_array, at_work
+from accelnn.backend import Array, array_module, as_array, as_numbers, at_work
 from accelnn.columns import HostColumns
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import activation_gradient, bias_activation, output_gradient
@@ -32,7 +33,11 @@ class Parameters:
     """
 
     def __init__(self, flat: Array, layers: Sequence[int]) -> None:
-        self.flat, self.layers = flat, tuple(layers)
+        if not isinstance(flat, array_module(flat).ndarray) or flat.dtype not in FLOATS:
+            got = f"{type(flat).__name__} of {getattr(flat, 'dtype', 'no dtype')}"
+            expected = "expected flat as an array of NumPy or CuPy of native float32 or float64"
+            raise TypeError(f"{expected}, got {got}: pass numpy.asarray(flat, float)")
+        self.flat, self.layers = as_array(flat, "flat"), tuple(map(operator.index, layers))
         shape = (parameter_count(self.layers),)
         if flat.shape != shape:
             expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
@@ -50,7 +55,7 @@ class Parameters:
         if not pairs:
             raise ValueError("expected at least one layer (W, b), got none")
         xp = array_module(*(array for pair in pairs for array in pair))
-        pairs = [(xp.asarray(W), xp.asarray(b)) for W, b in pairs]
+        pairs = [(xp.asarray(as_numbers(W, "W")), xp.asarray(as_numbers(b, "b"))) for W, b in pairs]
         layers = [pairs[0][0].shape[-1] if pairs[0][0].ndim else 0]
         for number, (W, b) in enumerate(pairs, 1):
             if W.ndim != 2 or W.shape[1] != layers[-1]:
@@ -141,7 +146,9 @@ class Network:
             if not 0 < keep <= 1:
                 raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
         # past the frozen dataclass's __setattr__
+        keep_prob = tuple(map(float, keep_prob))
         vars(self).update(layers=tuple(map(int, layers)), hidden=hidden, keep_prob=keep_prob)
+        vars(self).update(l2=float(self.l2))
 
     def init(
         self, kind: str = "scaled", scale: Any = None, *, seed: int = 1, dtype: Any = None
@@ -240,6 +247,7 @@ class Network:
             low, high = float(Y.min()), float(Y.max())
             if math.isfinite(high - low):  # `fit` counts values that are not
                 self.check_range(low, high)
+                self.check_sums(Y)
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
@@ -257,6 +265,12 @@ class Network:
         if low < 0 or high > 1:
             expected = f"expected labels Y in 0..1 for {self.output} outputs"
             raise ValueError(f"{expected}, got {low:g}..{high:g}")
+
+    def check_sums(self, Y: Array) -> None:
+        """Raise ValueError if columns of a softmax's labels do not sum to 1."""
+        if self.output == "softmax" and float(abs(Y.sum(axis=0) - 1.0).max()) > 1e-3:
+            hint = "pass one_hot(labels, n)"
+            raise ValueError(f"expected columns of Y that sum to 1 for softmax: {hint}")
 
     def check_params(self, params: Parameters) -> None:
         """Raise TypeError or ValueError unless these are parameters of this network."""

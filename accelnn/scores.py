@@ -4,23 +4,32 @@ Predictions and labels are class indices (m,), (1, m) of 0 and 1, or one-hot (n_
 the host or a device. Raises ValueError if they are not, if their numbers differ, or without any.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from accelnn.backend import Array, to_host
+from accelnn.backend import Array, as_numbers, to_host
+
+CLASSES = 2**31  # more are no class indices
 
 
 def labels(Y: Array) -> Array:
     """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m)."""
-    Y = to_host(Y)
+    Y = to_host(as_numbers(Y, "labels"))
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
     if Y.ndim == 2 and len(Y) > 1:
+        if not (abs(Y - 0.5) < 0.50001).all():  # which refuses NaN, and allows for rounding
+            got = f"{Y.min():g}..{Y.max():g} in shape {Y.shape}"
+            raise ValueError(f"expected labels (m,), or probabilities (n, m) in 0..1, got {got}")
+        if ((Y == 0) | (Y == 1)).all() and (Y.sum(axis=0) != 1).any():
+            hint = "pass Y.T (columns are examples), or labels (m, 1) as Y.ravel()"
+            raise ValueError(f"expected a single 1 in each column of {Y.shape}: {hint}")
         return Y.argmax(axis=0).astype(np.int64)
     indices = Y.ravel()
-    wrong = indices[(indices < 0) | (indices != np.floor(indices))]
+    wrong = indices[~((indices >= 0) & (indices < CLASSES) & (indices == np.floor(indices)))]
     if wrong.size:
         raise ValueError(f"expected class indices 0, 1, 2, ..., got {wrong[0]}")
     return indices.astype(np.int64)
@@ -33,7 +42,11 @@ def accuracy(predictions: Array, Y: Array) -> float:
 
 def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
     predicted, true = labels(predictions), labels(Y)
-    if predicted.shape != true.shape:
+    shapes = [np.shape(array) for array in (predictions, Y)]
+    columns = [shape for shape in shapes if len(shape) == 2 and shape[0] > shape[1] == 1]
+    if columns and (len(columns) == 2 or predicted.size != true.size):
+        raise ValueError(f"expected labels of shape (m,), got {columns[0]}: pass Y.ravel()")
+    if predicted.size != true.size:
         got = f"{predicted.size} predictions and {true.size} labels"
         raise ValueError(f"expected as many predictions as labels, got {got}")
     if not true.size:
@@ -47,6 +60,7 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     n_classes : by default as many as occur, at least two and the rows of a one-hot Y
     """
     predicted, true = _both(predictions, Y)
+    n_classes = None if n_classes is None else operator.index(n_classes)
     occurring = int(max(predicted.max(), true.max())) + 1
     if n_classes is None:
         n_classes = max(2, occurring, np.shape(Y)[0] if np.ndim(Y) == 2 else 0)
