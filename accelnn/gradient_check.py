@@ -17,7 +17,7 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
     cost : J, a number from an array like `theta`
     step : ε
     """
-    gradient = np.empty(theta.size)
+    gradient, theta = np.empty(theta.size), theta.astype(np.float64)  # which the steps need
     for i in range(theta.size):
         above, below = theta.copy(), theta.copy()
         above[i] += step

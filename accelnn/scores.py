@@ -28,7 +28,7 @@ def labels(Y: Array) -> Array:
             hint = "pass Y.T (columns are examples), or labels (m, 1) as Y.ravel()"
             raise ValueError(f"expected a single 1 in each column of {Y.shape}: {hint}")
         return Y.argmax(axis=0).astype(np.int64)
-    indices = Y.ravel()
+    indices = Y.ravel().astype(np.float64)
     wrong = indices[~((indices >= 0) & (indices < CLASSES) & (indices == np.floor(indices)))]
     if wrong.size:
         raise ValueError(f"expected class indices 0, 1, 2, ..., got {wrong[0]}")
