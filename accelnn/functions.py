@@ -269,7 +269,7 @@ def categorical_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
 def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The categorical cross-entropy of A = softmax(Z), by log-sum-exp."""
     largest = Z.max(axis=0, keepdims=True)
-    at_top = Z == largest
+    at_top = largest == Z
     ties = at_top.sum(axis=0, keepdims=True, dtype=Z.dtype)
     with np.errstate(invalid="ignore"):  # ∞ - ∞ is 0 for a single ∞, else unknown
         shifted = xp.where(at_top & (ties == 1), 0, Z - largest)

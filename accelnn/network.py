@@ -42,11 +42,7 @@ class Parameters:
         if flat.shape != shape:
             expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
             raise ValueError(f"{expected}, got {flat.shape}")
-        self._views, rest = [], flat
-        for before, n in pairwise(self.layers):
-            size = n * before
-            W, b, rest = rest[:size], rest[size : size + n], rest[size + n :]
-            self._views.append((W.reshape(n, before), b.reshape(n, 1)))
+        self._views = layer_views(self.flat, self.layers)
 
     @classmethod
     def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
@@ -414,6 +410,16 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
 def parameter_count(layers: Sequence[int]) -> int:
     """The number of values in W and b of all layers of these sizes."""
     return sum(n * (before + 1) for before, n in pairwise(layers))
+
+
+def layer_views(flat: Array, layers: Sequence[int]) -> list[tuple[Array, Array]]:
+    """W and b of all layers as views into a flat buffer."""
+    views = []
+    for before, n in pairwise(layers):
+        size = n * before
+        W, b, flat = flat[:size], flat[size : size + n], flat[size + n :]
+        views.append((W.reshape(n, before), b.reshape(n, 1)))
+    return views
 
 
 def is_integer(value: Any, least: int) -> bool:

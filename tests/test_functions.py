@@ -180,7 +180,8 @@ def test_infinite_logits_cost_their_limits():
 
 def test_numbers_that_are_not_real_and_outputs_that_do_not_fit_are_refused():
     masked = np.ma.array([0.5, 0.5], mask=[False, True])
-    for x in (masked, np.array([1j, 2]), np.array([1, None]), ["1", "2"], np.array([1, 2], "m8[s]")):
+    dates, objects = np.array([1, 2], "M8[s]"), np.array([1, None])
+    for x in (masked, np.array([1j, 2]), objects, ["1", "2"], dates):
         for name in [*EXACT, "softmax", "normalize_rows", "image2vector"]:
             with refused("real numbers|masked", TypeError):
                 getattr(f, name)(x)
