@@ -215,18 +215,17 @@ def as_numbers(value: Any, name: str = "the array") -> Array:
     array = _shared(value, name)
     if isinstance(array, HostColumns) or array.dtype.kind in "buif":
         return array
-    hints = {"O": "if all are numbers, pass its .astype(float)"}
-    hints |= dict.fromkeys("UST", "for labels, pass numpy.unique(labels, return_inverse=True)[1]")
-    hint = f": {hints[array.dtype.kind]}" if array.dtype.kind in hints else ""
-    raise TypeError(f"expected {name} as an array of real numbers, got dtype {array.dtype}{hint}")
+    hints = dict.fromkeys("UST", ": for labels, pass numpy.unique(labels, return_inverse=True)[1]")
+    hints["O"] = ": if all are numbers, pass its .astype(float)"
+    got = f"{array.dtype}{hints.get(array.dtype.kind, '')}"
+    raise TypeError(f"expected {name} as an array of real numbers, got dtype {got}")
 
 
 def _shared(value: Any, name: str = "the array") -> Array:
     """`value` as an array of NumPy or CuPy, without a copy if the two can share memory."""
     cupy = sys.modules.get("cupy")
     if np.ma.is_masked(value):
-        hint = "pass its .compressed() or .filled(value)"
-        raise TypeError(f"expected {name} without masked values: {hint}")
+        raise TypeError(f"expected {name} without masked values: pass its .filled(value)")
     if isinstance(value, HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
         return value
     if isinstance(value, np.ndarray):

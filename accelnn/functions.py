@@ -31,8 +31,7 @@ def _floating(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
         return np, *arrays
     xp = array_module(*arrays)
     arrays = tuple(xp.asarray(as_numbers(array)) for array in arrays)
-    floats = LARGEST_EXPONENT
-    return xp, *(a if a.dtype.char in floats else a.astype(np.float64) for a in arrays)
+    return xp, *(a if a.dtype.char in LARGEST_EXPONENT else a.astype(np.float64) for a in arrays)
 
 
 def _same_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
@@ -43,10 +42,12 @@ def _same_shape(*arrays: Array) -> tuple[Any, *tuple[Array, ...]]:
     return xp, first, second
 
 
-def _check_out(out: Array, x: Array) -> None:
-    if out.shape != x.shape or out.dtype != x.dtype:
+def _room(xp: Any, x: Array, out: Array | None) -> Array:
+    """`out`, or a new array, for a result like x."""
+    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
         got = f"{out.dtype} of shape {out.shape}"
         raise ValueError(f"expected out as {x.dtype} of shape {x.shape}, got {got}")
+    return xp.empty_like(x) if out is None else out
 
 
 def _elementwise(formula: Formula) -> Formula:
@@ -54,10 +55,8 @@ def _elementwise(formula: Formula) -> Formula:
 
     def function(x: Array, out: Array = None) -> Array:
         xp, x = _floating(x)
-        if out is None:
-            return formula(xp, x, xp.empty_like(x))[()]
-        _check_out(out, x)
-        return formula(xp, x, out)
+        result = formula(xp, x, _room(xp, x, out))
+        return result[()] if out is None else result
 
     return _named_as(formula, function)
 
@@ -66,7 +65,8 @@ def _of_pairs(formula: Formula) -> Formula:
     """A function of predictions and labels of one shape, from its formula in `xp`."""
 
     def function(prediction: Array, label: Array) -> Array:
-        return formula(*_same_shape(prediction, label))
+        with np.errstate(divide="ignore", invalid="ignore"):  # infinite results, 0 log 0, NaN
+            return formula(*_same_shape(prediction, label))
 
     return _named_as(formula, function)
 
@@ -135,11 +135,10 @@ def leaky_relu_slope(xp: Any, a: Array, out: Array) -> Array:
 
 def identity(x: Array, out: Array = None) -> Array:
     """x, the activation of a linear output."""
-    _, x = _floating(x)
+    xp, x = _floating(x)
     if out is None or out is x:
         return x
-    _check_out(out, x)
-    out[...] = x
+    _room(xp, x, out)[...] = x
     return out
 
 
@@ -172,15 +171,12 @@ def leaky_relu_derivative(xp: Any, x: Array, out: Array) -> Array:
 def softmax(x: Array, axis: int = 0, out: Array = None) -> Array:
     """e^x / Σ e^x along `axis`: of each column by default, of each row with axis=1."""
     xp, x = _floating(x)
-    if out is not None:
-        _check_out(out, x)
-    if x.ndim == 0:
-        return xp.divide(xp.exp(x - x), 1, out=out)[()]  # 1, or NaN
+    along: Any = {"axis": axis if x.ndim else None, "keepdims": True}
     # With the maximum subtracted nothing overflows, and exact arithmetic gives the same.
-    out = xp.subtract(x, x.max(axis=axis, keepdims=True), out=out)
-    xp.exp(out, out=out)
-    out /= out.sum(axis=axis, keepdims=True)
-    return out
+    result = xp.subtract(x, x.max(**along), out=_room(xp, x, out))
+    xp.exp(result, out=result)
+    result /= result.sum(**along)
+    return result[()] if out is None else result
 
 
 def softmax_derivative(x: Array) -> Array:
@@ -229,17 +225,14 @@ def half_mean_squared_error(xp: Any, A: Array, Y: Array) -> Array:
 @_of_pairs
 def binary_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        losses = _times(Y, xp.log(A)) + _times(1 - Y, xp.log1p(-A))
-    return -losses.sum() / _examples(A)
+    return -(_times(Y, xp.log(A)) + _times(1 - Y, xp.log1p(-A))).sum() / _examples(A)
 
 
 @_of_pairs
 def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     """(A - Y) / (A (1 - A)) / m; infinite if a certain prediction was wrong."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = xp.where(Y == 1, -1 / A, (A - Y) / (A * (1 - A)))
-        return xp.where(Y == 0, 1 / (1 - A), slopes) / _examples(A)
+    slopes = xp.where(Y == 1, -1 / A, (A - Y) / (A * (1 - A)))
+    return xp.where(Y == 0, 1 / (1 - A), slopes) / _examples(A)
 
 
 @_of_pairs
@@ -254,15 +247,13 @@ def binary_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
 @_of_pairs
 def categorical_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y; 0 log 0 is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return -_times(Y, xp.log(A)).sum() / _examples(A)
+    return -_times(Y, xp.log(A)).sum() / _examples(A)
 
 
 @_of_pairs
 def categorical_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     """-Y / A / m; infinite if a class that happened was given probability 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return xp.where(Y == 0, 0, -Y / A / _examples(A))
+    return xp.where(Y == 0, 0, -Y / A / _examples(A))
 
 
 @_of_pairs
@@ -271,8 +262,7 @@ def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     largest = Z.max(axis=0, keepdims=True)
     at_top = largest == Z
     ties = at_top.sum(axis=0, keepdims=True, dtype=Z.dtype)
-    with np.errstate(invalid="ignore"):  # ∞ - ∞ is 0 for a single ∞, else unknown
-        shifted = xp.where(at_top & (ties == 1), 0, Z - largest)
+    shifted = xp.where(at_top & (ties == 1), 0, Z - largest)  # ∞ - ∞ too, of a single ∞
     # log1p of the sum without a largest term, because 1 would swallow small ones
     others = xp.where(at_top, 0, xp.exp(shifted)).sum(axis=0, keepdims=True) + (ties - 1)
     return _times(Y, xp.log1p(others) - shifted).sum() / _examples(Z)
@@ -285,8 +275,7 @@ def _examples(A: Array) -> int:
 
 def _times(x: Array, y: Array) -> Array:
     """x y, and 0 where x = 0 whatever y is."""
-    with np.errstate(invalid="ignore"):
-        return array_module(x, y).where(x == 0, 0, x * y)
+    return array_module(x, y).where(x == 0, 0, x * y)
 
 
 # -------- the activations and outputs that a network knows by name

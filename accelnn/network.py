@@ -142,9 +142,8 @@ class Network:
             if not 0 < keep <= 1:
                 raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
         # past the frozen dataclass's __setattr__
-        keep_prob = tuple(map(float, keep_prob))
-        vars(self).update(layers=tuple(map(int, layers)), hidden=hidden, keep_prob=keep_prob)
-        vars(self).update(l2=float(self.l2))
+        vars(self).update(layers=tuple(map(int, layers)), hidden=hidden)
+        vars(self).update(keep_prob=tuple(map(float, keep_prob)), l2=float(self.l2))
 
     def init(
         self, kind: str = "scaled", scale: Any = None, *, seed: int = 1, dtype: Any = None

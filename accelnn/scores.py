@@ -12,8 +12,6 @@ import numpy as np
 
 from accelnn.backend import Array, as_numbers, to_host
 
-CLASSES = 2**31  # more are no class indices
-
 
 def labels(Y: Array) -> Array:
     """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m)."""
@@ -21,15 +19,15 @@ def labels(Y: Array) -> Array:
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
     if Y.ndim == 2 and len(Y) > 1:
-        if not (abs(Y - 0.5) < 0.50001).all():  # which refuses NaN, and allows for rounding
+        # not NaN; probabilities may exceed 1 by rounding, and those of several sigmoids need no sum
+        binary = ((Y == 0) | (Y == 1)).all()
+        if not (abs(Y - 0.5) < 0.50001).all() or (binary and (Y.sum(axis=0) != 1).any()):
+            hint = "pass Y.T if its rows are examples, or labels (m, 1) as Y.ravel()"
             got = f"{Y.min():g}..{Y.max():g} in shape {Y.shape}"
-            raise ValueError(f"expected labels (m,), or probabilities (n, m) in 0..1, got {got}")
-        if ((Y == 0) | (Y == 1)).all() and (Y.sum(axis=0) != 1).any():
-            hint = "pass Y.T (columns are examples), or labels (m, 1) as Y.ravel()"
-            raise ValueError(f"expected a single 1 in each column of {Y.shape}: {hint}")
+            raise ValueError(f"expected one-hot columns or probabilities, got {got}: {hint}")
         return Y.argmax(axis=0).astype(np.int64)
     indices = Y.ravel().astype(np.float64)
-    wrong = indices[~((indices >= 0) & (indices < CLASSES) & (indices == np.floor(indices)))]
+    wrong = indices[~((indices >= 0) & (indices < 2**31) & (indices == np.floor(indices)))]
     if wrong.size:
         raise ValueError(f"expected class indices 0, 1, 2, ..., got {wrong[0]}")
     return indices.astype(np.int64)

@@ -86,9 +86,9 @@ def test_shapes_and_values_with_two_meanings_are_refused():
         (column, column, r"labels of shape \(m,\), got \(3, 1\): pass Y.ravel\(\)"),
         (np.array([0, 1, 0]), column, r"labels of shape \(m,\), got \(3, 1\)"),
         (np.array([[0, 1, 0]]), column, r"labels of shape \(m,\), got \(3, 1\)"),
-        (column * 2, [1], r"probabilities \(n, m\) in 0\.\.1, got 0\.\.2"),
-        ([1], np.array([[1], [1]]), r"single 1 in each column of \(2, 1\)"),
-        ([0, 1], [[1, 0], [1, 0]], r"single 1 in each column of \(2, 2\).*pass Y\.T"),
+        (column * 2, [1], r"one-hot columns or probabilities, got 0\.\.2"),
+        ([1], np.array([[1], [1]]), r"got 1\.\.1 in shape \(2, 1\)"),
+        ([0, 1], [[1, 0], [1, 0]], r"got 0\.\.1 in shape \(2, 2\): pass Y\.T"),
         ([0, 1], [[np.nan, 0], [0.1, 1]], "got nan..nan"),
         ([[0.2, 0.9]], [0, 1], "0, 1, 2, ..., got 0.2"),
     ):

@@ -122,8 +122,7 @@ def output_gradient(
             for j in range(len(z)):
                 others[j] += z[j] if z[j] < one else zero
         for j in range(len(sums)):
-            alone = sums[j] - others[j] < 1.5
-            loss += log1p(others[j]) if alone else log(sums[j])
+            loss += log1p(others[j]) if sums[j] - others[j] < 1.5 else log(sums[j])
     for j in range(len(sums)):
         sums[j] = one / sums[j]
     for i in range(len(Z)):
