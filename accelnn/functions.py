@@ -225,7 +225,8 @@ def half_mean_squared_error(xp: Any, A: Array, Y: Array) -> Array:
 @_of_pairs
 def binary_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
-    return -(_times(Y, xp.log(A)) + _times(1 - Y, xp.log1p(-A))).sum() / _examples(A)
+    losses = xp.where(Y == 0, 0, Y * xp.log(A)) + xp.where(Y == 1, 0, (1 - Y) * xp.log1p(-A))
+    return -losses.sum() / _examples(A)
 
 
 @_of_pairs
@@ -238,16 +239,15 @@ def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
 @_of_pairs
 def binary_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
-    size = xp.abs(Z)
-    # the difference as a product, because it would be ∞ - ∞ for an infinite logit
-    losses = _times(xp.where(Z > 0, 1 - Y, Y), size) + xp.log1p(xp.exp(-size))
+    size, weight = xp.abs(Z), xp.where(Z > 0, 1 - Y, Y)  # max(Z, 0) - Z Y = weight |Z|
+    losses = xp.where(weight == 0, 0, weight * size) + xp.log1p(xp.exp(-size))
     return losses.sum() / _examples(Z)
 
 
 @_of_pairs
 def categorical_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y; 0 log 0 is 0."""
-    return -_times(Y, xp.log(A)).sum() / _examples(A)
+    return -xp.where(Y == 0, 0, Y * xp.log(A)).sum() / _examples(A)
 
 
 @_of_pairs
@@ -265,17 +265,12 @@ def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     shifted = xp.where(at_top & (ties == 1), 0, Z - largest)  # ∞ - ∞ too, of a single ∞
     # log1p of the sum without a largest term, because 1 would swallow small ones
     others = xp.where(at_top, 0, xp.exp(shifted)).sum(axis=0, keepdims=True) + (ties - 1)
-    return _times(Y, xp.log1p(others) - shifted).sum() / _examples(Z)
+    return xp.where(Y == 0, 0, Y * (xp.log1p(others) - shifted)).sum() / _examples(Z)
 
 
 def _examples(A: Array) -> int:
     """m; a vector is one output of m examples, a number one example."""
     return A.shape[-1] if A.ndim else 1
-
-
-def _times(x: Array, y: Array) -> Array:
-    """x y, and 0 where x = 0 whatever y is."""
-    return array_module(x, y).where(x == 0, 0, x * y)
 
 
 # -------- the activations and outputs that a network knows by name

@@ -4,7 +4,6 @@ Predictions and labels are class indices (m,), (1, m) of 0 and 1, or one-hot (n_
 the host or a device. Raises ValueError if they are not, if their numbers differ, or without any.
 """
 
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,13 +57,12 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
     n_classes : by default as many as occur, at least two and the rows of a one-hot Y
     """
     predicted, true = _both(predictions, Y)
-    n_classes = None if n_classes is None else operator.index(n_classes)
     occurring = int(max(predicted.max(), true.max())) + 1
     if n_classes is None:
         n_classes = max(2, occurring, np.shape(Y)[0] if np.ndim(Y) == 2 else 0)
     elif occurring > n_classes:
         raise ValueError(f"expected classes in 0..{n_classes - 1}, got class {occurring - 1}")
-    pairs = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
+    pairs = np.bincount(true * n_classes + predicted, minlength=int(n_classes) ** 2)
     return pairs.astype(np.int64).reshape(n_classes, n_classes)
 
 
