@@ -55,6 +55,8 @@ def _elementwise(formula: Formula) -> Formula:
 
     def function(x: Array, out: Array = None) -> Array:
         xp, x = _floating(x)
+        if out is x:  # as while training
+            return formula(xp, x, out)
         result = formula(xp, x, _room(xp, x, out))
         return result[()] if out is None else result
 
@@ -65,8 +67,7 @@ def _of_pairs(formula: Formula) -> Formula:
     """A function of predictions and labels of one shape, from its formula in `xp`."""
 
     def function(prediction: Array, label: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):  # infinite results, 0 log 0, NaN
-            return formula(*_same_shape(prediction, label))
+        return formula(*_same_shape(prediction, label))
 
     return _named_as(formula, function)
 
@@ -191,6 +192,8 @@ def softmax_derivative(x: Array) -> Array:
 
 # -------- losses of (prediction, label), and their derivatives by the prediction
 
+_no_warnings = np.errstate(divide="ignore", invalid="ignore")  # 0 log 0, ∞, and ∞ - ∞
+
 
 @_of_pairs
 def L1(xp: Any, yhat: Array, y: Array) -> Array:
@@ -223,6 +226,7 @@ def half_mean_squared_error(xp: Any, A: Array, Y: Array) -> Array:
 
 
 @_of_pairs
+@_no_warnings
 def binary_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
     losses = xp.where(Y == 0, 0, Y * xp.log(A)) + xp.where(Y == 1, 0, (1 - Y) * xp.log1p(-A))
@@ -230,6 +234,7 @@ def binary_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
 
 
 @_of_pairs
+@_no_warnings
 def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     """(A - Y) / (A (1 - A)) / m; infinite if a certain prediction was wrong."""
     slopes = xp.where(Y == 1, -1 / A, (A - Y) / (A * (1 - A)))
@@ -239,24 +244,27 @@ def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
 @_of_pairs
 def binary_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
-    size, weight = xp.abs(Z), xp.where(Z > 0, 1 - Y, Y)  # max(Z, 0) - Z Y = weight |Z|
-    losses = xp.where(weight == 0, 0, weight * size) + xp.log1p(xp.exp(-size))
+    factor = (Z > 0) - Y  # max(Z, 0) - Z Y = factor Z, and 0 for a right certainty
+    losses = factor * xp.where(factor == 0, 0, Z) + xp.log1p(xp.exp(-xp.abs(Z)))
     return losses.sum() / _examples(Z)
 
 
 @_of_pairs
+@_no_warnings
 def categorical_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y; 0 log 0 is 0."""
     return -xp.where(Y == 0, 0, Y * xp.log(A)).sum() / _examples(A)
 
 
 @_of_pairs
+@_no_warnings
 def categorical_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     """-Y / A / m; infinite if a class that happened was given probability 0."""
     return xp.where(Y == 0, 0, -Y / A / _examples(A))
 
 
 @_of_pairs
+@_no_warnings
 def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The categorical cross-entropy of A = softmax(Z), by log-sum-exp."""
     largest = Z.max(axis=0, keepdims=True)
