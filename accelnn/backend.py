@@ -201,25 +201,35 @@ def as_array(value: Any, name: str = "the array") -> Array:
     """`value` as a numpy.ndarray or, if it is on a CUDA device, a cupy.ndarray of real numbers.
 
     Takes every object with DLPack or `__array__`: of PyTorch, JAX, pandas, polars. Shares its
-    memory if the package can. Raises TypeError for lists, for values other than real numbers, and
-    for an array on a CUDA device if CuPy cannot be used.
+    memory if the package can. Raises TypeError for lists, for values other than real numbers, for
+    masked values, and for an array on a CUDA device if CuPy cannot be used.
     """
     if not (hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
         got = type(value).__name__
         raise TypeError(f"expected {name} as an array, got {got}: pass numpy.array(...)")
+    return as_numbers(value, name)
+
+
+def as_numbers(value: Any, name: str = "the array") -> Array:
+    """The same of a number or a list too."""
     array = _shared(value, name)
     if isinstance(array, HostColumns) or array.dtype.kind in "buif":
         return array
-    text = array.dtype.kind in "UST"
-    hint = ": for labels, pass numpy.unique(labels, return_inverse=True)[1]" if text else ""
-    raise TypeError(f"expected {name} as an array of real numbers, got dtype {array.dtype}{hint}")
+    hints = dict.fromkeys("UST", ": for labels, pass numpy.unique(labels, return_inverse=True)[1]")
+    hints["O"] = ": if all are numbers, pass its .astype(float)"
+    got = f"{array.dtype}{hints.get(array.dtype.kind, '')}"
+    raise TypeError(f"expected {name} as an array of real numbers, got dtype {got}")
 
 
 def _shared(value: Any, name: str = "the array") -> Array:
     """`value` as an array of NumPy or CuPy, without a copy if the two can share memory."""
     cupy = sys.modules.get("cupy")
-    if isinstance(value, np.ndarray | HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
+    if np.ma.is_masked(value):
+        raise TypeError(f"expected {name} without masked values: pass its .filled(value)")
+    if isinstance(value, HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
         return value
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)  # no matrix, whose * differs
     if hasattr(value, "__dlpack_device__"):
         kind = value.__dlpack_device__()[0]
         if kind == _DLPACK_CUDA:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from accelnn.backend import Array, to_host
+from accelnn.backend import Array, as_numbers, to_host
 from accelnn.network import Network, Parameters
 
 NORM = "|a|+|b|"
@@ -17,7 +17,7 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
     cost : J, a number from an array like `theta`
     step : ε
     """
-    gradient = np.empty(theta.size)
+    gradient, theta = np.empty(theta.size), theta.astype(np.float64)  # which the steps need
     for i in range(theta.size):
         above, below = theta.copy(), theta.copy()
         above[i] += step
@@ -30,10 +30,11 @@ def relative_difference(a: Array, b: Array, norm: str = NORM) -> float:
     """‖a - b‖ / (‖a‖ + ‖b‖), or with norm "|a+b|" ‖a - b‖ / ‖a + b‖; 0 if both are zero."""
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: expected one of {list(NORMS)}")
-    a, b = (to_host(array).astype(np.float64) for array in (a, b))
+    a, b = (to_host(as_numbers(array)).astype(np.float64) for array in (a, b))
     if a.shape != b.shape:
         raise ValueError(f"expected two arrays of one shape, got {a.shape} and {b.shape}")
-    length = np.linalg.norm
+    largest = np.max(np.abs([a, b]), initial=0) or 1.0  # whose square may overflow or be 0
+    a, b, length = a / largest, b / largest, np.linalg.norm
     scale = length(a) + length(b) if norm == NORM else length(a + b)
     if scale == 0:
         return float("inf") if length(a - b) else 0.0

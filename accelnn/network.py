@@ -6,6 +6,7 @@ A network without hidden layers is linear or logistic regression.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from accelnn import backend
-from accelnn.backend import Array, array_module, as_array, at_work
+from accelnn.backend import Array, array_module, as_array, as_numbers, at_work
 from accelnn.columns import HostColumns
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import activation_gradient, bias_activation, output_gradient
@@ -32,16 +33,16 @@ class Parameters:
     """
 
     def __init__(self, flat: Array, layers: Sequence[int]) -> None:
-        self.flat, self.layers = flat, tuple(layers)
+        if not isinstance(flat, array_module(flat).ndarray) or flat.dtype not in FLOATS:
+            got = f"{type(flat).__name__} of {getattr(flat, 'dtype', 'no dtype')}"
+            expected = "expected flat as an array of NumPy or CuPy of native float32 or float64"
+            raise TypeError(f"{expected}, got {got}: pass numpy.asarray(flat, float)")
+        self.flat, self.layers = as_array(flat, "flat"), tuple(map(operator.index, layers))
         shape = (parameter_count(self.layers),)
         if flat.shape != shape:
             expected = f"expected a flat buffer of shape {shape} for layers {list(layers)}"
             raise ValueError(f"{expected}, got {flat.shape}")
-        self._views, rest = [], flat
-        for before, n in pairwise(self.layers):
-            size = n * before
-            W, b, rest = rest[:size], rest[size : size + n], rest[size + n :]
-            self._views.append((W.reshape(n, before), b.reshape(n, 1)))
+        self._views = layer_views(self.flat, self.layers)
 
     @classmethod
     def from_layers(cls, pairs: Iterable[tuple[Array, Array]]) -> Self:
@@ -50,7 +51,7 @@ class Parameters:
         if not pairs:
             raise ValueError("expected at least one layer (W, b), got none")
         xp = array_module(*(array for pair in pairs for array in pair))
-        pairs = [(xp.asarray(W), xp.asarray(b)) for W, b in pairs]
+        pairs = [(xp.asarray(as_numbers(W, "W")), xp.asarray(as_numbers(b, "b"))) for W, b in pairs]
         layers = [pairs[0][0].shape[-1] if pairs[0][0].ndim else 0]
         for number, (W, b) in enumerate(pairs, 1):
             if W.ndim != 2 or W.shape[1] != layers[-1]:
@@ -144,7 +145,8 @@ class Network:
             if not 0 < keep <= 1:
                 raise ValueError(f"expected keep_prob in (0, 1], got {keep}")
         # past the frozen dataclass's __setattr__
-        vars(self).update(layers=tuple(map(int, layers)), hidden=hidden, keep_prob=keep_prob)
+        vars(self).update(layers=tuple(map(int, layers)), hidden=hidden)
+        vars(self).update(keep_prob=tuple(map(float, keep_prob)), l2=float(self.l2))
 
     def init(
         self, kind: str = "scaled", scale: Any = None, *, seed: int = 1, dtype: Any = None
@@ -243,6 +245,7 @@ class Network:
             low, high = float(Y.min()), float(Y.max())
             if math.isfinite(high - low):  # `fit` counts values that are not
                 self.check_range(low, high)
+                self.check_sums(Y)
         return Y if dtype is None else Y.astype(dtype, copy=False)
 
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
@@ -260,6 +263,12 @@ class Network:
         if low < 0 or high > 1:
             expected = f"expected labels Y in 0..1 for {self.output} outputs"
             raise ValueError(f"{expected}, got {low:g}..{high:g}")
+
+    def check_sums(self, Y: Array) -> None:
+        """Raise ValueError if columns of a softmax's labels do not sum to 1."""
+        if self.output == "softmax" and float(abs(Y.sum(axis=0) - 1.0).max()) > 1e-3:
+            hint = "pass one_hot(labels, n)"
+            raise ValueError(f"expected columns of Y that sum to 1 for softmax: {hint}")
 
     def check_params(self, params: Parameters) -> None:
         """Raise TypeError or ValueError unless these are parameters of this network."""
@@ -403,6 +412,16 @@ INITIALISATIONS: dict[str, Callable[..., Array]] = {
 def parameter_count(layers: Sequence[int]) -> int:
     """The number of values in W and b of all layers of these sizes."""
     return sum(n * (before + 1) for before, n in pairwise(layers))
+
+
+def layer_views(flat: Array, layers: Sequence[int]) -> list[tuple[Array, Array]]:
+    """W and b of all layers as views into a flat buffer."""
+    views = []
+    for before, n in pairwise(layers):
+        size = n * before
+        W, b, flat = flat[:size], flat[size : size + n], flat[size + n :]
+        views.append((W.reshape(n, before), b.reshape(n, 1)))
+    return views
 
 
 def is_integer(value: Any, least: int) -> bool:

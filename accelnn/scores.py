@@ -9,18 +9,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from accelnn.backend import Array, to_host
+from accelnn.backend import Array, as_numbers, to_host
 
 
 def labels(Y: Array) -> Array:
     """Class indices (m,) int64 on the host, from labels or from probabilities (n_classes, m)."""
-    Y = to_host(Y)
+    Y = to_host(as_numbers(Y, "labels"))
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
     if Y.ndim == 2 and len(Y) > 1:
+        # not NaN; probabilities may exceed 1 by rounding, and those of several sigmoids need no sum
+        binary = ((Y == 0) | (Y == 1)).all()
+        if not (abs(Y - 0.5) < 0.50001).all() or (binary and (Y.sum(axis=0) != 1).any()):
+            hint = "pass Y.T if its rows are examples, or labels (m, 1) as Y.ravel()"
+            got = f"{Y.min():g}..{Y.max():g} in shape {Y.shape}"
+            raise ValueError(f"expected one-hot columns or probabilities, got {got}: {hint}")
         return Y.argmax(axis=0).astype(np.int64)
-    indices = Y.ravel()
-    wrong = indices[(indices < 0) | (indices != np.floor(indices))]
+    indices = Y.ravel().astype(np.float64)
+    wrong = indices[~((indices >= 0) & (indices < 2**31) & (indices == np.floor(indices)))]
     if wrong.size:
         raise ValueError(f"expected class indices 0, 1, 2, ..., got {wrong[0]}")
     return indices.astype(np.int64)
@@ -33,7 +39,11 @@ def accuracy(predictions: Array, Y: Array) -> float:
 
 def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
     predicted, true = labels(predictions), labels(Y)
-    if predicted.shape != true.shape:
+    shapes = [np.shape(array) for array in (predictions, Y)]
+    columns = [shape for shape in shapes if len(shape) == 2 and shape[0] > shape[1] == 1]
+    if columns and (len(columns) == 2 or predicted.size != true.size):
+        raise ValueError(f"expected labels of shape (m,), got {columns[0]}: pass Y.ravel()")
+    if predicted.size != true.size:
         got = f"{predicted.size} predictions and {true.size} labels"
         raise ValueError(f"expected as many predictions as labels, got {got}")
     if not true.size:
@@ -52,7 +62,7 @@ def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None)
         n_classes = max(2, occurring, np.shape(Y)[0] if np.ndim(Y) == 2 else 0)
     elif occurring > n_classes:
         raise ValueError(f"expected classes in 0..{n_classes - 1}, got class {occurring - 1}")
-    pairs = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
+    pairs = np.bincount(true * n_classes + predicted, minlength=int(n_classes) ** 2)
     return pairs.astype(np.int64).reshape(n_classes, n_classes)
 
 

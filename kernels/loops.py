@@ -129,8 +129,10 @@ def sigmoid(z: float) -> float:
 
 
 def logistic_loss(z: float, y: float) -> float:
-    """-y log σ(z) - (1 - y) log(1 - σ(z)), from the logit z: finite for every finite z."""
-    return max(z, 0.0) - y * z + log1p(exp(-abs(z)))
+    """-y log σ(z) - (1 - y) log(1 - σ(z)) = max(z, 0) - y z + log(1 + e^-|z|), from the logit z:
+    finite for every finite z, and 0 if a right one is infinite."""
+    weight = 1.0 - y if z > 0.0 else y
+    return (weight * abs(z) if weight != 0.0 else 0.0) + log1p(exp(-abs(z)))
 
 
 def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> tuple[float, float]:

@@ -5,9 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.core import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
+import accelnn
 from accelnn import batches
 from accelnn.backend import to_device, to_host
 
@@ -51,6 +53,30 @@ def test_sizes_of_batches_add_up_and_only_the_last_may_be_short(m, batch_size):
     assert set(full) <= {batch_size}
     assert 1 <= last <= batch_size
     assert sum(full) + last == m
+
+
+def test_counts_of_any_integer_type_train_the_same():
+    X = np.random.default_rng(0).normal(size=(2, 300))
+    net, Y = accelnn.Network([2, 1]), X[0] > 0
+    counts = {"epochs": 120, "batch_size": 100, "seed": 3, "record_every": 90, "patience": 101}
+    expected = None
+    for kind in (int, np.uint8, np.int8, np.uint16):
+        given = {name: kind(n) for name, n in counts.items()}
+        params, history = accelnn.fit(
+            net, net.init(), X, Y, **given, validation=0.2, learning_rate=0.1, solver="direct"
+        )
+        result = params.flat.tolist(), history.costs, history.epochs, history.batch_size
+        expected = expected or result
+        assert result == expected, kind
+        record, evaluations = kind(6), kind(10)
+        _, history = accelnn.minimize(
+            net, net.init(), X, Y, evaluations=evaluations, record_every=record
+        )
+        assert history.epochs == [0, 6], kind
+    for kind in (bool, np.bool_, float):
+        for name in counts:
+            with refused(f"{name} as an integer"):
+                accelnn.fit(net, net.init(), X, Y, **{**counts, name: kind(1)}, learning_rate=0.1)
 
 
 @pytest.mark.usefixtures("there")

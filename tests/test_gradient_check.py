@@ -16,6 +16,9 @@ def test_numerical_gradients_are_central_differences():
     # (x + h)^3 - (x - h)^3 = 6 x² h + 2 h³: the error of the slope is exactly h²
     gradient = numerical_gradient(lambda x: float(x[0] ** 3), np.array([2.0]), step=1e-2)
     assert gradient[0] - 12 == pytest.approx(1e-4, rel=1e-6)
+    for dtype in ("i8", "f4"):  # which would round the step away
+        gradient = numerical_gradient(lambda theta: (theta**2).sum(), np.array([1, 2], dtype))
+        np.testing.assert_allclose(gradient, [2, 4], rtol=1e-7)
 
 
 def test_relative_differences_of_both_norms():
@@ -25,6 +28,10 @@ def test_relative_differences_of_both_norms():
     assert relative_difference(a, a) == 0
     assert relative_difference(np.zeros(2), np.zeros(2)) == 0
     assert relative_difference(a, -a, "|a+b|") == np.inf
+    for scale in (1e-300, 1e300):  # whose squares are 0 and infinite
+        assert relative_difference(scale * a, scale * b) == pytest.approx(4 / (5 + 3))
+    with refused("real numbers", TypeError):
+        relative_difference(a + 1j, b)
 
 
 def test_bad_arguments_are_refused():

@@ -100,6 +100,49 @@ def test_an_array_on_a_gpu_that_cannot_be_used_is_refused(monkeypatch):
         NET.predict(NET.init(), ByDLPack(X, device=(2, 0)))
 
 
+def test_values_that_are_no_real_numbers_are_refused():
+    masked = np.ma.array(X, mask=X > 1)
+    table = np.zeros((3, 20), "f8,f8")
+    kinds = (X + 0j, X.astype("m8[s]"), X.astype("M8[s]"), table, table.view(np.recarray))
+    for given, message in [(masked, "without masked values: pass"), *((x, "real") for x in kinds)]:
+        for ask in (
+            lambda given=given: NET.predict(NET.init(), given),
+            lambda given=given: NET.cost(NET.init(), given, LABELS),
+            lambda given=given: accelnn.fit(NET, NET.init(), given, LABELS, epochs=1),
+            lambda given=given: accelnn.fit(NET, NET.init(), X, given, epochs=1),
+        ):
+            with pytest.raises(TypeError, match=message):
+                ask()
+    with pytest.raises(TypeError, match="Y without masked values"):
+        NET.cost(NET.init(), X, np.ma.array(LABELS, mask=LABELS))
+    numbers = X.astype(object)
+    with pytest.raises(TypeError, match=r"dtype object: if all are numbers, pass its .astype"):
+        NET.predict(NET.init(), numbers)
+    pandas = pytest.importorskip("pandas")
+    missing = pandas.array([0, None] * 10, dtype="Int64")
+    for given in (missing, pandas.Series(missing), pandas.Series([0, pandas.NA] * 10)):
+        with pytest.raises(TypeError, match="Y"):
+            NET.cost(NET.init(), X, given)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_any_layout_and_type_of_numbers_gives_the_same_results():
+    params = NET.init()
+    halves = X.astype("f2").astype("f8")
+    expected = NET.cost(params, halves, LABELS), NET.gradients(params, halves, LABELS).flat
+    strided = np.zeros((6, 40))
+    strided[::2, ::2] = halves
+    fixed = halves.copy()
+    fixed.setflags(write=False)
+    unmasked = np.ma.array(halves, mask=False)
+    forms = (halves.astype("f2"), halves.astype("g"), halves.astype(">f4"), np.matrix(halves))
+    for given in (*forms, strided[::2, ::2], halves[:, ::-1].copy()[:, ::-1], fixed, unmasked):
+        for labels in (LABELS, LABELS.astype(">u2"), np.matrix(np.eye(2)[:, LABELS])):
+            got = NET.cost(params, given, labels), NET.gradients(params, given, labels).flat
+            np.testing.assert_allclose(got[0], expected[0], rtol=1e-15)
+            np.testing.assert_allclose(got[1], expected[1], rtol=1e-13, atol=1e-16)
+
+
 @pytest.mark.usefixtures("double")
 def test_arrays_of_other_packages_are_moved_to_the_device():
     moved = to_device(ByArray(X), "float32")

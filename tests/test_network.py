@@ -4,6 +4,7 @@ import copy
 import itertools
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 from helpers.core import refused
@@ -172,6 +173,34 @@ def test_parameters_are_views_into_one_buffer():
     assert params.flat[0] == 1
     with refused(r"shape \(5,\).*got \(4,\)"):
         Parameters(np.zeros(4), (4, 1))
+
+
+def test_parameters_take_float32_and_float64_arrays_only():
+    for dtype in ("i8", "u1", "f2", "g", "c16", "O", "?", ">f4", ">f8", "U3", "m8[s]", "f8,f8"):
+        with refused("native float32 or float64, got ndarray of .*asarray", TypeError):
+            Parameters(np.zeros(5, dtype), (4, 1))
+    with refused("got list of no dtype", TypeError):
+        Parameters([1.0] * 5, (4, 1))
+    with refused("masked", TypeError):
+        Parameters(np.ma.array(np.ones(5), mask=[1, 0, 0, 0, 0]), (4, 1))
+    with (
+        h5py.File("in memory", "w", driver="core", backing_store=False) as file,
+        refused("got Dataset of float64", TypeError),
+    ):
+        Parameters(file.create_dataset("theta", data=np.ones(5)), (4, 1))
+    for pair in (([[1j]], [[0]]), (np.array([[None]]), [[0]]), ([["1"]], [[0]])):
+        with refused("W as an array of real numbers", TypeError):
+            Parameters.from_layers([pair])
+
+
+def test_sizes_of_any_integer_type_do_not_overflow():
+    count = 200 * 201 + 201
+    assert Parameters(np.zeros(count), np.array([200, 200, 1], np.uint8)).layers == (200, 200, 1)
+    assert Network(np.array([200, 200, 1], np.uint8)).init().flat.size == count
+    with refused("float", TypeError):
+        Parameters(np.zeros(5), (4.0, 1))
+    net = Network([2, 1], l2=np.float16(0.1), keep_prob=())
+    assert type(net.l2) is float
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=5), st.sampled_from(["f4", "f8"]))
@@ -352,6 +381,7 @@ def test_labels_that_an_output_cannot_have_are_refused():
         ("softmax", np.array([0, 1, 2, 3, 4, 0]), r"labels in 0\.\.3, got 0\.\.4"),
         ("softmax", np.array([0, -1, 2, 3, 1, 0]), r"labels in 0\.\.3, got -1\.\.3"),
         ("softmax", np.ones((1, 6)), r"labels of shape \(6,\), got \(1, 6\): pass Y.ravel"),
+        ("softmax", np.ones((4, 6)) / 2, "columns of Y that sum to 1"),
         ("linear", np.ones(6), r"Y of shape \(4, 6\), got \(6,\)"),
     )
     for output, Y, message in several:

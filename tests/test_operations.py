@@ -367,6 +367,23 @@ def test_extreme_numbers_overflow_nowhere(form, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_tiny_costs_keep_their_digits(form, dtype):
+    if isinstance(form, Cuda):
+        pytest.skip("whose softmax has the cost of an example to one rounding of 1")
+    Z = np.array([[30, 0, 5], [0, 31, 5], [-1, 2, -40]], dtype)
+    softmax = np.log1p([np.exp(-30) + np.exp(-31), np.exp(-31) + np.exp(-29), 1 + np.exp(-45)])
+    logistic = LOSS["sigmoid"](Z[0].astype("f8"), np.array([1, 0, 1]))
+    for columns in ([0], [1], [0, 1, 2]):
+        for rows, output, losses in ((3, "softmax", softmax), (1, "sigmoid", logistic)):
+            Y = np.eye(3, dtype=dtype)[:, [0, 1, 0]][:rows, columns]
+            db, cost = np.zeros((rows, 1), dtype), np.full((), np.nan, dtype)
+            form.output_gradient(Z[:rows, columns], 0 * db, Y, output, 1.0, db, cost)
+            exact = losses[columns].mean()
+            rel = {"float64": 1e-13}.get(dtype, 1e-5)
+            assert float(cost) == pytest.approx(exact, rel=rel, abs=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_updates(form, dtype):
     for size in (1, 9, 100, 1000):
         theta, step, M = (drawn(size, dtype, seed) for seed in range(3))

@@ -1,5 +1,6 @@
 """Accuracy, confusion matrix and the report of each class, against scikit-learn's and by hand."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -49,9 +50,55 @@ def test_other_shapes_and_values_are_no_labels():
         (np.array([[0.3, 1.0]]), "0, 1, 2, ..., got 0.3"),
         (np.array([1, -1]), "got -1"),
         (np.array([np.nan]), "got nan"),
+        (np.array([np.inf, 0]), "got inf"),
+        (np.array([2**63 + 1], np.uint64), "got 9.2"),
     ):
         with refused(message):
             labels(Y)
+
+
+@given(answers())
+def test_every_form_of_labels_scores_the_same(drawn):
+    n, said, true = drawn
+
+    def forms(labels):
+        columns = np.eye(n)[:, labels]
+        yield from (labels, labels.tolist(), labels.astype(">i4"), labels.astype("f2"))
+        yield from (labels[None], labels[None] * 1.0, labels.astype("u1")[None])
+        yield from ([labels > 0, labels[None] > 0] if n == 2 else [])
+        if labels.size > 1:  # a column alone could be labels
+            yield from (columns, columns > 0, columns.astype(int), 0.6 * columns + 0.4 / n)
+            yield np.asfortranarray(columns)[:, ::-1][:, ::-1]
+
+    expected = np.zeros((n, n), int)
+    np.add.at(expected, (true, said), 1)
+    for ours, theirs in itertools.product(forms(said), forms(true)):
+        case = f"{np.shape(ours)} {np.shape(theirs)}"
+        assert accuracy(ours, theirs) == (said == true).mean(), case
+        confusion = confusion_matrix(ours, theirs, np.uint8(n))
+        np.testing.assert_array_equal(confusion, expected, case)
+        assert report(ours, theirs, "abcdef"[:n])[-2].precision == (said == true).mean(), case
+
+
+def test_shapes_and_values_with_two_meanings_are_refused():
+    column = np.array([[0], [1], [0]])
+    for said, true, message in (
+        (column, column, r"labels of shape \(m,\), got \(3, 1\): pass Y.ravel\(\)"),
+        (np.array([0, 1, 0]), column, r"labels of shape \(m,\), got \(3, 1\)"),
+        (np.array([[0, 1, 0]]), column, r"labels of shape \(m,\), got \(3, 1\)"),
+        (column * 2, [1], r"one-hot columns or probabilities, got 0\.\.2"),
+        ([1], np.array([[1], [1]]), r"got 1\.\.1 in shape \(2, 1\)"),
+        ([0, 1], [[1, 0], [1, 0]], r"got 0\.\.1 in shape \(2, 2\): pass Y\.T"),
+        ([0, 1], [[np.nan, 0], [0.1, 1]], "got nan..nan"),
+        ([[0.2, 0.9]], [0, 1], "0, 1, 2, ..., got 0.2"),
+    ):
+        with refused(message):
+            accuracy(said, true)
+    for Y in (np.array([1j]), np.array(["a"]), np.array([1, None]), np.array([1], "M8[s]")):
+        with refused("labels as an array of real numbers", TypeError):
+            labels(Y)
+    with refused("labels without masked values", TypeError):
+        labels(np.ma.array([0, 1], mask=[0, 1]))
 
 
 def test_accuracy():

@@ -19,7 +19,7 @@ from accelnn import batches
 from accelnn.backend import Array, install_cupy
 from accelnn.kernels.gpu import cublaslt, cuda
 from accelnn.kernels.gpu.cublaslt import Product, Unsupported
-from accelnn.network import Parameters
+from accelnn.network import layer_views
 from accelnn.solvers.direct import Direct
 from accelnn.solvers.job import Job, Trainer
 
@@ -40,7 +40,8 @@ class Captured(Trainer):
     """A training in captured steps.
 
     rounded : whether products read bfloat16
-    operands : the parameters as products read them: themselves, or a copy in bfloat16
+    operands : the flat parameters as products read them: themselves, or a copy in bfloat16
+    factors : W and b of each layer in them
     plan : α and ε of each planned step
     numbers : `steps` of step.cu
     losses : the sum of the costs, in a part for each block of threads
@@ -58,7 +59,8 @@ class Captured(Trainer):
         self.kernel("begin_step", 1, 1)
         self.compile_seconds = time.perf_counter() - start
         whole, self.sizes, self.most = job.batch_size is None, job.sizes, max(job.sizes)
-        self.operands = Parameters(self._as_operand(self.params.flat), layers)
+        self.operands = self._as_operand(self.params.flat)
+        self.factors = layer_views(self.operands, layers)
         self.A = [self._matrix(n) for n in layers[1:-1]]
         self.dZ = [self._matrix(n) for n in layers[1:]]
         self.results = xp.empty(self.most * max(map(_stride, layers[1:])) * self.rounded, dtype)
@@ -135,7 +137,7 @@ class Captured(Trainer):
         stream, current = self.xp.cuda.Stream, self.xp.cuda.get_current_stream()
         main, side = stream(non_blocking=True), stream(non_blocking=True)
         steps = [Step(self, size) for size in sorted(set(self.sizes))]
-        graphs, state = {}, [self.params.flat, *[self.operands.flat] * self.rounded, *self.moments]
+        graphs, state = {}, [self.params.flat, *[self.operands] * self.rounded, *self.moments]
         before = [array.copy() for array in state]
         main.wait_event(current.record())
         try:
@@ -264,7 +266,7 @@ class Step:
         """The launches from A[l] to A[l+1], and from dZ[l+1] back to dZ[l]."""
         t, n = self.training, self.layers[l + 1]
         kind, keep = self.net.hidden[l], float(self.net.keep_prob[l])
-        (W, bias), W_next, A, dZ = t.operands[l], t.operands[l + 1][0], self.A[l + 1], self.dZ[l]
+        (W, bias), W_next, A, dZ = t.factors[l], t.factors[l + 1][0], self.A[l + 1], self.dZ[l]
         # cuBLASLt has no derivative of relu for products of vectors.
         if kind == "relu" and keep == 1 and self.layers[l + 2] > 1:
             # It takes NaN to 0; divergence is still detected, because the parameters are NaN.
@@ -293,7 +295,7 @@ class Step:
     def _output(self) -> list[Launch]:
         """The launches from the last hidden layer to the output's dZ, and the loss."""
         t, m, n, dZ = self.training, self.m, self.layers[-1], self.dZ[-1]
-        (W, _), (_, b) = t.operands[-1], t.params[-1]
+        (W, _), (_, b) = t.factors[-1], t.params[-1]
         Z, scale = t.real(dZ), t.job.optimizer.scale(1.0) / m
         lanes = 1 << min(n - 1, 31).bit_length()  # the power of two from n on, at most 32
         Y = self.Y, *(stride // self.Y.itemsize for stride in self.Y.strides)
@@ -307,7 +309,7 @@ class Step:
         theta, count = t.params.flat, t.params.flat.size
         decay = optimizer.scale(1.0) / self.m * l2, l2 / 2, t.is_weight
         moments = (*t.moments, theta, theta)[:2]  # any arrays if the optimizer has none
-        last = t.operands.flat, t.losses, t.plan, t.numbers, *map(float, optimizer.betas), *moments
+        last = t.operands, t.losses, t.plan, t.numbers, *map(float, optimizer.betas), *moments
         arguments = theta, t.gradients.flat, count, *decay, *last
         name = f"{optimizer.name}_update"
         return t.kernel(name, *_row(count), *arguments, shared=THREADS // 32)

@@ -30,11 +30,7 @@ def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool 
     if isinstance(Y, HostColumns) and net.output != "linear":  # `converted` checks arrays
         ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
         net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
-    if net.output == "softmax":
-        off = max(_of_parts(Y, lambda part: float(abs(part.sum(axis=0) - 1).max())))
-        if off > 1e-3:
-            hint = "pass one_hot(labels, n)"
-            raise ValueError(f"expected columns of Y that sum to 1 for softmax: {hint}")
+        _of_parts(Y, net.check_sums)
     return X, Y
 
 
@@ -96,8 +92,8 @@ def not_finite(array: Array) -> int:
     return int((~array_module(array).isfinite(array)).sum())
 
 
-def check_counts(least: int, **counts: Any) -> None:
-    """Raise ValueError unless each count is an integer from `least` on."""
-    for name, value in counts.items():
-        if not is_integer(value, least):
-            raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
+def count(name: str, value: Any, least: int) -> int:
+    """The count as an int, which never overflows; ValueError unless it is an integer >= least."""
+    if not is_integer(value, least):
+        raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
+    return int(value)

@@ -98,9 +98,11 @@ def fit(
     if solver not in (names := ["auto", *choice.SOLVERS]):
         hint = "SciPy's minimisers are accelnn.minimize(...)"
         raise ValueError(f"unknown solver {solver!r}: expected one of {names}; {hint}")
-    checks.check_counts(0, epochs=epochs, seed=seed)
+    epochs, seed = checks.count("epochs", epochs, 0), checks.count("seed", seed, 0)
     optional = {"batch_size": batch_size, "patience": patience, "record_every": record_every}
-    checks.check_counts(1, **{name: n for name, n in optional.items() if n is not None})
+    batch_size, patience, record_every = (
+        None if n is None else checks.count(name, n, 1) for name, n in optional.items()
+    )
     if patience is not None and validation is None:
         raise ValueError("patience watches the validation cost: give validation as well")
     if record_every is None:

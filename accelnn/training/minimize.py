@@ -11,7 +11,7 @@ import numpy as np
 from accelnn.backend import Array, at_work, backend_of, to_host
 from accelnn.network import Network, Parameters, Workspace, backward, forward
 from accelnn.solvers import precisions
-from accelnn.training.checks import check_counts, checked
+from accelnn.training.checks import checked, count
 from accelnn.training.fit import evaluate
 from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, Interrupted, ask
 from accelnn.training.progress import following
@@ -58,9 +58,9 @@ def minimize(
     X, Y = checked(net, params, X, Y)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {list(METHODS)}")
-    check_counts(0, evaluations=evaluations)
+    evaluations = count("evaluations", evaluations, 0)
     record_every = max(1, evaluations // 100) if record_every is None else record_every
-    check_counts(1, record_every=record_every)
+    record_every = count("record_every", record_every, 1)
     if any(keep < 1 for keep in net.keep_prob):
         hint = "dropout makes the cost random, and no line search can follow it; use accelnn.fit"
         raise ValueError(f"expected keep_prob=1, got {net.keep_prob}: {hint}")

@@ -5,7 +5,7 @@ matrix. Columns are examples. Kinds are those of `loops.py`; unknown ones raise 
 have the dtype of the arrays: a float64 among float32 would halve the SIMD lanes.
 """
 
-from math import exp, log, sqrt
+from math import exp, log, log1p, sqrt
 from typing import Any
 
 from ..loops import LINEAR, SIGMOID, SOFTMAX, activate, logistic_loss, multiply_by_slope, sigmoid
@@ -92,7 +92,7 @@ def output_gradient(
     The softmax goes by rows too, because they are contiguous: the two rows of `work` receive the
     columns' maxima and sums.
     """
-    loss, one = 0.0, Z.dtype.type(1)
+    loss, zero, one = 0.0, Z.dtype.type(0), Z.dtype.type(1)
     if kind != SOFTMAX:
         for i in range(len(Z)):
             z, y = Z[i, start:stop], Y[i, start:stop]
@@ -114,13 +114,20 @@ def output_gradient(
         for j in range(len(z)):
             z[j] = exp(z[j] - largest[j])
             sums[j] = z[j] if i == 0 else sums[j] + z[j]
+    if with_loss:  # log1p of the sum without the largest term, because 1 swallows small ones
+        others = largest
+        others[:] = zero
+        for i in range(len(Z)):
+            z = Z[i, start:stop]
+            for j in range(len(z)):
+                others[j] += z[j] if z[j] < one else zero
+        for j in range(len(sums)):
+            loss += log1p(others[j]) if sums[j] - others[j] < 1.5 else log(sums[j])
     for j in range(len(sums)):
-        if with_loss:
-            loss += log(sums[j])
         sums[j] = one / sums[j]
     for i in range(len(Z)):
         z, y = Z[i, start:stop], Y[i, start:stop]
-        total = Z.dtype.type(0)
+        total = zero
         for j in range(len(z)):
             z[j] = (z[j] * sums[j] - y[j]) * scale
             total += z[j]
