@@ -1,0 +1,172 @@
+"""The supervisor: gives cases to a worker, ends one that hangs, and keeps the files that failed."""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SECONDS = 20  # that reading a file may take
+TESTS = Path(__file__).parents[1]
+KEPT = 3  # files of the same failure
+
+
+@dataclass
+class Tally:
+    """What came of one reader's cases."""
+
+    name: str
+    outcomes: Counter = field(default_factory=Counter)
+    failures: Counter = field(default_factory=Counter)  # by (kind, place)
+    examples: dict = field(default_factory=dict)  # the first case of each failure
+    slowest: float = 0.0
+    peak: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def cases(self):
+        return self.outcomes.total()
+
+    def enter(self, key, result):
+        self.outcomes["failed" if result["failure"] else result["outcome"]] += 1
+        self.slowest = max(self.slowest, result["seconds"])
+        self.peak = max(self.peak, result["peak"])
+        if result["failure"]:
+            failure = result["failure"], result["where"]
+            self.failures[failure] += 1
+            self.examples.setdefault(failure, key)
+
+
+class Worker:
+    """A process that reads files for one reader."""
+
+    def __init__(self, name, folder):
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.errors = (folder / "stderr").open("w+b")
+        command = [sys.executable, "-X", "faulthandler", "-m", "fuzz.worker", name, str(folder)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(command, cwd=TESTS, **pipes)
+        self.unread = b""
+        if self.line(120) is None:
+            self.close()
+            raise RuntimeError(f"the worker for {name} does not start: {self.said()}")
+
+    def line(self, seconds):
+        """The next line, None at the end of the process; raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while b"\n" not in self.unread:
+            left = max(end - time.monotonic(), 0)
+            if not select.select([self.process.stdout], [], [], left)[0]:
+                raise TimeoutError
+            if not (more := os.read(self.process.stdout.fileno(), 65536)):
+                return None
+            self.unread += more
+        text, _, self.unread = self.unread.partition(b"\n")
+        return json.loads(text)
+
+    def said(self):
+        """The end of what the process wrote to stderr."""
+        self.errors.seek(0)
+        return self.errors.read()[-4000:].decode(errors="replace")
+
+    def run(self, key):
+        """The case as it was announced, and its result."""
+        case = {"case": key, "words": "?", "path": ""}
+        failure = {"outcome": "failed", "seconds": 0.0, "peak": 0.0}
+        began = time.monotonic()
+        try:
+            self.process.stdin.write(json.dumps(key).encode() + b"\n")
+            self.process.stdin.flush()
+            case = self.line(60) or case
+            result = self.line(SECONDS)
+        except TimeoutError:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler writes where it was
+            failure |= {"failure": "hang", "seconds": time.monotonic() - began}
+            result = None
+        except BrokenPipeError:
+            result = None
+        if result is None:
+            self.close()
+            text, code = self.said(), self.process.returncode
+            failure.setdefault("failure", f"crash {code}")
+            places = [line.strip() for line in text.splitlines() if line.startswith("  File")]
+            place = places[0].replace(str(TESTS.parent), "") if places else text[-80:].strip()
+            return case, failure | {"where": place, "text": text}
+        return case, result
+
+    @property
+    def alive(self):
+        return self.process.poll() is None
+
+    def close(self):
+        try:
+            self.process.stdin.close()
+            self.process.wait(3)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+
+
+def run(name, keys, kept, scratch, until=float("inf"), tally=None):
+    """Read the cases in `keys`, seeds or paths, until the clock says `until`; returns the Tally.
+
+    kept : the folder for files that fail
+    """
+    tally = tally or Tally(name)
+    worker, began = None, time.monotonic()
+    try:
+        for key in keys:
+            if time.monotonic() > until:
+                break
+            if worker is None or not worker.alive:
+                worker = Worker(name, scratch / name)
+            case, result = worker.run(key)
+            tally.enter(key, result)
+            if result["failure"] and tally.failures[result["failure"], result["where"]] <= KEPT:
+                keep(name, case, result, kept)
+    finally:
+        tally.seconds += time.monotonic() - began
+        if worker is not None:
+            worker.close()
+            worker.errors.close()
+    return tally
+
+
+def keep(name, case, result, kept):
+    """Copy a case's file, and write what happened beside it."""
+    words = "-".join(result["failure"].split())
+    key = case["case"] if isinstance(case["case"], int) else Path(case["case"]).name
+    folder = kept / f"{name}-{key}-{words}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(case["path"])
+    if path.is_file():
+        shutil.copyfile(path, folder / path.name)
+    about = f"{name} {key}: {case['words']}\n{result['failure']} at {result['where']}\n"
+    (folder / "what.txt").write_text(f"{about}{result['text']}\n", errors="replace")
+
+
+def table(tallies):
+    """The lines to print: a row for each reader, then each failure with its first case."""
+    heads = ("reader", "cases", "a second", "accepted", "refused", "failed", "slowest", "peak")
+    lines = ["{:<14}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}".format(*heads)]
+    for one in tallies:
+        counts = (one.outcomes[kind] for kind in ("accepted", "refused", "failed"))
+        rate = one.cases / one.seconds if one.seconds else 0
+        lines.append(
+            "{:<14}{:>9,}{:>9.0f}{:>9,}{:>9,}{:>8,}{:>7.2f} s{:>6.0f} MB".format(
+                one.name, one.cases, rate, *counts, one.slowest, one.peak
+            )
+        )
+    for one in tallies:
+        for (kind, place), count in one.failures.most_common():
+            first = one.examples[kind, place]
+            lines.append(f"FAILED {one.name}: {kind}: {place} ({count} times, first {first})")
+    return lines
