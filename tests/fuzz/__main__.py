@@ -12,7 +12,7 @@ from . import campaign
 
 READERS = ("model", "predict", "cats", "hdf5", "mat", "mat-weights", "mat-football", "csv")
 READERS += ("train-csv", "picture", "images", "json", "download")
-TURN = 20  # seconds of a reader before the next one's turn
+TURN = 20  # seconds of a reader before the next one
 
 
 def main(arguments=None):
@@ -34,30 +34,29 @@ def main(arguments=None):
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # no time for a disk
     with tempfile.TemporaryDirectory(dir=memory) as scratch:
         try:
-            for name, keys, until in _turns(options, first):
-                campaign.run(name, keys, kept, Path(scratch), until, tallies[name])
+            campaign.run(_cases(options, first), kept, Path(scratch), tallies)
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
     print("\n".join(campaign.table(tallies.values())))
     return int(any(tally.failures for tally in tallies.values()))
 
 
-def _turns(options, first):
-    """The readers in turn: name, cases, and when the turn ends."""
-    endless = float("inf")
+def _cases(options, first):
+    """The readers' names, in turns of a few seconds, and the cases."""
     if options.file or options.cases:
         keys = [str(file.resolve()) for file in options.file]
-        for name in options.reader:
-            yield name, keys or range(first, first + options.cases), endless
+        keys = keys or range(first, first + options.cases)
+        yield from itertools.product(options.reader, keys)
         return
     seeds = {name: itertools.count(first) for name in options.reader}
-    end, n = time.monotonic() + options.seconds, len(options.reader)
+    end = time.monotonic() + options.seconds
+    turn = min(TURN, options.seconds / len(options.reader))
     for name in itertools.cycle(options.reader):
-        now = time.monotonic()
-        if now >= end:
+        until = min(time.monotonic() + turn, end)
+        while time.monotonic() < until:
+            yield name, next(seeds[name])
+        if until == end:
             return
-        turn = max(min(TURN, options.seconds / n), 0.5)
-        yield name, seeds[name], min(now + turn, end)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SECONDS = 20  # that reading a file may take
+SECONDS, MEMORY = 20, 500  # that reading a file may take; MB, of a file below 10 MB
+STARTING = 120  # seconds to start a worker, and to make a file
 TESTS = Path(__file__).parents[1]
 KEPT = 3  # files of the same failure
 
@@ -44,20 +45,15 @@ class Tally:
 
 
 class Worker:
-    """A process that reads files for one reader."""
+    """A process that reads files, of at most `memory` MB."""
 
-    def __init__(self, name, folder):
-        self.folder = folder
+    def __init__(self, folder, memory):
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.errors = (folder / "stderr").open("w+b")
-        command = [sys.executable, "-X", "faulthandler", "-m", "fuzz.worker", name, str(folder)]
+        folder.mkdir()
+        self.errors, self.unread = (folder / "stderr").open("w+b"), b""
+        command = [sys.executable, "-m", "fuzz.worker", str(folder), str(memory)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(command, cwd=TESTS, **pipes)
-        self.unread = b""
-        if self.line(120) is None:
-            self.close()
-            raise RuntimeError(f"the worker for {name} does not start: {self.said()}")
 
     def line(self, seconds):
         """The next line, None at the end of the process; raises TimeoutError."""
@@ -77,29 +73,29 @@ class Worker:
         self.errors.seek(0)
         return self.errors.read()[-4000:].decode(errors="replace")
 
-    def run(self, key):
+    def run(self, name, key):
         """The case as it was announced, and its result."""
-        case = {"case": key, "words": "?", "path": ""}
+        case, result = {"words": "not made", "path": ""}, None
         failure = {"outcome": "failed", "seconds": 0.0, "peak": 0.0}
         began = time.monotonic()
         try:
-            self.process.stdin.write(json.dumps(key).encode() + b"\n")
+            self.process.stdin.write(json.dumps([name, key]).encode() + b"\n")
             self.process.stdin.flush()
-            case = self.line(60) or case
-            result = self.line(SECONDS)
+            if announced := self.line(STARTING):
+                case, began = announced, time.monotonic()
+                result = self.line(SECONDS)
         except TimeoutError:
             self.process.send_signal(signal.SIGABRT)  # faulthandler writes where it was
             failure |= {"failure": "hang", "seconds": time.monotonic() - began}
-            result = None
         except BrokenPipeError:
-            result = None
+            pass  # it died before
         if result is None:
             self.close()
-            text, code = self.said(), self.process.returncode
+            code, text = self.process.returncode, self.said()
             failure.setdefault("failure", f"crash {code}")
             places = [line.strip() for line in text.splitlines() if line.startswith("  File")]
-            place = places[0].replace(str(TESTS.parent), "") if places else text[-80:].strip()
-            return case, failure | {"where": place, "text": text}
+            place = places[0 if code < 0 else -1] if places else text[-80:].strip()
+            result = failure | {"where": place.replace(str(TESTS.parent), ""), "text": text}
         return case, result
 
     @property
@@ -115,35 +111,32 @@ class Worker:
             self.process.wait()
 
 
-def run(name, keys, kept, scratch, until=float("inf"), tally=None):
-    """Read the cases in `keys`, seeds or paths, until the clock says `until`; returns the Tally.
+def run(cases, kept, scratch, tallies, memory=MEMORY):
+    """Read the cases, pairs of a reader's name and a seed or path, and enter them into `tallies`.
 
     kept : the folder for files that fail
+    scratch : a folder to work in
     """
-    tally = tally or Tally(name)
-    worker, began = None, time.monotonic()
+    worker = None
     try:
-        for key in keys:
-            if time.monotonic() > until:
-                break
+        for name, key in cases:
             if worker is None or not worker.alive:
-                worker = Worker(name, scratch / name)
-            case, result = worker.run(key)
+                worker = Worker(scratch / "worker", memory)
+            tally, began = tallies[name], time.monotonic()
+            case, result = worker.run(name, key)
             tally.enter(key, result)
+            tally.seconds += time.monotonic() - began
             if result["failure"] and tally.failures[result["failure"], result["where"]] <= KEPT:
-                keep(name, case, result, kept)
+                keep(name, key, case, result, kept)
     finally:
-        tally.seconds += time.monotonic() - began
         if worker is not None:
             worker.close()
-            worker.errors.close()
-    return tally
 
 
-def keep(name, case, result, kept):
+def keep(name, key, case, result, kept):
     """Copy a case's file, and write what happened beside it."""
     words = "-".join(result["failure"].split())
-    key = case["case"] if isinstance(case["case"], int) else Path(case["case"]).name
+    key = key if isinstance(key, int) else Path(key).name
     folder = kept / f"{name}-{key}-{words}"
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(case["path"])

@@ -1,7 +1,7 @@
-"""The process that reads hostile files: `python -m fuzz.worker READER FOLDER`.
+"""The process that reads hostile files: `python -m fuzz.worker FOLDER MEGABYTES`.
 
-It takes a case a line on standard input, a seed or the path of a file, and writes a line of JSON
-before each case and after it. What goes wrong with the process itself, its parent sees.
+It takes a case a line on standard input, a reader's name and a seed or the path of a file, and
+writes a line of JSON before each case and after it. Its parent sees what happens to the process.
 """
 
 import contextlib
@@ -18,11 +18,14 @@ import traceback
 import warnings
 from pathlib import Path
 
-MEMORY = 500  # MB that reading a file below 10 MB may take
+from accelnn.datasets.download import DownloadError
+
+from . import readers
+
 LONGEST = 2000  # characters of an error's message
 ROOM = 4 << 30  # bytes of address space beside what the process has when it starts
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty")
-CODE = ("pickle.find_class", "marshal.loads", "ctypes.dlopen", "cpython.run_file")
+REFUSED = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
+REFUSED += ("pickle.find_class", "marshal.loads", "ctypes.dlopen", "cpython.run_file")
 
 
 class Watch:
@@ -69,13 +72,16 @@ def last_frame(error):
 
 
 class Case:
-    """Reads one file and finds out what is wrong with how it was read."""
+    """Reads files and finds out what is wrong with how they are read.
 
-    def __init__(self, reader, watch, events):
-        self.reader, self.watch, self.events = reader, watch, events
+    memory : MB that reading a file below 10 MB may take
+    """
 
-    def run(self, path, whole):
-        """The outcome as a dict; `whole` are the digests that an unchanged reader may give."""
+    def __init__(self, watch, events, memory):
+        self.watch, self.events, self.memory = watch, events, memory
+
+    def run(self, reader, path, whole):
+        """The outcome as a dict. If `whole` is given, what is accepted must be in it."""
         self.events.clear()
         self.watch.opened()
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -86,10 +92,10 @@ class Case:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                accepted = self.reader.read(path)
+                accepted = reader.read(path)
             except AssertionError as error:
                 failure, where, text = "wrong", str(error)[:80], traceback.format_exc()
-            except (ValueError, OSError, self.reader.raises) as error:
+            except (ValueError, OSError, reader.raises) as error:
                 text = f"{type(error).__name__}: {error}"
                 if len(text) > LONGEST:
                     failure, where = "long message", last_frame(error)
@@ -98,77 +104,84 @@ class Case:
                 where, text = last_frame(error), traceback.format_exc()
         seconds, peak = time.monotonic() - began, memory("VmHWM") - before
         left = len(os.listdir("/proc/self/fd")) - descriptors
-        found = self.watch.opened()
-        odd = [w for w in warned if issubclass(w.category, RuntimeWarning)]
+        opened = self.watch.opened()
+        numeric = [w for w in warned if issubclass(w.category, RuntimeWarning)]
         if failure is None:
             if self.events:
                 failure, where = "program", self.events[0]
-            elif found:
-                failure, where = "outside", f"{sorted(set(found))} opened"
-            elif small and peak > MEMORY:
-                failure, where = "memory", text[:60]
-                text = f"{peak:.0f} MB: {text}"
-            elif left > 0 and seconds < 1:
-                failure, where = "left open", text[:60]
-            elif odd:
-                failure, text = "warning", str(odd[0].message)
-                where = f"{Path(odd[0].filename).name}:{odd[0].lineno}"
-            elif accepted is not None and whole is not None and accepted not in whole:
+            elif opened:
+                failure, where = "outside", f"{sorted(set(opened))} opened"
+            elif small and peak > self.memory:
+                failure, where, text = "memory", path.name, f"{peak:.0f} MB: {text}"
+            elif left > 0 and not reader.has_threads:
+                failure, where = "left open", path.name
+            elif numeric:
+                failure, text = "warning", str(numeric[0].message)
+                where = f"{Path(numeric[0].filename).name}:{numeric[0].lineno}"
+            elif accepted and whole and accepted not in whole:
                 failure, where = "wrong", "accepted altered contents"
-            elif accepted is not None and self.again(path) != accepted:
+            elif accepted and _again(reader, path) != accepted:
                 failure, where = "wrong", "another result when read again"
-        outcome = "accepted" if accepted is not None else "refused"
+        outcome = "accepted" if accepted else "refused"
         times = {"seconds": round(seconds, 3), "peak": round(peak, 1)}
         return {"outcome": outcome, "failure": failure, "where": where, "text": text, **times}
 
-    def again(self, path):
-        with warnings.catch_warnings(action="ignore"), contextlib.suppress(ValueError, OSError):
-            return self.reader.read(path)
+
+def _again(reader, path):
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(ValueError, OSError):
+        return reader.read(path)
 
 
-def main(name, folder):
+def prepare(reader, place):
+    """Write the files that the reader needs into the folder, and read the good files, which also
+    imports what it needs; returns the digests of the good files."""
+    for name, data in reader.beside.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    path, accepted = place / reader.name, set()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for data in reader.good:
+        path.write_bytes(data)
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(DownloadError):
+            accepted.add(reader.read(path))
+    return accepted
+
+
+def clear(path):
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+
+
+def main(folder, megabytes):
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries may print
     faulthandler.enable()  # a crash's traceback goes to stderr
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from accelnn.datasets.download import DownloadError
-
-    from . import readers
-
-    folder = Path(folder)
-    outside, place = folder / "outside", folder / "case"
-    outside.mkdir(parents=True, exist_ok=True)
-    reader = readers.readers(outside)[name]
-    path = place / reader.name
-    for file, data in reader.beside.items():
-        (place / file).parent.mkdir(parents=True, exist_ok=True)
-        (place / file).write_bytes(data)
-    accepted = set()
-    for data in reader.good:  # which also imports everything
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        with warnings.catch_warnings(action="ignore"), contextlib.suppress(DownloadError):
-            accepted.add(reader.read(path))
-    events = []
-    sys.addaudithook(
-        lambda event, args: events.append(f"{event} {args[:2]}") if event in PROGRAMS + CODE else 0
-    )
-    case = Case(reader, Watch(outside), events)
+    outside = Path(folder) / "outside"
+    outside.mkdir()
+    table, accepted, events = readers.readers(outside), {}, []
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
-    print(json.dumps({"ready": True}), file=lines)
+    sys.addaudithook(
+        lambda event, args: events.append(f"{event} {args[:2]}") if event in REFUSED else None
+    )
+    case = Case(Watch(outside), events, float(megabytes))
     for line in sys.stdin:
-        key = json.loads(line)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        name, key = json.loads(line)
+        reader, place = table[name], Path(folder) / name
+        if name not in accepted:
+            accepted[name] = prepare(reader, place)
+        path = place / reader.name
+        clear(path)
         if isinstance(key, int):
             words = readers.make(name, reader, key, path)
         else:
             shutil.copyfile(key, path)
             words = Path(key).name
-        print(json.dumps({"case": key, "words": words, "path": str(path)}), file=lines)
-        must_equal = reader.unchanged and not words.startswith(("attribute", "signed"))
-        result = case.run(path, accepted if must_equal else None)
+        print(json.dumps({"words": words, "path": str(path)}), file=lines)
+        result = case.run(reader, path, reader.unchanged(words) and accepted[name])
         print(json.dumps(result), file=lines)
 
 
