@@ -80,8 +80,9 @@ class Case:
     def __init__(self, watch, events, memory):
         self.watch, self.events, self.memory = watch, events, memory
 
-    def run(self, reader, path, whole):
-        """The outcome as a dict. If `whole` is given, what is accepted must be in it."""
+    def run(self, reader, path, words, whole):
+        """The outcome as a dict; `words` say what the file is. If `whole` is given, what is
+        accepted must be in it."""
         self.events.clear()
         self.watch.opened()
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -112,9 +113,9 @@ class Case:
             elif opened:
                 failure, where = "outside", f"{sorted(set(opened))} opened"
             elif small and peak > self.memory:
-                failure, where, text = "memory", path.name, f"{peak:.0f} MB: {text}"
+                failure, where, text = "memory", words, f"{peak:.0f} MB: {text}"
             elif left > 0 and not reader.has_threads:
-                failure, where = "left open", path.name
+                failure, where = "left open", words
             elif numeric:
                 failure, text = "warning", str(numeric[0].message)
                 where = f"{Path(numeric[0].filename).name}:{numeric[0].lineno}"
@@ -181,7 +182,7 @@ def main(folder, megabytes):
             shutil.copyfile(key, path)
             words = Path(key).name
         print(json.dumps({"words": words, "path": str(path)}), file=lines)
-        result = case.run(reader, path, reader.unchanged(words) and accepted[name])
+        result = case.run(reader, path, words, reader.unchanged(words) and accepted[name])
         print(json.dumps(result), file=lines)
 
 
