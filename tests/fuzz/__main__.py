@@ -11,7 +11,7 @@ from pathlib import Path
 from . import campaign
 
 READERS = ("model", "predict", "cats", "hdf5", "mat", "mat-weights", "mat-football", "csv")
-READERS += ("train-csv", "picture", "images", "json", "download")
+READERS += ("train-csv", "picture", "images", "json", "download", "commands")
 TURN = 20  # seconds of a reader before the next one
 
 

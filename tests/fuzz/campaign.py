@@ -1,5 +1,6 @@
 """The supervisor: gives cases to a worker, ends one that hangs, and keeps the files that failed."""
 
+import contextlib
 import json
 import os
 import select
@@ -11,6 +12,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from . import faults
 
 SECONDS, MEMORY = 20, 500  # that reading a file may take; MB, of a file below 10 MB
 STARTING = 120  # seconds to start a worker, and to make a file
@@ -50,10 +53,11 @@ class Worker:
     def __init__(self, folder, memory):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        self.errors, self.unread = (folder / "stderr").open("w+b"), b""
+        self.said_in, self.unread = folder / "stderr", b""
         command = [sys.executable, "-m", "fuzz.worker", str(folder), str(memory)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
-        self.process = subprocess.Popen(command, cwd=TESTS, **pipes)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with self.said_in.open("wb") as errors:
+            self.process = subprocess.Popen(command, cwd=TESTS, stderr=errors, **pipes)
 
     def line(self, seconds):
         """The next line, None at the end of the process; raises TimeoutError."""
@@ -70,8 +74,7 @@ class Worker:
 
     def said(self):
         """The end of what the process wrote to stderr."""
-        self.errors.seek(0)
-        return self.errors.read()[-4000:].decode(errors="replace")
+        return self.said_in.read_text(errors="replace")[-6000:]
 
     def run(self, name, key):
         """The case as it was announced, and its result."""
@@ -90,25 +93,25 @@ class Worker:
         except BrokenPipeError:
             pass  # it died before
         if result is None:
-            self.close()
+            self.end()
             code, text = self.process.returncode, self.said()
             failure.setdefault("failure", f"crash {code}")
-            places = [line.strip() for line in text.splitlines() if line.startswith("  File")]
+            shown = text.rpartition("Current thread")[2] or text  # others may be shown before it
+            places = [line.strip() for line in shown.splitlines() if line.startswith("  File")]
             place = places[0 if code < 0 else -1] if places else text[-80:].strip()
             result = failure | {"where": place.replace(str(TESTS.parent), ""), "text": text}
         return case, result
 
-    @property
-    def alive(self):
-        return self.process.poll() is None
-
-    def close(self):
-        try:
+    def end(self):
+        """End the process, by force if it has not ended after its last case."""
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+        try:
             self.process.wait(3)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
 
 
 def run(cases, kept, scratch, tallies, memory=MEMORY):
@@ -120,17 +123,20 @@ def run(cases, kept, scratch, tallies, memory=MEMORY):
     worker = None
     try:
         for name, key in cases:
-            if worker is None or not worker.alive:
-                worker = Worker(scratch / "worker", memory)
             tally, began = tallies[name], time.monotonic()
-            case, result = worker.run(name, key)
+            if name == "commands":
+                case, result = faults.run(key, scratch)
+            else:
+                if worker is None or worker.process.poll() is not None:
+                    worker = Worker(scratch / "worker", memory)
+                case, result = worker.run(name, key)
             tally.enter(key, result)
             tally.seconds += time.monotonic() - began
             if result["failure"] and tally.failures[result["failure"], result["where"]] <= KEPT:
                 keep(name, key, case, result, kept)
     finally:
         if worker is not None:
-            worker.close()
+            worker.end()
 
 
 def keep(name, key, case, result, kept):

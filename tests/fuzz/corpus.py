@@ -109,6 +109,7 @@ def files(scratch):
     deep = f'{before}"limits": {"[" * 20_000 + "]" * 20_000}{after}'
     long = f'{before}"limits": {"9" * 5000}{after}'
     escape, huge = "\x1b[31mred", 2**40
+    escapes = json.dumps(text_files.report() | {"versions": {"x": escape}})
     large = picture_files.png(9400, 9400, 1, 0, zlib_zeros(11))
     return {
         "model/null-dataspace.h5": changed(model, "weights", "null dataspace"),
@@ -150,7 +151,7 @@ def files(scratch):
         "picture/90-megapixels.png": written(large),
         "json/deep.json": written(deep.encode()),
         "json/long-number.json": written(long.encode()),
-        "json/escapes.json": written(json.dumps(nested | {"versions": {"x": escape}}).encode()),
+        "json/escapes.json": written(escapes.encode()),
         "download/deflated-bomb.http": written(
             text_files.answer(zlib_zeros(60), Content_Encoding="deflate")
         ),

@@ -82,7 +82,18 @@ def _png_large(path, rng):
 
 
 def _png_chunks(path, rng):
-    kinds = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"pHYs")
+    kinds = (
+        b"tEXt",
+        b"zTXt",
+        b"iTXt",
+        b"iCCP",
+        b"eXIf",
+        b"tRNS",
+        b"acTL",
+        b"fcTL",
+        b"fdAT",
+        b"pHYs",
+    )
     more = []
     for _ in range(int(rng.integers(1, 4))):
         kind = kinds[rng.integers(len(kinds))]
@@ -99,14 +110,29 @@ def _postscript(path, rng):
     if rng.random() < 0.6:
         path.write_bytes(POSTSCRIPT)
     else:
-        head = struct.pack("<4sIIIIIIH", b"\xc5\xd0\xd3\xc6", 32, len(POSTSCRIPT), 0, 0, 0, 0, 65535)
+        head = struct.pack(
+            "<4sIIIIIIH", b"\xc5\xd0\xd3\xc6", 32, len(POSTSCRIPT), 0, 0, 0, 0, 65535
+        )
         path.write_bytes(head.ljust(32, b"\0") + POSTSCRIPT)
 
 
 def _other_formats(path, rng):
     """What Pillow opens and people do not photograph with."""
     picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
-    names = ("EPS", "PDF", "ICO", "ICNS", "IM", "MPO", "PCX", "SGI", "TGA", "DDS", "JPEG2000", "MSP")
+    names = (
+        "EPS",
+        "PDF",
+        "ICO",
+        "ICNS",
+        "IM",
+        "MPO",
+        "PCX",
+        "SGI",
+        "TGA",
+        "DDS",
+        "JPEG2000",
+        "MSP",
+    )
     name = str(rng.choice(names))
     try:
         picture.convert("1" if name == "MSP" else "RGB").save(path, name)

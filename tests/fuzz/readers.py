@@ -241,7 +241,9 @@ def readers(outside):
         "train-csv": Reader("own.csv", tables, crafted.CSV, read_to_train),
         "picture": Reader("picture.png", picture_files.good(), picture_files.CRAFTED, read_picture),
         "images": Reader("a/picture.png", picture_files.good(), picture_files.CRAFTED, read_images),
-        "json": Reader("report.json", [crafted.good_report()], crafted.JSON, read_report, share=0.7),
+        "json": Reader(
+            "report.json", [crafted.good_report()], crafted.JSON, read_report, share=0.7
+        ),
         "download": Reader("answer.http", answers, crafted.HTTP, read_answer, raises=DownloadError),
     }
     table["predict"].beside = {"picture.png": picture}

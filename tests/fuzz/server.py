@@ -31,14 +31,19 @@ def _running():
     return server
 
 
+def address(answer):
+    """Where every request is answered with these bytes."""
+    server = _running()
+    server.answer = answer
+    return f"http://127.0.0.1:{server.server_address[1]}/"
+
+
 def download(path):
     """The football data as downloaded from a server that answers with the file at `path`, or the
     error that the download raised; nothing but a whole file may be left in its folder."""
     from accelnn.datasets import download as module
 
-    server = _running()
-    server.answer = path.read_bytes()
-    module.BASE = f"http://127.0.0.1:{server.server_address[1]}/"
+    module.BASE = address(path.read_bytes())
     module.TIMEOUT = SECONDS
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         old = Path(folder) / "football.mat"

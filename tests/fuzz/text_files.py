@@ -10,7 +10,21 @@ from .hdf5_files import put_odd
 # ----------------------------------------------------------------------------- tables
 
 CELLS = ["", " ", '"', '""', '"a', 'a"b', "nan", "inf", "-inf", "1e999", "1e100", "9e99", "5e-324"]
-CELLS += ["0x10", "1_000", "１２", "1,5", "\0", "\x1b[31m", "\r", "\n", "١", "+1", "--1", "1e", "None"]
+CELLS += [
+    "0x10",
+    "1_000",
+    "１２",
+    "1,5",
+    "\0",
+    "\x1b[31m",
+    "\r",
+    "\n",
+    "١",
+    "+1",
+    "--1",
+    "1e",
+    "None",
+]
 CELLS += ["9" * 400, "1" * 200_000, "x" * 200_000, "\ufeff1", "\u2028", "'", "True", "-0", "1e-400"]
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "latin1", "utf-32", "cp037")
 
@@ -195,7 +209,14 @@ def _lengths(path, rng):
 
 
 def _redirects(path, rng):
-    places = ("/", "file:///etc/passwd", "//", "ftp://127.0.0.1/x", "http://127.0.0.1:1/", "http://")
+    places = (
+        "/",
+        "file:///etc/passwd",
+        "//",
+        "ftp://127.0.0.1/x",
+        "http://127.0.0.1:1/",
+        "http://",
+    )
     places += ("data:,x", "\\\\host\\x", "http://[::1", "x" * 5000, "http://127.0.0.1:99999/")
     place = places[rng.integers(len(places))]
     path.write_bytes(answer(b"", b"302 Found", Location=place))
@@ -223,7 +244,13 @@ def _encoded(path, rng):
 
 
 def _chunks(path, rng):
-    bodies = (b"5\r\nhello\r\n", b"ffffffffffffffff\r\nx", b"-1\r\n", b"zz\r\n", b"5;" + b"x" * 70_000)
+    bodies = (
+        b"5\r\nhello\r\n",
+        b"ffffffffffffffff\r\nx",
+        b"-1\r\n",
+        b"zz\r\n",
+        b"5;" + b"x" * 70_000,
+    )
     body = bodies[rng.integers(len(bodies))]
     path.write_bytes(answer(body, Content_Length="", Transfer_Encoding="chunked"))
 
