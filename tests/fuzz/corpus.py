@@ -21,7 +21,7 @@ OUTSIDE = Path("../outside")
 
 
 class Fixed:
-    """Draws what is given, in place of a random generator: seeds differ between NumPy's releases."""
+    """Draws what is given, as a random generator would."""
 
     def __init__(self, *draws):
         self.draws = list(draws)

@@ -202,7 +202,7 @@ def _run_in(folder, name, fault, drawn):
         inputs.add("filler")
     changed = {"PYTHONPATH": None, "ACCELNN_DATA": None} | before.environment
     environment = {k: v for k, v in (os.environ | changed).items() if v is not None}
-    printed = tempfile.TemporaryFile()
+    printed = tempfile.TemporaryFile()  # noqa: SIM115
     own = {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed}
     if fault == "narrow terminal":
         return _in_terminal(folder, _command(arguments), environment, outputs, inputs)

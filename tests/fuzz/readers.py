@@ -34,7 +34,7 @@ class Reader:
     crafted : makers of hostile files by name
     read : reads the file, checks what was read, and returns it as comparable bytes
     unchanged : whether the reader must refuse every change of this kind: by a checksum
-    share : of the cases that are crafted, half of them then mutated; the others are mutated good ones
+    share : of the cases that are crafted; the others are good files, mutated
     raises : an error that may be raised beside ValueError and OSError
     beside : good files that the reader needs too, by name
     has_threads : whether threads of ours open files while it reads

@@ -131,7 +131,9 @@ def _records():
     trained = {"epochs": 100, "epochs_measured": 100, "final_cost": 0.1, "solver": "direct"}
     trained |= {"optimizer": "sgd", "steps": 100, "data": "stand-in", "train_accuracy": 0.9}
     for name in ("numpy", "accelnn", "torch"):
-        yield {**common, **trained, "case": "cat-2layer", "implementation": name, "size": {}}
+        yield {**common, **trained, "case": "cat-2layer", "implementation": name} | {
+            "size": {"layers": [12288, 7, 1], "m": 209}
+        }
 
 
 def report():
