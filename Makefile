@@ -5,7 +5,7 @@ PYTHON ?= python3
 CUDA ?= cuda13
 ARGS ?=
 
-.PHONY: help bench test test-all gpu lint clean
+.PHONY: help bench test test-all fuzz gpu lint clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -22,6 +22,9 @@ test: .venv/stamp ## run the tests, in about two minutes
 
 test-all: .venv/stamp ## run all the tests
 	@.venv/bin/python -m pytest $(ARGS)
+
+fuzz: .venv/stamp ## read hostile files and break commands for an hour
+	@PYTHONPATH=tests .venv/bin/python -m fuzz $(ARGS)
 
 # GPU_PYTHON is the Python of an environment that has everything needed, accelnn included. If it is
 # not given, an environment is made once, as below.
