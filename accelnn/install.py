@@ -1,7 +1,5 @@
 """The source of this copy of accelnn, and the command that installs its extras from there."""
 
-import json
-import shlex
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +15,9 @@ def install_command(extra: str) -> str:
 
     accelnn is on no package index: it is installed from its clone, or from its own source's URL.
     """
-    from importlib import metadata  # takes 10 ms to import
+    import json  # these take 10 ms to import
+    import shlex
+    from importlib import metadata
 
     # The source that pip recorded (PEP 610). A build leaves an accelnn.egg-info in the clone: it is
     # found too, and records no source.

@@ -21,11 +21,11 @@ from doubles import device as device_double
 from threadpoolctl import threadpool_limits
 
 from accelnn.backend import CupyBackend, NumpyBackend, why_not
-from accelnn.bench import __main__ as command
 from accelnn.bench import cases, growth, machine, notes, pages, report, runner, timing, trainings
-from accelnn.bench.__main__ import GPU_TRAININGS, main
 from accelnn.bench.records import Record, Report, Skip, TrainingRecord, crossings
 from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.cli import bench as command
+from accelnn.cli.bench import GPU_TRAININGS, main
 from accelnn.cli.console import console
 from accelnn.gpus import Gpu
 from accelnn.kernels import loops
@@ -582,7 +582,7 @@ def test_ctrl_c_leaves_table_and_json(tmp_path):
     program = (
         "from accelnn.bench import machine\n"
         "machine.limits = lambda *a, **k: {'stream_gb_per_s': 1.0, 'matmul_gflop_per_s': 1.0}\n"
-        "from accelnn.bench.__main__ import main\n"
+        "from accelnn.cli.bench import main\n"
         f"raise SystemExit(main(['ops', '--size', '15', '16', '17', '--json', {str(file)!r}]))"
     )
     process = subprocess.Popen(

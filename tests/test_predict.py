@@ -11,11 +11,11 @@ from PIL import Image
 
 import accelnn
 from accelnn import backend, datasets, models
-from accelnn import predict as command
 from accelnn.__main__ import run
+from accelnn.cli import predict as command
+from accelnn.cli.predict import main, predict
 from accelnn.datasets import Preprocessing
 from accelnn.models import Model
-from accelnn.predict import main, predict
 
 SHAPE = (4, 6, 3)
 PICTURES = Preprocessing(SHAPE, scale=255.0)

@@ -1,9 +1,11 @@
 """A bar chart of one training: the time that each implementation takes."""
 
+import io
 from pathlib import Path
 
 from accelnn.bench.records import Report, TrainingRecord
 from accelnn.bench.tables import ratio, seconds, split, time
+from accelnn.files import write_whole
 from accelnn.install import install_command
 
 LABELS = {
@@ -57,7 +59,9 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, transparent=True, dpi=150)
+    contents = io.BytesIO()
+    figure.savefig(contents, format=path.suffix[1:].lower(), transparent=True, dpi=150)
+    write_whole(contents.getvalue(), path)
 
 
 def _label(record: TrainingRecord) -> str:

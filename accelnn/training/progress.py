@@ -26,9 +26,18 @@ def following(
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[scores]}")
+    name, scores = (
+        TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[scores]}")
+    )
+    columns = (name, BarColumn(), TaskProgressColumn(), scores)
     remaining = TimeRemainingColumn(elapsed_when_finished=True)
     bar = Progress(*columns, remaining, console=Console(stderr=True))
     # The clock starts with the first record, so that compiling does not enter the estimate.
