@@ -129,6 +129,5 @@ def _show(predictions: Sequence[Prediction], model: Model, file: IO[str]) -> Non
     to.print(f"Predicted on {device.name} ({device.device_name()}) in {model.params.dtype}.")
     to.print(f"Training data: {printable(model.source) or 'unknown'}", soft_wrap=True)
     if model.stand_in:
-        show_warning(
-            "the model was trained on stand-ins: its predictions mean nothing for real data"
-        )
+        reason = "the model was trained on stand-ins"
+        show_warning(f"{reason}: its predictions mean nothing for real data")

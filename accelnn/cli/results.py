@@ -299,8 +299,8 @@ def _hidden(result: Result) -> str:
 
 
 def check_outputs(options: argparse.Namespace, labels: Sequence[str], data: Dataset) -> None:
-    """Raise OSError or ValueError if a file with a label or a part in its name cannot be written, or
-    would overwrite the data."""
+    """Raise OSError or ValueError if a file named after a training or a picture cannot be written,
+    or would overwrite the data."""
     shape = data.preprocessing.image_shape
     if options.plot and shape is not None and shape[2] not in (1, 3):
         raise ValueError(f"--plot draws pictures of 1 or 3 channels, and these have {shape[2]}")
