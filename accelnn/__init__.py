@@ -6,14 +6,14 @@ W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from accelnn.install import CLONE
 
 # kernels/ and datasets/ are installed inside this package; in a clone they stand beside it.
 if CLONE is not None:
-    __path__.append(str(CLONE))
+    __path__.append(CLONE)
 
+TYPE_CHECKING = False  # typing's, which takes 2 ms to import
 if TYPE_CHECKING:
     from accelnn import datasets, plots
     from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from accelnn.numerical import gradient_check
     from accelnn.optimizers import SGD, Adam, Momentum
     from accelnn.solvers import warm_up
-    from accelnn.training import Checkpoint, History, Interrupted, fit, minimize
+    from accelnn.training import Checkpoint, History, Interrupted
+    from accelnn.training.fit import fit
+    from accelnn.training.minimize import minimize
 
 __version__ = "0.2.0"
 
@@ -49,7 +51,7 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in (module, *names)}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
     module = import_module(f"accelnn.{_MODULES[name]}")

@@ -1,18 +1,14 @@
 """The command `accelnn`, and `python -m accelnn`: `accelnn COMMAND ...`.
 
-Only modules that load at once are imported here, so that Ctrl-C is in hand before the others are.
+Only what Python itself has loaded is imported here, so that Ctrl-C is in hand before the rest is.
 """
 
-import contextlib
-import errno
 import importlib
-import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 from accelnn import __version__
 
@@ -80,8 +76,9 @@ def program(command: str | None = None) -> int:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background
     if ours and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGINT, _end)
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - so that no other file gets its place
-    out, _ = _opened("stdout"), _opened("stderr")
+    from accelnn.cli import streams
+
+    out = streams.prepare()
     arguments, status = sys.argv[1:], 130
     try:
         status = run(command, arguments) if command else main(arguments)
@@ -100,41 +97,12 @@ def program(command: str | None = None) -> int:
     return status
 
 
-class _Output(io.FileIO):
-    """Standard output or error, which keeps its first error and then drops what is written: a full
-    disk or a closed pipe ends no command before its work is done."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is None:
-            try:
-                return super().write(data)
-            except OSError as error:
-                self.error = error
-        return len(data)
-
-
-def _opened(name: str) -> _Output:
-    """Put an _Output in the place of sys.stdout or sys.stderr, in which a character that the
-    encoding lacks becomes a question mark."""
-    given: Any = getattr(sys, name)
-    if given is None:  # it is closed; the null device keeps its place
-        raw, options = _Output(os.devnull, "w"), {"encoding": "utf-8"}
-        raw.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
-    else:
-        raw = _Output(given.fileno(), "w", closefd=False)
-        names = ("encoding", "line_buffering", "write_through")
-        options = {option: getattr(given, option) for option in names}
-    setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), errors="replace", **options))
-    return raw
-
-
 def _end(_signal: int, _frame: FrameType | None) -> None:
     """End the process at Ctrl-C, as long as it has nothing to lose."""
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, b"Interrupted.\n")
-    os._exit(130)
+    finally:  # also if standard error is closed
+        os._exit(130)
 
 
 def _interrupt(_signal: int, frame: FrameType | None) -> None:
@@ -148,7 +116,7 @@ def _interrupt(_signal: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _unraisable(error: Any) -> None:
+def _unraisable(error: "sys.UnraisableHookArgs") -> None:
     """Try Ctrl-C again if it came in a destructor, from which Python raises nothing."""
     if error.exc_type is KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, RETRY)

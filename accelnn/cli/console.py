@@ -22,7 +22,7 @@ _OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2
 
 def printable(text: object) -> str:
     """`text` as one line, with a ? for each character that a terminal would obey."""
-    return _OBEYED.sub("?", " ".join(str(text).splitlines()))
+    return _OBEYED.sub("?", str(text))
 
 
 class _Printable(Console):

@@ -315,6 +315,7 @@ def check_outputs(options: argparse.Namespace, labels: Sequence[str], data: Data
 
 def _path(file: str, name: str) -> Path:
     """`file` with a name added before its suffix: cats-misclassified.png beside cats.png."""
-    path = Path(file)
-    words = "-".join(re.findall(r"[\w.]+", name))
+    path, encoding = Path(file), sys.getfilesystemencoding()
+    known = name.encode(encoding, "ignore").decode(encoding)  # a C locale has no λ
+    words = "-".join(re.findall(r"[\w.]+", known))
     return path.with_name(f"{path.stem}-{words}{path.suffix}") if words else path

@@ -25,8 +25,8 @@ def following(
         return
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
-    from rich.console import Console
     from rich import progress
+    from rich.console import Console
 
     name = progress.TextColumn("{task.description}", markup=False)
     columns = (name, progress.BarColumn(), progress.TaskProgressColumn(), "{task.fields[scores]}")
