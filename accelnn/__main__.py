@@ -23,6 +23,7 @@ COMMANDS = {
     "warm-up": ("accelnn.cli.warm_up", "compile the CPU's solvers once"),
 }
 RETRY = 0.02  # seconds after which Ctrl-C is tried again if it came at a bad moment
+SIGNALS = {signal.SIGINT, getattr(signal, "SIGALRM", signal.SIGINT)}  # Windows has no alarm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     try:
         command_main = importlib.import_module(module).main
         if signal.getsignal(signal.SIGINT) is _end:
-            for each in (signal.SIGINT, signal.SIGALRM):
+            for each in SIGNALS:
                 signal.signal(each, _interrupt)
             sys.unraisablehook = _unraisable
         return int(command_main(arguments))
@@ -87,7 +88,8 @@ def program(command: str | None = None) -> int:
     except SystemExit as end:  # argparse's
         status = int(end.code or 0)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
         sys.stdout.flush()
     if isinstance(out.error, BrokenPipeError):
         return status or 141
