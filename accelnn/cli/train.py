@@ -1,6 +1,7 @@
 """`accelnn train RECIPE`: train, score, draw and save a recipe or a net for your own data."""
 
 import argparse
+import logging
 import sys
 import time
 import warnings
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     options = parse(arguments)
     out = console(sys.stderr if options.json == "-" else sys.stdout)
+    logging.getLogger("matplotlib").setLevel("ERROR")  # no remarks on a home that is read-only
     try:
         chosen = backend.use(options.backend) if options.backend else nullcontext()
         with chosen, warnings.catch_warnings():
