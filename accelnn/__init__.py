@@ -6,25 +6,26 @@ W[l] is (n_l, n_{l-1}) and b[l] is (n_l, 1).
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from accelnn.install import CLONE
 
 # kernels/ and datasets/ are installed inside this package; in a clone they stand beside it.
 if CLONE is not None:
-    __path__.append(str(CLONE))
+    __path__.append(CLONE)
 
-from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
-from accelnn.functions import one_hot
-from accelnn.gradient_check import gradient_check
-from accelnn.network import Network, Parameters
-from accelnn.optimizers import SGD, Adam, Momentum
-from accelnn.solvers import warm_up
-from accelnn.training import Checkpoint, History, Interrupted, fit, minimize
-
+TYPE_CHECKING = False  # typing's, which takes 2 ms to import
 if TYPE_CHECKING:
     from accelnn import datasets, plots
+    from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
+    from accelnn.functions import one_hot
     from accelnn.models import Model, load, save
+    from accelnn.network import Network, Parameters
+    from accelnn.numerical import gradient_check
+    from accelnn.optimizers import SGD, Adam, Momentum
+    from accelnn.solvers import warm_up
+    from accelnn.training import Checkpoint, History, Interrupted
+    from accelnn.training.fit import fit
+    from accelnn.training.minimize import minimize
 
 __version__ = "0.2.0"
 
@@ -33,15 +34,29 @@ __all__ += ["SGD", "Adam", "Checkpoint", "History", "Interrupted", "Momentum", "
 __all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
 __all__ += ["Model", "datasets", "load", "plots", "save"]
 
-# name: the module imported when it is first used; the datasets and plots are modules
-_LAZY = {"Model": "models", "datasets": "", "load": "models", "plots": "", "save": "models"}
+# The modules of these names, each imported when one of its names is first used, so that the
+# commands start at once; a module without names is used by its own.
+_NAMES = {
+    "backend": ("BackendError", "DeviceMemoryError", "to_device", "to_host", "use"),
+    "datasets": (),
+    "functions": ("one_hot",),
+    "models": ("Model", "load", "save"),
+    "network": ("Network", "Parameters"),
+    "numerical": ("gradient_check",),
+    "optimizers": ("SGD", "Adam", "Momentum"),
+    "plots": (),
+    "solvers": ("warm_up",),
+    "training": ("Checkpoint", "History", "Interrupted", "fit", "minimize"),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in (module, *names)}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
-    module = import_module(f"accelnn.{_LAZY[name] or name}")
-    return getattr(module, name) if _LAZY[name] else module
+    module = import_module(f"accelnn.{_MODULES[name]}")
+    globals()[name] = found = module if name == _MODULES[name] else getattr(module, name)
+    return found
 
 
 def __dir__() -> list[str]:

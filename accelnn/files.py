@@ -30,7 +30,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 def overlap(path: Path, other: Path) -> bool:
     """Whether both name the same file, or `path` is in the folder `other`."""
     same = path.exists() and other.exists() and path.samefile(other)
-    return same or other.resolve() in (path.resolve(), *path.resolve().parents)
+    place, folder = (Path(os.path.realpath(each)) for each in (path, other))  # no error in a ring
+    return same or folder in (place, *place.parents)
+
+
+def _same(path: Path, stream: int) -> bool:
+    try:
+        return os.path.samefile(path, stream)
+    except OSError:  # the file does not exist, or the stream is closed
+        return False
 
 
 def check_writable(path: Path) -> None:
@@ -39,6 +47,8 @@ def check_writable(path: Path) -> None:
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: exists and is no regular file")
+    if _same(path, 1) or _same(path, 2):  # as /dev/stdout is, which would itself be replaced
+        raise OSError(f"{path}: this process prints there")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

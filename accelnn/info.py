@@ -1,9 +1,15 @@
 """`python -m accelnn.info`: the same as `accelnn info`."""
 
 import sys
+from importlib import import_module
+from typing import Any
 
-from accelnn.__main__ import run
-from accelnn.cli.info import main as main
+from accelnn.__main__ import program
+
+
+def __getattr__(name: str) -> Any:  # `main` too, imported when it is first used
+    return getattr(import_module("accelnn.cli.info"), name)
+
 
 if __name__ == "__main__":
-    sys.exit(run("info", sys.argv[1:]))
+    sys.exit(program("info"))

@@ -1,15 +1,13 @@
 """The source of this copy of accelnn, and the command that installs its extras from there."""
 
-import json
-import shlex
-from pathlib import Path
+import os  # not pathlib, which takes 5 ms to import
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 # The root of the clone that this file lies in, known by files that only accelnn has, because
 # other projects have packages named kernels and datasets too; None for an installed copy.
 _OURS = ("kernels/gpu/common.cuh", "datasets/digits.h5")
-CLONE = _ROOT if all((_ROOT / file).is_file() for file in _OURS) else None
+CLONE = _ROOT if all(os.path.isfile(os.path.join(_ROOT, file)) for file in _OURS) else None
 
 
 def install_command(extra: str) -> str:
@@ -17,7 +15,9 @@ def install_command(extra: str) -> str:
 
     accelnn is on no package index: it is installed from its clone, or from its own source's URL.
     """
-    from importlib import metadata  # takes 10 ms to import
+    import json  # these take 10 ms to import
+    import shlex
+    from importlib import metadata
 
     # The source that pip recorded (PEP 610). A build leaves an accelnn.egg-info in the clone: it is
     # found too, and records no source.
@@ -25,7 +25,7 @@ def install_command(extra: str) -> str:
     origin = json.loads(next(filter(None, found), "{}"))
     editable = ""
     if CLONE is not None:
-        source = f"{'.' if Path.cwd() == CLONE else CLONE}[{extra}]"
+        source = f"{'.' if os.getcwd() == CLONE else CLONE}[{extra}]"
         editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
     elif "url" in origin:
         vcs = f"{origin['vcs_info']['vcs']}+" if "vcs_info" in origin else ""

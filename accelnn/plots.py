@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array, backend_of, to_host
-from accelnn.files import check_writable, whole_file
+from accelnn.files import check_writable, write_whole
 from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 from accelnn.scores import labels
@@ -367,9 +367,9 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a Figure to a `checked_path` as PNG, PDF or SVG, by its suffix: whole or not at all."""
-    path = checked_path(path)
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    path, contents = checked_path(path), io.BytesIO()
+    figure.savefig(contents, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    write_whole(contents.getvalue(), path)
 
 
 def _figure(width: float, height: float, title: str = "") -> Figure:

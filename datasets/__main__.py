@@ -2,7 +2,7 @@
 
 import sys
 
-from accelnn.__main__ import run
+from accelnn.__main__ import program
 
 if __name__ == "__main__":
-    sys.exit(run("data", sys.argv[1:]))
+    sys.exit(program("data"))

@@ -21,11 +21,11 @@ from doubles import device as device_double
 from threadpoolctl import threadpool_limits
 
 from accelnn.backend import CupyBackend, NumpyBackend, why_not
-from accelnn.bench import __main__ as command
 from accelnn.bench import cases, growth, machine, notes, pages, report, runner, timing, trainings
-from accelnn.bench.__main__ import GPU_TRAININGS, main
 from accelnn.bench.records import Record, Report, Skip, TrainingRecord, crossings
 from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.cli import bench as command
+from accelnn.cli.bench import GPU_TRAININGS, main
 from accelnn.cli.console import console
 from accelnn.gpus import Gpu
 from accelnn.kernels import loops
@@ -395,6 +395,20 @@ def test_json_has_no_nan_and_all_parts_and_is_read_again(tmp_path, capsys):
     assert capsys.readouterr().out == shown
 
 
+def test_json_that_cannot_be_written_is_an_error_after_the_table(monkeypatch, tmp_path, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "old.json").write_text("old")
+    arguments = ["ops", "--case", "dot", "--size", "15", "--quick"]
+    assert main([*arguments, "--json", str(tmp_path / "old.json")]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"\| dot +\| 15 \| numpy", out)
+    assert err == f"error: --json {tmp_path / 'old.json'}: [Errno 28] No space left on device\n"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "old")]
+
+
 def test_numbers_that_are_not_finite_become_null():
     record = Record("dot", "numpy", {"n": 1}, "float64", "numpy", seconds=math.inf)
     record.max_rel_error = math.nan
@@ -582,7 +596,7 @@ def test_ctrl_c_leaves_table_and_json(tmp_path):
     program = (
         "from accelnn.bench import machine\n"
         "machine.limits = lambda *a, **k: {'stream_gb_per_s': 1.0, 'matmul_gflop_per_s': 1.0}\n"
-        "from accelnn.bench.__main__ import main\n"
+        "from accelnn.cli.bench import main\n"
         f"raise SystemExit(main(['ops', '--size', '15', '16', '17', '--json', {str(file)!r}]))"
     )
     process = subprocess.Popen(
@@ -647,6 +661,8 @@ def test_wrong_arguments_end_at_once_with_what_was_expected(tmp_path, capsys):
         (["report", "/nonexistent.json"], "No such file"),
         (["report", str(tmp_path / "other.json")], "no result of accelnn bench --json"),
         (["report", *STORED, "--chart", "x.svg", "--case", "dot"], "no training dot was timed"),
+        (["report", *STORED, "--chart", "nowhere/x.svg"], "there is no folder nowhere"),
+        (["report", *STORED, "--chart", "x.gif"], "to end in .png, .pdf or .svg"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

@@ -34,7 +34,16 @@ def test_help_lists_every_command(capsys):
 
 
 def test_help_imports_no_command():
-    heavy = ("accelnn.cli", "accelnn.datasets", "accelnn.plots", "numba", "scipy", "rich", "h5py")
+    heavy = (
+        "accelnn.cli.console",
+        "numpy",
+        "accelnn.datasets",
+        "accelnn.plots",
+        "numba",
+        "scipy",
+        "rich",
+        "h5py",
+    )
     code = f"""
 import sys
 from accelnn.__main__ import main
@@ -53,6 +62,21 @@ def test_without_a_command_or_with_an_unknown_one_it_lists_them_and_fails(capsys
         main(["trian"])
     assert end.value.code == 2
     assert "unknown command trian: expected one of bench, train," in capsys.readouterr().err
+
+
+def test_every_public_name_is_imported_when_it_is_used():
+    code = """
+import accelnn.tours, accelnn.training.fit  # modules with names of functions
+import accelnn
+assert {*accelnn.__all__} <= {*dir(accelnn)}
+assert not hasattr(accelnn, "nothing")
+for name in accelnn.__all__:
+    exec(f"from accelnn import {name}")
+    assert getattr(accelnn, name) is globals()[name], name
+for function in ("fit", "minimize", "gradient_check", "warm_up", "one_hot", "use"):
+    assert callable(globals()[function]), function
+"""
+    assert python("-c", code).stderr == ""
 
 
 def test_the_version_is_printed(capsys):

@@ -38,6 +38,23 @@ def test_lines_in_a_pipe_are_as_wide_as_columns_says(printed, monkeypatch):
     assert 40 < max(map(len, lines)) <= 50
 
 
+def test_texts_cannot_style_a_terminal_but_the_command_can(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    file = io.StringIO()
+    file.isatty = lambda: True
+    to, table = console(file), names_and_texts()
+    table.add_row("a\x1b[31m", "b\x9b31m\u2066c [red]:cat:[/red]")
+    to.print(table)
+    to.print("two\nlines\x7f", style="red")
+    shown = file.getvalue()
+    assert "\x1b[1m" in shown  # the names are bold
+    assert "\x1b[31mtwo" in shown
+    assert "lines?" in shown
+    assert "a?[31m" in shown
+    assert "b?31m?c [red]:cat:[/red]" in shown
+
+
 def test_blanks_inside_an_unfinished_line_stay():
     file = io.StringIO()
     console(file).print("cost: ", end="")

@@ -552,8 +552,8 @@ def test_dropout_keeps_its_share_and_scales_what_it_keeps(monkeypatch, flower):
 
 
 def test_backward_through_dropout_is_the_numerical_gradient_of_the_thinned_net(flower):
-    from accelnn.gradient_check import numerical_gradient, relative_difference
     from accelnn.network import Workspace, backward, forward
+    from accelnn.numerical import numerical_gradient, relative_difference
 
     X, Y = flower[0][:, :9], flower[1][:, 190:199]
     for hidden in ("sigmoid", "tanh", "relu", "leaky_relu"):

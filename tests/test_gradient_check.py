@@ -5,7 +5,7 @@ import pytest
 from helpers.core import refused
 
 from accelnn import Network, gradient_check
-from accelnn.gradient_check import numerical_gradient, relative_difference
+from accelnn.numerical import numerical_gradient, relative_difference
 
 
 def test_numerical_gradients_are_central_differences():

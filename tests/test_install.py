@@ -23,7 +23,7 @@ def test_an_extra_is_installed_from_where_accelnn_came_from(monkeypatch):
         (None, GIT, "pip install 'accelnn[plot] @ git+https://example.org/accelnn'"),
         (None, {}, "pip install '.[plot]' in a clone of accelnn"),
     ):
-        monkeypatch.setattr(install, "CLONE", clone)
+        monkeypatch.setattr(install, "CLONE", clone and str(clone))
         records = [None, json.dumps(origin)]  # the first is that of a build's accelnn.egg-info
         found = [SimpleNamespace(read_text=lambda _, text=text: text) for text in records]
         monkeypatch.setattr("importlib.metadata.distributions", lambda found=found, **_: found)

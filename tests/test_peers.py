@@ -21,12 +21,12 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import accelnn
-from accelnn.bench import __main__ as command
 from accelnn.bench import peers, report, timing
-from accelnn.bench.__main__ import main
 from accelnn.bench.peers import PEERS, Peer, PeerError, PeerJob, PeerKind
 from accelnn.bench.records import Report, Skip, TrainingRecord
 from accelnn.bench.trainings import TRAININGS, TrainingCase
+from accelnn.cli import bench as command
+from accelnn.cli.bench import main
 from accelnn.cli.console import console
 from accelnn.install import install_command
 from accelnn.network import Network, Parameters
@@ -497,7 +497,7 @@ def test_no_peer_outlives_the_benchmark(ending, tmp_path):
     program = (
         "from accelnn.bench import machine\n"
         "machine.limits = lambda *a, **k: {'stream_gb_per_s': 1.0, 'matmul_gflop_per_s': 1.0}\n"
-        "from accelnn.bench.__main__ import main\n"
+        "from accelnn.cli.bench import main\n"
         "raise SystemExit(main(['train', '--case', 'planar', '--implementation', 'torch']))"
     )
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from PIL import Image
 
 import accelnn
 from accelnn import backend, datasets, models
-from accelnn import predict as command
 from accelnn.__main__ import run
+from accelnn.cli import predict as command
+from accelnn.cli.predict import main, predict
 from accelnn.datasets import Preprocessing
 from accelnn.models import Model
-from accelnn.predict import main, predict
 
 SHAPE = (4, 6, 3)
 PICTURES = Preprocessing(SHAPE, scale=255.0)
@@ -286,6 +287,26 @@ def test_a_backend_that_cannot_be_used_is_one_line_of_standard_error(
     err = capsys.readouterr().err.splitlines()
     assert err[0].startswith("error: CuPy is not installed: pip install")
     assert err[1].startswith("error: ACCELNN_BACKEND: unknown backend 'tpu'")
+
+
+def test_the_predictions_are_not_written_over_what_the_command_prints(model, bright, tmp_path):
+    """As root, /dev/stdout itself would become a file."""
+    link = tmp_path / "stdout"
+    link.symlink_to("/proc/self/fd/1")
+    for path in (tmp_path / "o.txt", link):
+        command_line = [sys.executable, "-m", "accelnn", "predict", model, bright, "--json", path]
+        with (tmp_path / "o.txt").open("w") as file:
+            done = subprocess.run(command_line, stdout=file, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2
+        assert f"--json {path}: this process prints there" in done.stderr
+    assert link.is_symlink()
+
+
+def test_links_in_a_ring_are_an_error_of_their_row(model, tmp_path, capsys):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert main([model, str(tmp_path / "a"), "--json", str(tmp_path / "new.json")]) == 1
+    assert "FAILED: Too many levels of symbolic links" in capsys.readouterr().out
 
 
 def test_the_predictions_are_not_written_over_the_model_or_a_picture(model, bright, capsys):

@@ -10,9 +10,8 @@ from unittest import mock
 import pytest
 
 from accelnn import functions, predict
-from accelnn.bench import __main__ as bench
 from accelnn.bench import cases
-from accelnn.cli import train_options
+from accelnn.cli import bench, train_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/README.md"), *ROOT.glob("docs/*.md")]

@@ -1,10 +1,13 @@
 """A bar chart of one training: the time that each implementation takes."""
 
+import io
 from pathlib import Path
 
 from accelnn.bench.records import Report, TrainingRecord
 from accelnn.bench.tables import ratio, seconds, split, time
+from accelnn.files import write_whole
 from accelnn.install import install_command
+from accelnn.plots import checked_path
 
 LABELS = {
     "python": "Python loops",
@@ -23,7 +26,9 @@ OURS, OTHERS, TEXT = "#e8590c", "#748ffc", "#808080"  # readable on white and on
 
 def draw(report: Report, path: Path, case: str | None = None) -> None:
     """Write a chart of the training `case` (cat-2layer, or the first one) to a transparent .svg or
-    .png. Raises ValueError if the report lacks the training, or matplotlib is not installed."""
+    .png. Raises ValueError if the report lacks the training, or matplotlib is not installed, and
+    OSError if it cannot be written."""
+    path = checked_path(path)
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
@@ -33,7 +38,8 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
     case = case or ("cat-2layer" if "cat-2layer" in cases else (cases or [""])[0])
     rows = [record for record in records if record.case == case]
     if not rows:
-        raise ValueError(f"no training {case} was timed: expected one of {', '.join(cases)}")
+        expected = f"expected one of {', '.join(cases)}" if cases else "there are no trainings"
+        raise ValueError(f"no training {case or 'at all'} was timed: {expected}")
     rows.sort(key=lambda record: record.seconds or 0.0)
     figure = Figure((8, 1 + 0.42 * len(rows)), layout="constrained")
     first = rows[0]
@@ -57,7 +63,9 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, transparent=True, dpi=150)
+    contents = io.BytesIO()
+    figure.savefig(contents, format=path.suffix[1:].lower(), transparent=True, dpi=150)
+    write_whole(contents.getvalue(), path)
 
 
 def _label(record: TrainingRecord) -> str:

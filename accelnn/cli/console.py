@@ -1,18 +1,45 @@
 """The console of every command, rich in a terminal and plain in a pipe, and its JSON."""
 
-import io
+import argparse
 import json
 import math
 import os
 import re
 import sys
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 PIPE_WIDTH = 1000  # of output to a pipe or file, so that no line is broken
+
+# Characters that a terminal obeys: controls, line and paragraph separators, and those that turn
+# the direction of writing; and halves of surrogate pairs, which no encoding has
+_OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """`text` as one line, with a ? for each character that a terminal would obey."""
+    return _OBEYED.sub("?", str(text))
+
+
+class _Printable(Console):
+    """A console that prints texts as they are, but for what a terminal would obey."""
+
+    def __init__(self, file: IO[str], **options: Any) -> None:
+        super().__init__(file=file, markup=False, highlight=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a command's arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 class _WithoutTrailingBlanks:
@@ -30,15 +57,13 @@ class _WithoutTrailingBlanks:
 
 def console(file: IO[str]) -> Console:
     """A console that prints text as it is. In a pipe it breaks no lines, unless COLUMNS gives a
-    width, and a character that the encoding lacks becomes a question mark."""
-    if isinstance(file, io.TextIOWrapper):
-        file.reconfigure(errors="replace")
+    width."""
     if file.isatty():
-        return Console(file=file, markup=False, highlight=False)
+        return _Printable(file)
     columns = os.environ.get("COLUMNS", "")
     plain: Any = _WithoutTrailingBlanks(file)
     width = int(columns) if columns.isdecimal() else PIPE_WIDTH
-    return Console(file=plain, markup=False, highlight=False, no_color=True, width=width)
+    return _Printable(plain, no_color=True, width=width)
 
 
 def names_and_texts() -> Table:
@@ -51,7 +76,12 @@ def names_and_texts() -> Table:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Replaces `warnings.showwarning`: one line, without the source."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
+
+
+def show_error(error: object) -> None:
+    """Print one line on standard error."""
+    print(f"error: {printable(error)}", file=sys.stderr)
 
 
 def as_json(content: Any) -> str:

@@ -1,6 +1,5 @@
 """`accelnn info`: what is on this machine, which backend would be used, and why."""
 
-import argparse
 import os
 import platform
 import sys
@@ -10,7 +9,7 @@ from importlib import metadata
 
 import accelnn
 from accelnn import backend, datasets, gpus
-from accelnn.cli.console import console, names_and_texts
+from accelnn.cli.console import Parser, console, names_and_texts
 
 PACKAGES = (
     *("numpy", "numba", "scipy", "h5py", "matplotlib", "torch", "jax", "scikit-learn"),
@@ -20,7 +19,7 @@ PACKAGES = (
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Returns the exit status: 1 if ACCELNN_BACKEND names no backend, or cat files are damaged."""
-    argparse.ArgumentParser(
+    Parser(
         prog="accelnn info",
         description="Show this machine, the backend that would be used and why, and the versions "
         "of the packages.",

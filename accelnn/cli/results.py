@@ -17,9 +17,9 @@ from rich.table import Table
 
 from accelnn import models, plots, streaming
 from accelnn.backend import Array, array_module
-from accelnn.cli.console import PIPE_WIDTH, as_json
+from accelnn.cli.console import PIPE_WIDTH, as_json, printable, show_error
 from accelnn.datasets import Dataset
-from accelnn.files import write_whole
+from accelnn.files import check_writable, overlap, write_whole
 from accelnn.network import Parameters
 from accelnn.recipes import Recipe
 from accelnn.scores import accuracy, labels, report
@@ -66,14 +66,14 @@ class Files:
         try:
             write(path)
             self.written.append(f"{what}: {path}")
-        except (OSError, ValueError) as error:
-            self.errors.append(f"error: {what} {path}: {error}")
+        except (OSError, ValueError, MemoryError) as error:
+            self.errors.append(f"{what} {path}: {error}")
 
     def show(self, to: Console) -> None:
         for line in self.written:
             to.print(line)
         for line in self.errors:
-            print(line, file=sys.stderr)
+            show_error(line)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Report:
         return "training", self.data.X_train, self.data.Y_train
 
     def save(self) -> None:
-        """Write the models, then the JSON, whose final costs may be interrupted or lack memory."""
+        """Write all files, the models first: the final costs may be interrupted or lack memory."""
         data, options = self.data, self.options
         if options.save:
             about = data.classes, data.preprocessing, data.source, data.stand_in
@@ -106,17 +106,29 @@ class Report:
                 model = models.Model(result.recipe.net, result.params, *about)
                 save = partial(models.save, model)
                 self.files.write("model", _path(options.save, result.label), save)
-        if options.json:
-            trainings = [_as_dict(result, data) for result in self.results]
-            made = {"recipe": options.recipe, "data": data.source, "stand_in": data.stand_in}
-            text = as_json(made | {"trainings": trainings})
-            if options.json == "-":
-                sys.stdout.write(text)
-            else:
-                self.files.write("results", Path(options.json), partial(write_whole, text))
+        if options.json and options.json != "-":
+            self.files.write("results", Path(options.json), self._write_json)
+        if options.plot:
+            try:
+                for part, figure in self._figures():
+                    path = _path(options.plot, part)
+                    self.files.write("picture", path, partial(plots.save, figure))
+            except (ValueError, MemoryError) as error:
+                self.files.errors.append(f"picture {options.plot}: {error}")
+
+    def _write_json(self, path: Path) -> None:
+        write_whole(self._json(), path)
+
+    def _json(self) -> str:
+        trainings = [_as_dict(result, self.data) for result in self.results]
+        made = {"recipe": self.options.recipe, "data": self.data.source}
+        return as_json(made | {"stand_in": self.data.stand_in, "trainings": trainings})
 
     def show(self, to: Console) -> None:
-        """Print a table of the trainings, the scores by class, what ran, and --show's picture."""
+        """Print the JSON if --json is -, a table of the trainings, the scores by class, what ran,
+        --show's picture, and what was written."""
+        if self.options.json == "-":
+            sys.stdout.write(self._json())
         to.print(self._trainings(to))
         for result in self.usable:
             if self.options.verbose or len(self.results) == 1:
@@ -130,11 +142,12 @@ class Report:
                 labels_of.setdefault(line, []).append(result.label)
         for line, those in labels_of.items():
             to.print(line if len(those) == len(self.results) else f"{'; '.join(those)}: {line}")
-        to.print(f"data: {self.data.source}\nsets: {self.data.sizes}")
+        to.print(f"data: {printable(self.data.source)}\nsets: {self.data.sizes}")
         for result in self.usable:
             if self.options.show is not None:
                 picture = f"{result.label} picture {self.options.show}".strip()
                 to.print(f"{picture}: {self._prediction(result)}")
+        self.files.show(to)
 
     def _trainings(self, to: Console) -> Table:
         """A row for each training, with as many columns as the console has room for."""
@@ -180,13 +193,9 @@ class Report:
         X, Y = self.data.X_train[:, index : index + 1], labels(self.data.Y_train)
         return f"{classes[Y[index]]}, predicted {classes[int(result.predict(X)[0])]}"
 
-    def draw(self) -> None:
-        """Draw and write the pictures that suit the data."""
-        for part, figure in self._figures():
-            self.files.write("picture", _path(self.options.plot, part), partial(plots.save, figure))
-
     def _figures(self) -> Iterator[tuple[str, plots.Figure]]:
-        """Each picture, after its part of the file's name; one training's shows the last."""
+        """The pictures that suit the data, each after its part of the file's name; one training's
+        shows the last."""
         data, last = self.data, self.results[-1]
         X, classes, shape = data.X_train, data.classes, data.preprocessing.image_shape
         name = self.options.recipe or last.recipe.title
@@ -289,8 +298,24 @@ def _hidden(result: Result) -> str:
     return f"{', '.join(map(str, sizes))} hidden units" if sizes else "no hidden layer"
 
 
+def check_outputs(options: argparse.Namespace, labels: Sequence[str], data: Dataset) -> None:
+    """Raise OSError or ValueError if a file named after a training or a picture cannot be written,
+    or would overwrite the data."""
+    shape = data.preprocessing.image_shape
+    if options.plot and shape is not None and shape[2] not in (1, 3):
+        raise ValueError(f"--plot draws pictures of 1 or 3 channels, and these have {shape[2]}")
+    parts = () if shape is None else ("misclassified", "examples", "hidden", "picture-0")
+    inputs = [Path(file) for file in (options.images, options.hdf5, options.csv) if file]
+    for file, names in ((options.save, labels), (options.plot, parts)):
+        for path in (_path(file, name) for name in names if file):
+            check_writable(path)
+            if any(overlap(path, given) for given in inputs):
+                raise ValueError(f"{path} would overwrite the data: name another file")
+
+
 def _path(file: str, name: str) -> Path:
     """`file` with a name added before its suffix: cats-misclassified.png beside cats.png."""
-    path = Path(file)
-    words = "-".join(re.findall(r"[\w.]+", name))
+    path, encoding = Path(file), sys.getfilesystemencoding()
+    known = name.encode(encoding, "ignore").decode(encoding)  # a C locale has no λ
+    words = "-".join(re.findall(r"[\w.]+", known))
     return path.with_name(f"{path.stem}-{words}{path.suffix}") if words else path

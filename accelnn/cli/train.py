@@ -1,6 +1,7 @@
 """`accelnn train RECIPE`: train, score, draw and save a recipe or a net for your own data."""
 
 import argparse
+import logging
 import sys
 import time
 import warnings
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
-from accelnn.cli.console import console, names_and_texts, show_warning
-from accelnn.cli.results import Files, Report, Result
+from accelnn.cli.console import console, names_and_texts, printable, show_error, show_warning
+from accelnn.cli.results import Files, Report, Result, check_outputs
 from accelnn.cli.train_options import OF_DESCENT, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
@@ -32,13 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     options = parse(arguments)
     out = console(sys.stderr if options.json == "-" else sys.stdout)
+    logging.getLogger("matplotlib").setLevel("ERROR")  # no remarks on a home that is read-only
     try:
         chosen = backend.use(options.backend) if options.backend else nullcontext()
         with chosen, warnings.catch_warnings():
             warnings.showwarning = show_warning
             return _run(options, out)
     except (OSError, ValueError, BackendError, MemoryError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(error)
         return 1
 
 
@@ -59,9 +61,6 @@ def _run(options: argparse.Namespace, out: Console) -> int:
     if results:
         report.save()  # first, so that nothing later can lose them
         report.show(out)
-        if options.plot:
-            report.draw()
-        report.files.show(out)
     if interrupted:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -75,7 +74,7 @@ def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[
     """
     results: list[Result] = []
     for label, one in recipe.trainings():
-        bar = following(sys.stderr.isatty(), one.epochs, label or name, one.unit)
+        bar = following(sys.stderr.isatty(), one.epochs, printable(label or name), one.unit)
         start = time.perf_counter()
         try:
             with bar as shown:
@@ -156,6 +155,7 @@ def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
     if options.show is not None and not 0 <= options.show < m:
         raise ValueError(f"--show {options.show}: expected a training picture in 0..{m - 1}")
     trainings = list(recipe.trainings())
+    check_outputs(options, [label for label, _ in trainings], data)
     if data.too_large and any(one.method or one.batch_size is None for _, one in trainings):
         smaller = ", or --dtype float32" if data.X_train.dtype == np.float64 else ""
         raise ValueError(f"{data.too_large}: stream it in mini-batches, --batch-size N{smaller}")

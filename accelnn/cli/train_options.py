@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelnn import backend
+from accelnn.cli.console import Parser
 from accelnn.files import check_writable, overlap
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES
@@ -38,7 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="accelnn train",
         usage="%(prog)s RECIPE [OPTIONS]\n"
         "       %(prog)s --images DIR | --hdf5 FILE | --csv FILE --target COLUMN\n"

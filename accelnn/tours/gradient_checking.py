@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from accelnn.backend import Array, to_device
-from accelnn.gradient_check import numerical_gradient, relative_difference
 from accelnn.network import Network, Parameters
+from accelnn.numerical import numerical_gradient, relative_difference
 
 from .checks import Say, drawn
 

@@ -25,12 +25,13 @@ def following(
         return
     if verbose is not True:
         raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), "{task.fields[scores]}")
-    remaining = TimeRemainingColumn(elapsed_when_finished=True)
-    bar = Progress(*columns, remaining, console=Console(stderr=True))
+    name = progress.TextColumn("{task.description}", markup=False)
+    columns = (name, progress.BarColumn(), progress.TaskProgressColumn(), "{task.fields[scores]}")
+    remaining = progress.TimeRemainingColumn(elapsed_when_finished=True)
+    bar = progress.Progress(*columns, remaining, console=Console(stderr=True))
     # The clock starts with the first record, so that compiling does not enter the estimate.
     task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
