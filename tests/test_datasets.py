@@ -2,8 +2,11 @@
 
 import os
 import re
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from dataclasses import astuple
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from helpers.files import arrays, damage, refusal, write_hdf5
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +22,7 @@ from hypothesis import strategies as st
 import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array
-from accelnn.datasets import Preprocessing
+from accelnn.datasets import Preprocessing, matlab
 
 TRAIN, TEST = "train_catvnoncat.h5", "test_catvnoncat.h5"
 STAND_INS = pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
@@ -431,7 +435,12 @@ def test_without_football_a_spiral_stands_in_and_says_so():
 WRONG_FOOTBALL = [
     ("X", None, r"found only the keys \['y', 'Xval', 'yval'\]"),
     ("X", np.zeros((2, 6)), r"found float64 of shape \(2, 6\), expected number of shape \(m, 2\)"),
-    ("X", np.array(["ab"]), r"found <U2 of shape \(1,\)"),
+    ("X", np.array(["ab"]), r"found text of shape \(1, 2\)"),
+    ("X", np.zeros((6, 2), complex), r"found complex of shape \(6, 2\), expected number of shape"),
+    ("X", scipy.sparse.eye(6, 2), r"found sparse matrix of shape \(6, 2\)"),
+    ("X", np.array([[1, "a"]], object), r"found cell array of shape \(1, 2\)"),
+    ("X", {"a": 1}, r"found structure of shape \(1, 1\)"),
+    ("X", np.zeros((6, 2, 1)), r"found float64 of shape \(6, 2, 1\)"),
     ("X", np.zeros((0, 2)), r"shape \(0, 2\), expected .* with m > 0"),
     ("X", np.full((6, 2), np.nan), "found NaN or infinity, expected finite numbers"),
     ("y", np.zeros((5, 1)), r"shape \(5, 1\), expected number of shape \(6, 1\)"),
@@ -452,24 +461,126 @@ def test_wrong_contents_of_a_mat_file_are_named(tmp_path):
 
 
 def test_damaged_mat_files_are_value_errors(tmp_path):
-    # compressed, as MATLAB writes; in uncompressed ones, a wrong byte can crash SciPy 1.17 itself
-    path = write_mat(tmp_path / "football.mat", football_fields(), do_compression=True)
+    for compressed in (False, True):
+        path = write_mat(tmp_path / "football.mat", football_fields(), do_compression=compressed)
+        whole = path.read_bytes()
+        for contents in (b"", b"<html>404</html>" * 50, *(whole[:n] for n in (100, 130, 300, -9))):
+            path.write_bytes(contents)
+            assert "football.mat: not a whole MATLAB" in refusal(datasets.load_football, tmp_path)
+        path.write_bytes(whole)
+        places = range(128, len(whole))
+        damage(path, lambda: datasets.load_football(tmp_path), places, 500)
+
+
+def test_every_bit_of_a_compressed_matrix_is_checked(tmp_path):
+    fields = football_fields(4)
+    path = write_mat(tmp_path / "football.mat", fields, do_compression=True)
     whole = path.read_bytes()
-    for contents in (b"", b"<html>404</html>" * 50, whole[:100], whole[:300]):
-        path.write_bytes(contents)
-        assert "football.mat: " in refusal(datasets.load_football, tmp_path), contents
-    path.write_bytes(whole)
-    damage(path, lambda: datasets.load_football(tmp_path), range(128, len(whole)))
+    expected = datasets.load_football(tmp_path)
+    for place in range(136, 136 + int.from_bytes(whole[132:136], "little")):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            if not refusal(datasets.load_football, tmp_path):  # zlib's header has unused bits
+                np.testing.assert_array_equal(
+                    datasets.load_football(tmp_path).X_train, expected.X_train
+                )
+
+
+def mat_variables(path: Path) -> dict[str, Array]:
+    with path.open("rb") as file:
+        found = matlab.variables(file)
+        return {name: matlab.contents(variable) for name, variable in found.items()}
+
+
+def test_matrices_are_read_as_scipy_writes_and_reads_them(tmp_path, random):
+    fields = {
+        f"{letter}{size}_{m}x{n}": (100 * random.normal(size=(m, n))).astype(f"{letter}{size}")
+        for letter, sizes in (("f", (4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
+        for size in sizes
+        for m, n in ((1, 1), (1, 3), (5, 2), (0, 2), (40, 30))
+    }
+    for compressed in (False, True):
+        path = write_mat(tmp_path / "all.mat", fields, do_compression=compressed)
+        read, expected = mat_variables(path), scipy.io.loadmat(path, mat_dtype=True)
+        assert list(read) == list(fields)
+        for name, array in read.items():
+            assert array.dtype == expected[name].dtype == fields[name].dtype, name
+            np.testing.assert_array_equal(array, expected[name])
+            np.testing.assert_array_equal(array, fields[name])
+
+
+def matrix_bytes(
+    order: str, shape: tuple[int, ...], kind: int, numbers: Array, name: bytes = b"X"
+) -> bytes:
+    """A matrix of class double by MathWorks' format, its numbers stored as the type `kind`."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        if len(data) <= 4:
+            return struct.pack(order + "I", len(data) << 16 | kind) + data.ljust(4, b"\0")
+        return struct.pack(order + "II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
+
+    flags = struct.pack(order + "II", 6, 0)
+    parts = [(6, flags), (5, struct.pack(f"{order}{len(shape)}i", *shape)), (1, name)]
+    parts.append((kind, numbers.astype(numbers.dtype.newbyteorder(order)).tobytes("F")))
+    return element(14, b"".join(element(*part) for part in parts))
+
+
+def test_both_byte_orders_and_every_stored_type_are_read(tmp_path):
+    path = tmp_path / "made.mat"
+    kinds = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
+    for order, mark in (("<", b"\0\1IM"), (">", b"\1\0MI")):
+        for kind, dtype in (kinds | {13: "u8"}).items():
+            for m in (1, 5):
+                numbers = np.arange(2 * m, dtype=dtype).reshape(m, 2)
+                element = matrix_bytes(order, (m, 2), kind, numbers)
+                squeezed = zlib.compress(element)
+                squeezed = struct.pack(order + "II", 15, len(squeezed)) + squeezed
+                for content in (element, squeezed):
+                    path.write_bytes(b"MATLAB 5.0".ljust(124) + mark + content)
+                    [array] = mat_variables(path).values()
+                    assert array.dtype == np.float64
+                    np.testing.assert_array_equal(array, numbers)
+                    np.testing.assert_array_equal(array, scipy.io.loadmat(path)["X"])
+
+
+def test_a_matrix_that_announces_or_inflates_to_too_much_takes_no_memory(tmp_path):
+    def squeezed(element: bytes) -> bytes:
+        return struct.pack("<II", 15, len(zlib.compress(element))) + zlib.compress(element)
+
+    path = tmp_path / "football.mat"
+    zeros = np.zeros((2**22, 2), np.uint8)
+    y = matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"y")
+    many = matrix_bytes("<", (2**22, 1), 2, zeros[:, :1], b"y")
+    rest = matrix_bytes("<", (4, 2), 2, zeros[:4], b"Xval") + y.replace(b"y\0\0\0", b"yval")
+    more = matrix_bytes("<", (4, 2), 9, zeros[:4].astype(float)) + bytes(2**24)
+    shape = r"\(4194304, 2\)"
+    for X, y, says in (
+        (squeezed(matrix_bytes("<", (2**22, 2), 2, zeros)), squeezed(many), f"{shape}, .* at most 20"),
+        (squeezed(more), y, "inflates to more than"),
+        (matrix_bytes("<", (2**30, 2), 9, zeros[:1]), y, r"X: found 2 bytes of type 9 for \(1073741"),
+    ):
+        path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + X + y + rest)
+        tracemalloc.start()
+        message = refusal(datasets.load_football, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert re.search(says, message), (says, message)
+        assert peak < 2**21, says
 
 
 def test_a_mat_file_of_another_version_is_named(tmp_path):
-    with h5py.File(tmp_path / "football.mat", "w", userblock_size=512) as file:
+    path = tmp_path / "football.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
         file["X"] = np.zeros((6, 2))
     head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
-    with (tmp_path / "football.mat").open("r+b") as raw:
+    with path.open("r+b") as raw:
         raw.write(head)
-    with pytest.raises(ValueError, match=r"not a whole MATLAB file \(.*7\.3"):
-        datasets.load_football(tmp_path)
+    says = "found version %s, expected 5 to 7.2, as save -v7 writes"
+    assert says % "7.3" in refusal(datasets.load_football, tmp_path)
+    write_mat(path, football_fields(), format="4")
+    assert says % "unknown" in refusal(datasets.load_football, tmp_path)
 
 
 EX4_RANDOM = np.random.RandomState(0)

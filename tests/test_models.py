@@ -288,9 +288,10 @@ def test_a_model_whose_parts_do_not_fit_is_not_saved(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for path in (tmp_path / "absent.h5", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
-            load(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such file: take a whole copy"):
+        load(tmp_path / "absent.h5")
+    with pytest.raises(ValueError, match=f"{tmp_path}: found a folder, expected a file"):
+        load(tmp_path)
 
 
 def test_a_file_of_another_program_is_no_model(tmp_path):
