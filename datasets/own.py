@@ -166,8 +166,7 @@ def load_csv(
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     """The features (m, n_features) float64 and the target's cells."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    DataFile(path, "name a table saved as CSV").require()
     rows, names = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -104,21 +104,22 @@ class DataFile:
         """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
         Raises FileNotFoundError, or ValueError if the file does not match the schema."""
         with self.open_hdf5() as file:
-            names = list(file)
-            if optional and any(key in names for key in optional):
+            if optional and any(key in optional for key in [*file]):
                 schema = schema | optional
-            stored = {key: key in schema and self.dataset(file, key) for key in names}
-            return self._checked(stored, schema, self.contents)
+            found = {key: self.dataset(file, key) if key in schema else None for key in [*file]}
+            return self._checked(found, schema, self.contents)
 
     def dataset(self, file: Any, key: str) -> Any:
-        """The h5py.Dataset at `key`, or None if a group or a type is there.
+        """The h5py.Dataset at `key`, or None if there is none.
 
         Raises ValueError if the key is a link by name, or the dataset's numbers are in other files
         or compressed by other filters than those that `contents` knows.
         """
         import h5py
 
-        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        if key not in [*file]:  # `in file` would follow a link
+            return None
+        if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
             raise self.wrong(key, "a link", "a dataset in the file itself")
         stored = file[key]
         if not isinstance(stored, h5py.Dataset):
