@@ -26,8 +26,8 @@ AnyPath = str | os.PathLike[str]
 # size from 1, the same everywhere: "mn" is any matrix, ("m", 2) one of two columns.
 Schema = dict[str, tuple[type[np.generic] | range, Sequence[int | str]]]
 
-# Public copies by the file's name: the path below `download.BASE`, and the sha256.
-Copies = dict[str, tuple[str, str]]
+# Public copies by the file's name: the path below `download.BASE`, the size, and the sha256.
+Copies = dict[str, tuple[str, int, str]]
 
 # Arrays may take this many times their file's size, and a MiB: MNIST's pictures shrink to a fifth.
 EXPANSION = 20

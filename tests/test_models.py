@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import backend, datasets, models
+from accelnn import backend, datasets, files, models
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.functions import ACTIVATIONS
 from accelnn.models import Model, load, save
@@ -249,6 +251,44 @@ def test_a_file_is_replaced_by_a_whole_one_with_the_permissions_of_any_new_file(
     assert os.listdir(file.parent) == [file.name]
     (file.parent / "new").touch()
     assert file.stat().st_mode == (file.parent / "new").stat().st_mode
+
+
+def test_names_of_any_length_are_written_or_refused_before_the_work(tmp_path):
+    save(small_model(), tmp_path / f"{'m' * 252}.h5")
+    with pytest.raises(OSError, match=r"m\.h5: cannot be written \(File name too long\)"):
+        files.check_writable(tmp_path / f"{'m' * 253}.h5")
+
+
+def test_what_killed_writers_left_is_deleted_after_an_hour(tmp_path):
+    code = """import os, pathlib, sys
+from accelnn import files
+with files.whole_file(pathlib.Path(sys.argv[1])) as unfinished:
+    unfinished.write_bytes(b"half")
+    os.kill(os.getpid(), 9)"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], check=False)
+    [old, new] = tmp_path.iterdir()
+    os.utime(old, (0, 0))
+    files.write_whole("whole", tmp_path / "a.h5")
+    assert set(tmp_path.iterdir()) == {new, tmp_path / "a.h5"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes")
+def test_a_write_over_the_limit_of_sizes_leaves_the_old_file(tmp_path):
+    code = """import pathlib, resource, sys
+from accelnn import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.write_whole(bytes(2000), pathlib.Path(sys.argv[1]))
+except OSError as error:
+    print(error.strerror)"""
+    path = tmp_path / "a"
+    path.write_text("old")
+    command = [sys.executable, "-c", code, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_saving_into_no_folder_is_an_error(tmp_path):

@@ -135,7 +135,9 @@ def test_damaged_pictures_are_value_errors_that_name_the_file(tmp_path):
 def test_postscript_is_never_given_to_ghostscript(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("was started"))
     for name in ("a.png", "a.eps"):
-        (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+        (tmp_path / name).write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+        )
         message = refusal(datasets.read_picture, tmp_path / name, (8, 8, 3))
         assert f"{name}: not a whole picture (cannot identify" in message
 
@@ -161,7 +163,9 @@ def test_a_picture_that_takes_much_memory_is_refused_before_it_is_decoded(tmp_pa
     for width, height in ((7100, 7100), (1, 10**6), (10**6, 1), (20_000, 9000)):
         path.write_bytes(png(width, height, kind=0))
         message = refusal(datasets.read_picture, path, (64, 64, 3))
-        says = f"{path}: a picture in PNG: found {width} x {height} pixels, expected at most 50 mill"
+        says = (
+            f"{path}: a picture in PNG: found {width} x {height} pixels, expected at most 50 mill"
+        )
         assert message.startswith(says) or "decompression bomb" in message, message
     for form, most in (("webp", 24), ("jpeg", 40)):
         Image.new("RGB", (6400, 6400)).save(path, form, progressive=True, method=0)

@@ -101,7 +101,11 @@ HOSTILE = {
             "found a dataset stored in other files",
         ),
         ("parts of other files", _virtual, "found a dataset stored in other files"),
-        ("a null dataspace", lambda f, key, _: f.update({key: h5py.Empty("f8")}), "shape None|, type"),
+        (
+            "a null dataspace",
+            lambda f, key, _: f.update({key: h5py.Empty("f8")}),
+            "shape None|, type",
+        ),
         (
             "text of variable length",
             lambda f, key, _: f.update({key: np.array(["a"], h5py.string_dtype())}),
