@@ -24,7 +24,7 @@ from accelnn.files import check_writable, write_whole
 from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = b"accelnn model", 2
-CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
+CHUNK_BYTES = 1 << 20  # the most that HDF5 checks and keeps in memory at once
 _REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         model = Model(net, params, names, preprocessing, source, fields["stand_in"])
         _check(model)
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}: {_REMEDY}") from error
+        raise ValueError(f"{path}: {str(error)[:500]}: {_REMEDY}") from error
     return model
 
 

@@ -52,7 +52,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
     def fetch(url: str, unfinished: str, _: Any) -> None:
-        end = time.monotonic() + DEADLINE
+        size, end = DOWNLOADS[name][file][1], time.monotonic() + DEADLINE
         request = requests.get(url, stream=True, timeout=TIMEOUT)
         Path(unfinished).unlink()  # pooch made it for its owner alone
         with request as answer, open(unfinished, "xb") as out:
@@ -69,7 +69,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
 
     paths = []
     with bar:
-        for file, (path, size, sha256) in DOWNLOADS[name].items():
+        for file, (path, _, sha256) in DOWNLOADS[name].items():
             url = BASE + path
             try:
                 paths.append(Path(pooch.retrieve(url, sha256, file, folder, downloader=fetch)))

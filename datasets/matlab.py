@@ -2,8 +2,8 @@
 
 The layout is that of MathWorks' "MAT-File Format", level 5: a header of 128 bytes, then elements.
 An element is a tag (type and size), data, and zeros up to a multiple of 8 bytes; up to 4 bytes of
-data may stand in the tag itself. A matrix is an element of elements: flags, shape, name and numbers,
-column by column, in any type that holds them all. zlib may have compressed it as a whole.
+data may stand in the tag itself. A matrix is an element of elements: flags, shape, name and
+numbers, column by column, in any type that holds them. zlib may have compressed it as a whole.
 """
 
 import math

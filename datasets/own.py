@@ -19,8 +19,8 @@ from accelnn.backend import Array
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema
 
-# The formats that Pillow may read, none of which starts a program as EPS does, with the most million
-# pixels that are read in less than 500 MB: 9 bytes a pixel in JPEG, 25 in JPEG 2000.
+# The formats that Pillow may read, none of which starts a program as EPS does, with the most
+# million pixels that are read in less than 500 MB: 9 bytes a pixel in JPEG, 25 in JPEG 2000.
 _FORMATS = {"PNG": 50, "JPEG": 50, "GIF": 50, "BMP": 50, "PPM": 40, "TIFF": 36}
 _FORMATS |= {"WEBP": 24, "AVIF": 24, "JPEG2000": 18}
 _PROGRESSIVE = 40  # the same for a progressive JPEG, all of whose coefficients are kept

@@ -68,8 +68,8 @@ class DataFile:
         return ValueError(f"{place}: found {found}, expected {expected}: {self.remedy}")
 
     def require(self) -> None:
-        """Raise FileNotFoundError if there is no file, ValueError if it is no regular one: a folder,
-        a device, or a pipe, from which reading may wait for ever."""
+        """Raise FileNotFoundError if there is no file, ValueError if it is no regular one but a
+        folder, a device, or a pipe, from which reading may wait for ever."""
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file: {self.remedy}")
         if not self.path.is_file():
@@ -140,8 +140,8 @@ class DataFile:
         return stored
 
     def contents(self, stored: Any) -> Array:
-        """The numbers of a `dataset`, once none of its chunks is found to inflate to more bytes than
-        it should: HDF5 would inflate it to any size."""
+        """The numbers of a `dataset`; ValueError if a chunk inflates to another size than its own,
+        because HDF5 would inflate it to any size."""
         chunks: list[Any] = []
         if (filters := _filters(stored)) and stored.shape:
             stored.id.chunk_iter(chunks.append)

@@ -631,16 +631,16 @@ def test_a_matrix_that_announces_or_inflates_to_too_much_takes_no_memory(tmp_pat
 
     path = tmp_path / "football.mat"
     zeros = np.zeros((2**22, 2), np.uint8)
-    y = matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"y")
+    few = matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"y")
     many = matrix_bytes("<", (2**22, 1), 2, zeros[:, :1], b"y")
     rest = matrix_bytes("<", (4, 2), 2, zeros[:4], b"Xval")
     rest += matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"yval")
     more = matrix_bytes("<", (4, 2), 9, zeros[:4].astype(float)) + bytes(2**24)
-    X = matrix_bytes("<", (2**22, 2), 2, zeros)
+    large = matrix_bytes("<", (2**22, 2), 2, zeros)
     for X, y, says in (
-        (squeezed(X), squeezed(many), r"\(4194304, 2\), .* at most 20 times"),
-        (squeezed(more), y, "inflates to more than"),
-        (matrix_bytes("<", (2**30, 2), 9, zeros[:1]), y, "X: found 2 bytes of type 9"),
+        (squeezed(large), squeezed(many), r"\(4194304, 2\), .* at most 20 times"),
+        (squeezed(more), few, "inflates to more than"),
+        (matrix_bytes("<", (2**30, 2), 9, zeros[:1]), few, "X: found 2 bytes of type 9"),
     ):
         path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + X + y + rest)
         tracemalloc.start()

@@ -479,6 +479,27 @@ def test_settings_that_do_not_fit_or_are_missing_are_refused(file):
         assert_refused(file, name, lambda change=change: rewrite(file, change))
 
 
+def test_json_that_is_deep_or_long_is_a_short_error(file):
+    with h5py.File(file) as stored:
+        text, weights = stored.attrs["model"].decode(), stored["weights"][()]
+    for old, new in (
+        (text, "[" * 10**6),
+        ("0.1", "9" * 5000),
+        ("0.1", "1e999"),
+        ("255.0", "NaN"),
+        ("[12, 3, 1]", f"[12, {'9' * 4000}, 1]"),
+        ("true", f"[{'[],' * 10**5}1]"),
+    ):
+        changed = text.replace(old, new).encode()
+        with h5py.File(file, "r+", libver="v108") as stored:
+            del stored.attrs["model"]
+            stored.attrs["model"] = np.bytes_(changed)
+            stored.attrs["sha256"] = models._digest(changed, weights)
+        message = refusal(load, file)
+        assert message.startswith(f"{file}: "), (new[:9], message)
+        assert len(message) < 1000, new[:9]
+
+
 def test_a_file_that_lacks_a_part_or_has_another_is_refused(file):
     def delete(name):
         with h5py.File(file, "r+") as stored:
