@@ -67,9 +67,11 @@ def load_images(
     skipped = [path.name for path in _visible(folder) if not path.exists()]  # a link to nothing
     for label, path in files:
         try:
+            if not path.exists():
+                raise FileNotFoundError  # a link to nothing or to itself
             pictures[len(labels)] = read_picture(path, (size, size, 3))
             labels.append(label)
-        except (ValueError, FileNotFoundError):  # not found: a link to nothing or to itself
+        except (ValueError, FileNotFoundError, IsADirectoryError):
             skipped.append(f"{classes[label]}/{path.name}")
     if empty := [str(path) for label, path in enumerate(folders) if label not in set(labels)]:
         raise ValueError(f"{empty[0]}: no readable picture: add some, or remove the folder")
@@ -104,7 +106,8 @@ def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     if channels not in (1, 3):
         raise ValueError(f"expected pictures of 1 or 3 channels, got {channels}")
     file = DataFile(Path(path), "save it again, as PNG or JPEG")
-    file.require()
+    if file.path.exists() and not file.path.is_dir():  # else Pillow raises the system's error
+        file.require()
     with file.refuse_damaged("picture"), Image.open(path, formats=list(_FORMATS)) as picture:
         kind = picture.format or ""
         most = _PROGRESSIVE if "progressive" in picture.info else _FORMATS.get(kind, 50)
