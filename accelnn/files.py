@@ -2,10 +2,13 @@
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_UNFINISHED = ".accelnn-"  # the beginning of the names of files that are being written
 
 
 def write_whole(content: str | bytes, path: Path) -> None:
@@ -19,7 +22,12 @@ def write_whole(content: str | bytes, path: Path) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, which replaces `path`, or is deleted if the block raises an error."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    for old in path.parent.glob(f"{_UNFINISHED}*"):  # of writers that were killed
+        with suppress(OSError):  # another writer may have deleted it
+            if old.stat().st_mtime < time.time() - 3600:
+                old.unlink()
+    # short, because a name that the file system has room for may be as long as it allows
+    unfinished = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex[:16]}")
     try:
         yield unfinished
         unfinished.replace(path)
@@ -45,6 +53,12 @@ def check_writable(path: Path) -> None:
     """Raise OSError if `path` cannot be written: call it before the work, not after."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as a name that is too long
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: exists and is no regular file")
     if _same(path, 1) or _same(path, 2):  # as /dev/stdout is, which would itself be replaced

@@ -24,7 +24,7 @@ from accelnn.files import check_writable, write_whole
 from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = b"accelnn model", 2
-CHUNK_BYTES = 1 << 20  # the most that HDF5 reads, checks and keeps in memory at once
+CHUNK_BYTES = 1 << 20  # the most that HDF5 checks and keeps in memory at once
 _REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         model = Model(net, params, names, preprocessing, source, fields["stand_in"])
         _check(model)
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}: {_REMEDY}") from error
+        raise ValueError(f"{path}: {str(error)[:500]}: {_REMEDY}") from error
     return model
 
 
@@ -140,8 +140,6 @@ def _digest(text: bytes, weights: Array) -> np.bytes_:
 
 def _read(path: Path) -> tuple[bytes, Array]:
     """The JSON and the weights of a file, checked against its SHA-256; raises as `load`."""
-    import h5py
-
     whole = DataFile(path, _REMEDY)
     whole.require()
     size = path.stat().st_size
@@ -165,15 +163,13 @@ def _read(path: Path) -> tuple[bytes, Array]:
             found, ours = f"{version}, of accelnn {writer}", f"{VERSION}, of {accelnn.__version__}"
             remedy = "upgrade accelnn" if (version or 0) > VERSION else "train and save it again"
             raise DataFile(path, remedy).wrong("format version", found, ours)
-        stored = file.get("weights")
-        fits = isinstance(stored, h5py.Dataset) and stored.dtype in FLOATS and stored.ndim == 1
-        fits = fits and stored.nbytes <= size and stored.chunks is not None
-        if not fits or stored.chunks[0] * stored.dtype.itemsize > CHUNK_BYTES:
-            most = f"at most the file's {size} bytes, in chunks of at most {CHUNK_BYTES} bytes"
-            expected = f"a dataset of float32 or float64 in one dimension, of {most}"
+        stored = whole.dataset(file, "weights")
+        fits = stored and stored.dtype in FLOATS and stored.ndim == 1
+        if not fits or stored.nbytes > size or stored.chunks is None:
+            expected = f"float32 or float64 in one dimension, in chunks, of at most {size} bytes"
             raise whole.wrong("weights", str(stored or "no dataset"), expected)
         text, digest = attribute("model", "S"), attribute("sha256", "S")
-        weights = stored[()]
+        weights = whole.contents(stored)
     if text is None or _digest(text, weights) != digest:
         raise whole.wrong("checksum", "other contents", "those that were saved")
     return text, weights

@@ -18,10 +18,12 @@ from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 CAT_FILES: Copies = {
     "train_catvnoncat.h5": (
         "neuralnetworks/week2/datasets/train_catvnoncat.h5",
+        2_572_022,
         "fbe56ab67c3ae28d564e3a644189117976d6b31af0a3ce9bb17dbf22908af242",
     ),
     "test_catvnoncat.h5": (
         "neuralnetworks/week2/datasets/test_catvnoncat.h5",
+        616_958,
         "6a9d39ce52fa85953c5834695b8534a30ed8cfd54971fb2f080b5a24d002b951",
     ),
 }

@@ -5,6 +5,7 @@ The exit status is 0 on success, 1 if a file could not be downloaded.
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ BASE = (
     "c79617ebb9ff38e765e821f80352adee93f19357/"
 )
 TIMEOUT = 30  # seconds to wait for the next bytes
+DEADLINE = 600  # seconds for a file
 
 
 class DownloadError(RuntimeError):
@@ -33,11 +35,13 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     folder : created if need be; by default the user's cache, where the loaders look. A file of that
         name with other contents is replaced
 
-    Raises DownloadError if a file cannot be downloaded or its sha256 is wrong, and keeps no part
+    Raises DownloadError if a file cannot be downloaded in time or its contents are wrong, and keeps
+    no part
     of it; ValueError for another name; OSError if the folder cannot be written to.
     """
     import pooch
     import requests
+    import urllib3
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar replaces its messages
     if name not in DOWNLOADS:
@@ -48,22 +52,28 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
     def fetch(url: str, unfinished: str, _: Any) -> None:
+        size, end = DOWNLOADS[name][file][1], time.monotonic() + DEADLINE
         request = requests.get(url, stream=True, timeout=TIMEOUT)
-        with request as answer, open(unfinished, "wb") as out:
+        Path(unfinished).unlink()  # pooch made it for its owner alone
+        with request as answer, open(unfinished, "xb") as out:
             answer.raise_for_status()
-            task = bar.add_task(file, total=int(answer.headers.get("content-length", 0)) or None)
-            for chunk in answer.iter_content(65536):
+            task = bar.add_task(file, total=size)
+            while chunk := answer.raw.read1(65536, decode_content=True):
+                if time.monotonic() > end:
+                    raise requests.Timeout(f"not finished in {DEADLINE} s")
+                if out.tell() + len(chunk) > size:
+                    raise ValueError(f"more than {size} bytes")
                 out.write(chunk)
                 bar.advance(task, len(chunk))
             bar.stop_task(task)
 
     paths = []
     with bar:
-        for file, (path, sha256) in DOWNLOADS[name].items():
+        for file, (path, _, sha256) in DOWNLOADS[name].items():
             url = BASE + path
             try:
                 paths.append(Path(pooch.retrieve(url, sha256, file, folder, downloader=fetch)))
-            except requests.RequestException as error:
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 reason: BaseException = error  # the system's, which requests and urllib3 wrap
                 while inner := reason.__cause__ or reason.__context__:
                     reason = inner

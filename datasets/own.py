@@ -5,9 +5,12 @@ Every class is split by a seed into training, validation (to decide when to stop
 
 import csv
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +18,12 @@ from accelnn.backend import Array
 
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema
+
+# The formats that Pillow may read, none of which starts a program as EPS does, with the most
+# million pixels that are read in less than 500 MB: 9 bytes a pixel in JPEG, 25 in JPEG 2000.
+_FORMATS = {"PNG": 50, "JPEG": 50, "GIF": 50, "BMP": 50, "PPM": 40, "TIFF": 36}
+_FORMATS |= {"WEBP": 24, "AVIF": 24, "JPEG2000": 18}
+_PROGRESSIVE = 40  # the same for a progressive JPEG, all of whose coefficients are kept
 
 _NO_PICTURES = re.compile(r"\.|(thumbs\.db|desktop\.ini)$", re.IGNORECASE)  # hidden or Windows's
 
@@ -55,19 +64,21 @@ def load_images(
     files = [(label, path) for label, inside in enumerate(folders) for path in _visible(inside)]
     pictures = np.empty((len(files), size, size, 3), np.uint8)
     labels: list[int] = []
-    skipped = []
+    skipped = [path.name for path in _visible(folder) if not path.exists()]  # a link to nothing
     for label, path in files:
         try:
+            if not path.exists():
+                raise FileNotFoundError  # a link to nothing or to itself
             pictures[len(labels)] = read_picture(path, (size, size, 3))
             labels.append(label)
-        except (ValueError, IsADirectoryError):
+        except (ValueError, FileNotFoundError, IsADirectoryError):
             skipped.append(f"{classes[label]}/{path.name}")
     if empty := [str(path) for label, path in enumerate(folders) if label not in set(labels)]:
         raise ValueError(f"{empty[0]}: no readable picture: add some, or remove the folder")
     if skipped:
         names = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         count = f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
-        message = f"{folder}: skipped {count} that Pillow cannot read as a picture: {names}"
+        message = f"{folder}: skipped {count} that are no readable pictures: {names}"
         warnings.warn(message, UserWarning, stacklevel=2)
     examples = pictures[: len(labels)], np.array(labels)
     return _split(folder, examples, classes, validation, test, seed, dtype)
@@ -80,31 +91,58 @@ def _visible(folder: Path) -> list[Path]:
 def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     """A picture of any size and mode as uint8 (height, width, channels), as in training.
 
-    path : of a file in any format that Pillow reads; an animation gives its first picture
+    path : of a PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000 or PPM file of up to 50 million
+        pixels, 18 to 40 in the last five and progressive JPEG; an animation gives its first picture
     image_shape : (height, width, channels), the channels 1 (grey) or 3 (red, green, blue)
 
     It is turned by its EXIF orientation and resized as a whole: its proportions may change.
     Transparent pixels become white; 16-bit greys keep their upper 8 bits. Raises the system's
-    errors; ValueError if the file is not a whole picture or `image_shape` has another form.
+    errors; ValueError if the file is not a whole picture, too large or not a regular file, or
+    `image_shape` has another form.
     """
     from PIL import Image, ImageOps  # here, so that importing accelnn.datasets stays cheap
 
     height, width, channels = image_shape
     if channels not in (1, 3):
         raise ValueError(f"expected pictures of 1 or 3 channels, got {channels}")
-    with DataFile(Path(path), "save it again, as PNG or JPEG").refuse_damaged("picture"):
-        with Image.open(path) as file:
-            picture: Image.Image = ImageOps.exif_transpose(file)
+    file = DataFile(Path(path), "save it again, as PNG or JPEG")
+    if file.path.exists() and not file.path.is_dir():  # else Pillow raises the system's error
+        file.require()
+    with file.refuse_damaged("picture"), Image.open(path, formats=list(_FORMATS)) as picture:
+        kind = picture.format or ""
+        most = _PROGRESSIVE if "progressive" in picture.info else _FORMATS.get(kind, 50)
+        # Pillow makes every row `width` long before it shortens the columns
+        pixels = max(picture.width, width) * max(picture.height, width)
+        if pixels > most * 1_000_000:
+            size = f"{picture.width} x {picture.height} pixels"
+            raise file.wrong(f"a picture in {kind}", size, f"at most {most} million")
+        ImageOps.exif_transpose(picture, in_place=True)
+        plain = _without_transparency(picture, "L" if channels == 1 else "RGB")
+        return np.asarray(plain.resize((width, height))).reshape(image_shape)
+
+
+def _without_transparency(picture: Any, mode: str) -> Any:
+    """A Pillow picture in the mode L or RGB, on white, in tiles: copies would take gigabytes."""
+    from PIL import Image
+
+    transparent = picture.has_transparency_data
+    if picture.mode == mode and not transparent:
+        return picture
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    plain = Image.new(mode, picture.size)
+    corners = product(range(0, picture.width, 1024), range(0, picture.height, 1024))
+    for left, top in corners:
+        right, bottom = min(left + 1024, picture.width), min(top + 1024, picture.height)
+        tile = picture.crop((left, top, right, bottom))
         if picture.mode.startswith("I"):  # Pillow would clip the 16 bits at 255
-            greys = np.clip(np.asarray(picture).astype(np.int64), 0, 65535) >> 8
-            picture = Image.fromarray(greys.astype(np.uint8))
-        elif picture.mode == "F":
-            raise ValueError("floating-point pixels have no known range")
-        elif picture.has_transparency_data:
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture.convert("RGBA"))
-        picture = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
-        return np.asarray(picture).reshape(image_shape)
+            greys = np.clip(np.asarray(tile).astype(np.int64), 0, 65535) >> 8
+            tile = Image.fromarray(greys.astype(np.uint8))
+        elif transparent:
+            white = Image.new("RGBA", tile.size, "white")
+            tile = Image.alpha_composite(white, tile.convert("RGBA"))
+        plain.paste(tile.convert(mode), (left, top))
+    return plain
 
 
 def load_hdf5(
@@ -126,6 +164,9 @@ def load_hdf5(
     train_set: Schema = {"train_set_x": (np.uint8, "mhwc"), "train_set_y": (labels, "m")}
     test_set: Schema = {"test_set_x": (np.uint8, "khwc"), "test_set_y": (labels, "k")}
     X, Y, *own_test = source.read_hdf5(train_set, optional=test_set).values()
+    if X.shape[3] not in (1, 3):
+        expected = "1 (grey) or 3 (red, green, blue)"
+        raise source.wrong("train_set_x", f"{X.shape[3]} channels", expected)
     classes = tuple(name.decode(errors="replace") for name in names)
     return _split(file, (X, Y), classes, validation, test, seed, dtype, own_test)
 
@@ -166,8 +207,7 @@ def load_csv(
 
 def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
     """The features (m, n_features) float64 and the target's cells."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    DataFile(path, "name a table saved as CSV").require()
     rows, names = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -231,6 +271,9 @@ def _split(
         raise ValueError(f"expected {expected}, got {validation} and {test}")
     if len(classes) < 2:
         raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
+    for name in classes:
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise ValueError(f"{path}: the class {name!r} has a control character: rename it")
     X, labels = examples
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
@@ -247,8 +290,10 @@ def _split(
     preprocessing = None
     if X.dtype != np.uint8:  # a table, standardised by its training set
         known = train[0]
-        # the computed deviation of a constant column may be 1e-17 instead of 0
-        scale = np.where(np.ptp(known, axis=0) == 0, 1.0, known.std(axis=0))
+        scale = known.std(axis=0)
+        # the computed deviation of a constant column may be 1e-17 instead of 0, and that of one
+        # whose squares underflow is wrong
+        scale = np.where((np.ptp(known, axis=0) == 0) | (scale < 1e-150), 1.0, scale)
         preprocessing = Preprocessing(shift=known.mean(axis=0), scale=scale)
     sets = train, own_test or last, classes, f"{path}, split by seed {seed}", dtype
     return on_backend(*sets, preprocessing=preprocessing, validation=watch if validation else ())

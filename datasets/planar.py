@@ -14,6 +14,7 @@ from .reading import AnyPath, Copies, DataFile, Schema, find_folder
 FOOTBALL_FILES: Copies = {
     "football.mat": (
         "Improving-DeepNN/datasets/data.mat",
+        6_038,
         "1218828095bf91d215622d00b2a5b8784c359e29d9d9c5734949b8e60c5bc231",
     ),
 }

@@ -1,8 +1,13 @@
-"""Finding data files, and reading them against a schema."""
+"""Finding data files, and reading them against a schema.
 
+A file may be a stranger's: it opens no other file and no plugin, and takes memory in proportion to
+its size, because shapes, types and sizes are checked before the numbers are read.
+"""
+
+import math
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +18,21 @@ import platformdirs
 
 from accelnn.backend import Array
 
+from . import matlab
+
 AnyPath = str | os.PathLike[str]
 
 # The contents of a file by key: a type, or a range of labels, and a shape. A letter stands for any
 # size from 1, the same everywhere: "mn" is any matrix, ("m", 2) one of two columns.
 Schema = dict[str, tuple[type[np.generic] | range, Sequence[int | str]]]
 
-# Public copies by the file's name: the path below `download.BASE`, and the sha256.
-Copies = dict[str, tuple[str, str]]
+# Public copies by the file's name: the path below `download.BASE`, the size, and the sha256.
+Copies = dict[str, tuple[str, int, str]]
 
-# h5py raises these for damaged bytes.
-_HDF5_ERRORS = (OSError, RuntimeError, TypeError, LookupError, UnicodeError, MemoryError)
+# Arrays may take this many times their file's size, and a MiB: MNIST's pictures shrink to a fifth.
+EXPANSION = 20
+CHUNK_BYTES, CHUNKS = 1 << 26, 1 << 16  # HDF5 takes 4 kB for each of a dataset's chunks
+_FILTERS = _SHUFFLE, _GZIP, _FLETCHER32 = 2, 1, 3  # HDF5's numbers
 
 
 def cache_folder() -> Path:
@@ -59,17 +68,24 @@ class DataFile:
         return ValueError(f"{place}: found {found}, expected {expected}: {self.remedy}")
 
     def require(self) -> None:
-        """Raise FileNotFoundError if the file does not exist."""
-        if not self.path.is_file():
+        """Raise FileNotFoundError if there is no file, ValueError if it is no regular one but a
+        folder, a device, or a pipe, from which reading may wait for ever."""
+        if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such file: {self.remedy}")
+        if not self.path.is_file():
+            found = "a folder" if self.path.is_dir() else "a pipe or a device"
+            raise ValueError(f"{self.path}: found {found}, expected a file: {self.remedy}")
 
     @contextmanager
-    def refuse_damaged(self, kind: str, errors: Any = Exception) -> Iterator[None]:
-        """Raise ValueError for `errors` in the block, except the system's (e.g. no permission)."""
+    def refuse_damaged(self, kind: str) -> Iterator[None]:
+        """Raise ValueError for any error in the block but those that name the file and those of the
+        system (e.g. no permission)."""
         try:
             yield
-        except errors as error:
+        except Exception as error:
             if isinstance(error, OSError) and error.errno:
+                raise
+            if isinstance(error, ValueError) and str(error).startswith(str(self.path)):
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
             message = f"{self.path}: not a whole {kind} ({reason}): {self.remedy}"
@@ -81,52 +97,105 @@ class DataFile:
         import h5py  # here, so that importing accelnn.datasets stays cheap
 
         self.require()
-        with self.refuse_damaged("HDF5 file", _HDF5_ERRORS), h5py.File(self.path, "r") as file:
+        with self.refuse_damaged("HDF5 file"), h5py.File(self.path, "r") as file:
             yield file
 
     def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
         """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.
         Raises FileNotFoundError, or ValueError if the file does not match the schema."""
         with self.open_hdf5() as file:
-            if optional and any(key in file for key in optional):
+            if optional and any(key in optional for key in [*file]):
                 schema = schema | optional
-            return self._checked(file, schema)
+            found = {key: self.dataset(file, key) if key in schema else None for key in [*file]}
+            return self._checked(found, schema, self.contents)
+
+    def dataset(self, file: Any, key: str) -> Any:
+        """The h5py.Dataset at `key`, or None if there is none.
+
+        Raises ValueError if the key is a link by name, or the dataset's numbers are in other files
+        or compressed by other filters than those that `contents` knows.
+        """
+        import h5py
+
+        if key not in [*file]:  # `in file` would follow a link
+            return None
+        if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
+            raise self.wrong(key, "a link", "a dataset in the file itself")
+        stored = file[key]
+        if not isinstance(stored, h5py.Dataset):
+            return None
+        if stored.is_virtual or stored.external:  # before the shape, which opens virtual sources
+            raise self.wrong(key, "a dataset stored in other files", "one in the file itself")
+        known = [number for number in _FILTERS if number in (filters := _filters(stored))]
+        if filters != known:
+            expected = "none but shuffle, gzip and fletcher32, in this order"
+            raise self.wrong(key, f"filters of HDF5's numbers {filters}", expected)
+        if stored.chunks and stored.shape:
+            size = math.prod(stored.chunks) * stored.dtype.itemsize
+            each = zip(stored.shape, stored.chunks, strict=True)
+            count = math.prod(-(-length // chunk) for length, chunk in each)
+            if size > CHUNK_BYTES or count > CHUNKS:
+                expected = f"at most {CHUNKS} of at most {CHUNK_BYTES} bytes"
+                raise self.wrong(key, f"{count} chunks of {size} bytes", expected)
+        return stored
+
+    def contents(self, stored: Any) -> Array:
+        """The numbers of a `dataset`; ValueError if a chunk inflates to another size than its own,
+        because HDF5 would inflate it to any size."""
+        chunks: list[Any] = []
+        if (filters := _filters(stored)) and stored.shape:
+            stored.id.chunk_iter(chunks.append)
+        for chunk in chunks:
+            size = math.prod(stored.chunks) * stored.dtype.itemsize
+            if chunk.size > size + size // 1000 + 64:  # zlib's and fletcher32's at most
+                raise ValueError(f"a chunk is stored in {chunk.size} bytes instead of {size}")
+            skipped = [f for i, f in enumerate(filters) if chunk.filter_mask >> i & 1]
+            _, content = stored.id.read_direct_chunk(chunk.chunk_offset)
+            if _FLETCHER32 in filters and _FLETCHER32 not in skipped:
+                content = content[:-4]
+            if _GZIP in filters and _GZIP not in skipped:
+                content = zlib.decompressobj().decompress(content, size + 1)
+            if len(content) != size:
+                raise ValueError(f"a chunk does not inflate to its {size} bytes")
+        return np.asarray(stored[()])
 
     def read_mat(self, schema: Schema) -> dict[str, Array]:
         """The arrays of a MATLAB file by key; raises as `read_hdf5`."""
-        import scipy.io
-
         self.require()
-        damaged = self.refuse_damaged("MATLAB file")
-        with damaged, warnings.catch_warnings(action="error"), self.path.open("rb") as file:
-            contents = scipy.io.loadmat(file)
-        contents = {key: value for key, value in contents.items() if not key.startswith("__")}
-        return self._checked(contents, schema)
+        with self.refuse_damaged("MATLAB file"), self.path.open("rb") as file:
+            return self._checked(matlab.variables(file), schema, matlab.contents)
 
-    def _checked(self, file: Mapping[str, Any], schema: Schema) -> dict[str, Array]:
+    def _checked(
+        self, found: Mapping[str, Any], schema: Schema, read: Callable[[Any], Array]
+    ) -> dict[str, Array]:
         """The arrays in `schema`, row-major and checked: floats are finite, labels int64."""
-        import h5py
-
-        arrays: dict[str, Array] = {}
         sizes: dict[int | str, int] = {}
+        room = (1 << 20) + EXPANSION * self.path.stat().st_size
         for key, (kind, letters) in schema.items():
-            stored = file.get(key)
-            if not isinstance(stored, np.ndarray | h5py.Dataset):
-                raise self.wrong(key, f"only the keys {list(file)}", "a dataset of that name")
+            if not (stored := found.get(key)):
+                raise self.wrong(key, f"only the keys {[*found][:20]}", "a dataset of that name")
             shape = tuple(sizes.get(n, n) for n in letters)
-            found = stored.shape or ()  # None for HDF5's "empty"
+            lengths = stored.shape or ()  # None for HDF5's "empty"
             free = [n for n in shape if isinstance(n, str)]
-            fits = len(found) == len(shape) and all(
-                size > 0 if n in free else size == n for n, size in zip(shape, found, strict=True)
+            fits = len(lengths) == len(shape) and all(
+                size > 0 if n in free else size == n for n, size in zip(shape, lengths, strict=True)
             )
             number = np.number if isinstance(kind, range) else kind
-            if not fits or not np.issubdtype(stored.dtype, number):
+            real = isinstance(stored.dtype, np.dtype) and stored.dtype.kind != "c"
+            if not (fits and real and np.issubdtype(stored.dtype, number)):
                 expected = f"{number.__name__} of shape {shape}".replace("'", "")
                 if free:
                     expected += f" with {', '.join(free)} > 0"
                 raise self.wrong(key, f"{stored.dtype} of shape {stored.shape}", expected)
-            sizes.update(zip(letters, found, strict=True))
-            array = np.ascontiguousarray(stored[()])
+            sizes.update(zip(letters, lengths, strict=True))
+            room -= math.prod(lengths) * stored.dtype.itemsize
+            if room < 0:
+                size = f"{stored.dtype} of shape {stored.shape}"
+                expected = f"arrays of at most {EXPANSION} times the file's size and a MiB"
+                raise self.wrong(key, size, f"{expected} (write it without compression)")
+        arrays: dict[str, Array] = {}
+        for key, (kind, _) in schema.items():
+            array = np.ascontiguousarray(read(found[key]))
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self.wrong(key, "NaN or infinity", "finite numbers")
             if isinstance(kind, range):
@@ -136,3 +205,9 @@ class DataFile:
                 array = array.ravel().astype(np.int64)
             arrays[key] = array
         return arrays
+
+
+def _filters(stored: Any) -> list[int]:
+    """The numbers of an h5py.Dataset's filters, in the order in which they are applied."""
+    plan = stored.id.get_create_plist()
+    return [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]

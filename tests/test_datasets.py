@@ -2,8 +2,12 @@
 
 import os
 import re
+import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from dataclasses import astuple
 from pathlib import Path
 
@@ -11,14 +15,15 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from helpers.files import arrays, damage, refusal, write_hdf5
+import scipy.sparse
+from helpers.files import HOSTILE, HOSTILE_CHUNKS, arrays, damage, refusal, write_hdf5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accelnn
 from accelnn import backend, datasets
 from accelnn.backend import Array
-from accelnn.datasets import Preprocessing
+from accelnn.datasets import Preprocessing, matlab, reading
 
 TRAIN, TEST = "train_catvnoncat.h5", "test_catvnoncat.h5"
 STAND_INS = pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
@@ -242,6 +247,85 @@ def test_a_damaged_file_is_never_anything_but_a_value_error(tmp_path):
     damage(path, lambda: datasets.load_cats(tmp_path), range(2100))  # its structure
 
 
+def test_arrays_outside_the_file_or_larger_than_it_are_refused_without_memory(tmp_path):
+    path = write_cats(tmp_path) / TRAIN
+    whole = path.read_bytes()
+    for name, (replace, says) in HOSTILE.items():
+        for key in ("train_set_x", "list_classes"):
+            with h5py.File(path, "r+") as stored:
+                replace(stored, key, tmp_path)
+            message = refusal(datasets.load_cats, tmp_path)
+            assert re.search(f"{TRAIN}: {key}: .*({says})", message), (name, says, message)
+            path.write_bytes(whole)
+
+
+def test_a_shape_that_the_file_has_no_room_for_is_refused_before_any_array_is_read(tmp_path):
+    path = write_cats(tmp_path) / TRAIN
+    black = np.zeros((300, 64, 64, 3), np.uint8)
+    for pictures in (
+        {"data": black, "compression": "gzip"},
+        {"shape": (10**7, 64, 64, 3), "dtype": "u1", "chunks": (1000, 64, 64, 3)},
+        {"shape": (10**7, 64, 64, 3), "dtype": "u1"},
+    ):
+        with h5py.File(path, "w") as stored:
+            m = stored.create_dataset("train_set_x", **pictures).shape[:1]
+            stored.create_dataset("train_set_y", m, "i1")
+            stored["list_classes"] = np.array([b"a", b"b"])
+        message = refusal(datasets.load_cats, tmp_path)
+        assert "arrays of at most 20 times the file's size and a MiB (write it" in message, message
+
+
+@pytest.mark.parametrize("name", HOSTILE_CHUNKS)
+def test_a_chunk_of_another_size_than_announced_is_refused(tmp_path, name):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as stored:
+        HOSTILE_CHUNKS[name](stored, "x", tmp_path)
+        size = stored["x"].size
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    file = reading.DataFile(path, "mend it")
+    message = refusal(file.read_hdf5, {"x": (np.uint8, "m")})
+    assert message == (
+        f"{path}: not a whole HDF5 file (a chunk does not inflate to its {size} bytes): mend it"
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < resident + 2**16
+
+
+def test_every_layout_that_h5py_writes_by_default_is_read(tmp_path, random):
+    array = random.integers(0, 256, (100, 30)).astype(np.uint8)  # gzip cannot shrink it
+    for options in (
+        {},
+        {"chunks": True},
+        {"chunks": (64, 7), "compression": "gzip"},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"chunks": (100, 30), "shuffle": True},
+        {"chunks": (7, 7), "fletcher32": True, "maxshape": (None, None)},
+    ):
+        for dtype, data in (("u1", array), ("i8", array // 99)):
+            with h5py.File(tmp_path / "a.h5", "w") as stored:
+                stored.create_dataset("x", data=data.astype(dtype), **options)
+            file = reading.DataFile(tmp_path / "a.h5", "")
+            [read] = file.read_hdf5({"x": (np.integer, "mn")}).values()
+            np.testing.assert_array_equal(read, data)
+
+
+def test_a_pipe_a_device_or_a_folder_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / TRAIN)
+    os.mkfifo(tmp_path / "football.mat")
+    os.mkfifo(tmp_path / "table.csv")
+    for load in (
+        lambda: datasets.load_cats(tmp_path),
+        lambda: datasets.load_football(tmp_path),
+        lambda: datasets.load_hdf5(tmp_path / TRAIN),
+        lambda: datasets.load_hdf5("/dev/zero"),
+        lambda: datasets.load_csv(tmp_path / "table.csv", "y"),
+        lambda: datasets.load_csv("/dev/zero", "y"),
+        lambda: datasets.read_picture("/dev/zero", (8, 8, 3)),
+    ):
+        assert "found a pipe or a device, expected a file" in refusal(load)
+    for load in (datasets.load_hdf5, lambda path: datasets.load_csv(path, "y")):
+        assert "found a folder, expected a file" in refusal(load, tmp_path)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
 def test_a_file_without_permission_says_so(tmp_path):
     (write_cats(tmp_path) / TRAIN).chmod(0)
@@ -431,7 +515,12 @@ def test_without_football_a_spiral_stands_in_and_says_so():
 WRONG_FOOTBALL = [
     ("X", None, r"found only the keys \['y', 'Xval', 'yval'\]"),
     ("X", np.zeros((2, 6)), r"found float64 of shape \(2, 6\), expected number of shape \(m, 2\)"),
-    ("X", np.array(["ab"]), r"found <U2 of shape \(1,\)"),
+    ("X", np.array(["ab"]), r"found text of shape \(1, 2\)"),
+    ("X", np.zeros((6, 2), complex), r"found complex of shape \(6, 2\), expected number of shape"),
+    ("X", scipy.sparse.eye(6, 2), r"found sparse matrix of shape \(6, 2\)"),
+    ("X", np.array([[1, "a"]], object), r"found cell array of shape \(1, 2\)"),
+    ("X", {"a": 1}, r"found structure of shape \(1, 1\)"),
+    ("X", np.zeros((6, 2, 1)), r"found float64 of shape \(6, 2, 1\)"),
     ("X", np.zeros((0, 2)), r"shape \(0, 2\), expected .* with m > 0"),
     ("X", np.full((6, 2), np.nan), "found NaN or infinity, expected finite numbers"),
     ("y", np.zeros((5, 1)), r"shape \(5, 1\), expected number of shape \(6, 1\)"),
@@ -452,24 +541,127 @@ def test_wrong_contents_of_a_mat_file_are_named(tmp_path):
 
 
 def test_damaged_mat_files_are_value_errors(tmp_path):
-    # compressed, as MATLAB writes; in uncompressed ones, a wrong byte can crash SciPy 1.17 itself
-    path = write_mat(tmp_path / "football.mat", football_fields(), do_compression=True)
+    for compressed in (False, True):
+        path = write_mat(tmp_path / "football.mat", football_fields(), do_compression=compressed)
+        whole = path.read_bytes()
+        for contents in (b"", b"<html>404</html>" * 50, *(whole[:n] for n in (100, 130, 300, -9))):
+            path.write_bytes(contents)
+            assert "football.mat: not a whole MATLAB" in refusal(datasets.load_football, tmp_path)
+        path.write_bytes(whole)
+        places = range(128, len(whole))
+        damage(path, lambda: datasets.load_football(tmp_path), places, 500)
+
+
+def test_every_bit_of_a_compressed_matrix_is_checked(tmp_path):
+    fields = football_fields(4)
+    path = write_mat(tmp_path / "football.mat", fields, do_compression=True)
     whole = path.read_bytes()
-    for contents in (b"", b"<html>404</html>" * 50, whole[:100], whole[:300]):
-        path.write_bytes(contents)
-        assert "football.mat: " in refusal(datasets.load_football, tmp_path), contents
-    path.write_bytes(whole)
-    damage(path, lambda: datasets.load_football(tmp_path), range(128, len(whole)))
+    expected = datasets.load_football(tmp_path)
+    for place in range(136, 136 + int.from_bytes(whole[132:136], "little")):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            if not refusal(datasets.load_football, tmp_path):  # zlib's header has unused bits
+                np.testing.assert_array_equal(
+                    datasets.load_football(tmp_path).X_train, expected.X_train
+                )
+
+
+def mat_variables(path: Path) -> dict[str, Array]:
+    with path.open("rb") as file:
+        found = matlab.variables(file)
+        return {name: matlab.contents(variable) for name, variable in found.items()}
+
+
+def test_matrices_are_read_as_scipy_writes_and_reads_them(tmp_path, random):
+    fields = {
+        f"{letter}{size}_{m}x{n}": (100 * random.normal(size=(m, n))).astype(f"{letter}{size}")
+        for letter, sizes in (("f", (4, 8)), ("i", (1, 2, 4, 8)), ("u", (1, 2, 4, 8)))
+        for size in sizes
+        for m, n in ((1, 1), (1, 3), (5, 2), (0, 2), (40, 30))
+    }
+    for compressed in (False, True):
+        path = write_mat(tmp_path / "all.mat", fields, do_compression=compressed)
+        read, expected = mat_variables(path), scipy.io.loadmat(path, mat_dtype=True)
+        assert list(read) == list(fields)
+        for name, array in read.items():
+            assert array.dtype == expected[name].dtype == fields[name].dtype, name
+            np.testing.assert_array_equal(array, expected[name])
+            np.testing.assert_array_equal(array, fields[name])
+
+
+def matrix_bytes(
+    order: str, shape: tuple[int, ...], kind: int, numbers: Array, name: bytes = b"X"
+) -> bytes:
+    """A matrix of class double by MathWorks' format, its numbers stored as the type `kind`."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        if len(data) <= 4:
+            return struct.pack(order + "I", len(data) << 16 | kind) + data.ljust(4, b"\0")
+        return struct.pack(order + "II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
+
+    flags = struct.pack(order + "II", 6, 0)
+    parts = [(6, flags), (5, struct.pack(f"{order}{len(shape)}i", *shape)), (1, name)]
+    parts.append((kind, numbers.astype(numbers.dtype.newbyteorder(order)).tobytes("F")))
+    return element(14, b"".join(element(*part) for part in parts))
+
+
+def test_both_byte_orders_and_every_stored_type_are_read(tmp_path):
+    path = tmp_path / "made.mat"
+    kinds = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
+    for order, mark in (("<", b"\0\1IM"), (">", b"\1\0MI")):
+        for kind, dtype in (kinds | {13: "u8"}).items():
+            for m in (1, 5):
+                numbers = np.arange(2 * m, dtype=dtype).reshape(m, 2)
+                element = matrix_bytes(order, (m, 2), kind, numbers)
+                squeezed = zlib.compress(element)
+                squeezed = struct.pack(order + "II", 15, len(squeezed)) + squeezed
+                for content in (element, squeezed):
+                    path.write_bytes(b"MATLAB 5.0".ljust(124) + mark + content)
+                    [array] = mat_variables(path).values()
+                    assert array.dtype == np.float64
+                    np.testing.assert_array_equal(array, numbers)
+                    np.testing.assert_array_equal(array, scipy.io.loadmat(path)["X"])
+
+
+def test_a_matrix_that_announces_or_inflates_to_too_much_takes_no_memory(tmp_path):
+    def squeezed(element: bytes) -> bytes:
+        return struct.pack("<II", 15, len(zlib.compress(element))) + zlib.compress(element)
+
+    path = tmp_path / "football.mat"
+    zeros = np.zeros((2**22, 2), np.uint8)
+    few = matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"y")
+    many = matrix_bytes("<", (2**22, 1), 2, zeros[:, :1], b"y")
+    rest = matrix_bytes("<", (4, 2), 2, zeros[:4], b"Xval")
+    rest += matrix_bytes("<", (4, 1), 2, zeros[:4, :1], b"yval")
+    more = matrix_bytes("<", (4, 2), 9, zeros[:4].astype(float)) + bytes(2**24)
+    large = matrix_bytes("<", (2**22, 2), 2, zeros)
+    for X, y, says in (
+        (squeezed(large), squeezed(many), r"\(4194304, 2\), .* at most 20 times"),
+        (squeezed(more), few, "inflates to more than"),
+        (matrix_bytes("<", (2**30, 2), 9, zeros[:1]), few, "X: found 2 bytes of type 9"),
+    ):
+        path.write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + X + y + rest)
+        tracemalloc.start()
+        message = refusal(datasets.load_football, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert re.search(says, message), (says, message)
+        assert peak < 2**21, says
 
 
 def test_a_mat_file_of_another_version_is_named(tmp_path):
-    with h5py.File(tmp_path / "football.mat", "w", userblock_size=512) as file:
+    path = tmp_path / "football.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
         file["X"] = np.zeros((6, 2))
     head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
-    with (tmp_path / "football.mat").open("r+b") as raw:
+    with path.open("r+b") as raw:
         raw.write(head)
-    with pytest.raises(ValueError, match=r"not a whole MATLAB file \(.*7\.3"):
-        datasets.load_football(tmp_path)
+    says = "found version %s, expected 5 to 7.2, as save -v7 writes"
+    assert says % "7.3" in refusal(datasets.load_football, tmp_path)
+    write_mat(path, football_fields(), format="4")
+    assert says % "unknown" in refusal(datasets.load_football, tmp_path)
 
 
 EX4_RANDOM = np.random.RandomState(0)

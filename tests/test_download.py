@@ -1,10 +1,12 @@
 """Downloads from a server on this machine that misbehaves on request."""
 
+import contextlib
 import hashlib
 import os
 import signal
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -74,7 +76,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     table = {
         name: {
-            file: (path, hashlib.sha256(BYTES[path]).hexdigest()) for file, path in files.items()
+            file: (path, len(BYTES[path]), hashlib.sha256(BYTES[path]).hexdigest())
+            for file, path in files.items()
         }
         for name, files in FILES.items()
     }
@@ -193,6 +196,33 @@ def test_a_silent_server_is_given_up(folder, capsys, monkeypatch):
     assert "timed out" in failure(folder, capsys)
 
 
+@pytest.mark.usefixtures("server")
+def test_a_server_that_never_ends_is_given_up(folder, capsys, monkeypatch):
+    def endless(self: Handler) -> None:
+        self.send_response(200)
+        self.end_headers()
+        pause = 0.05 if downloads.DEADLINE < 1 else 0
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" if pause else bytes(2**16))
+                self.wfile.flush()
+                time.sleep(pause)
+
+    monkeypatch.setattr(Handler, "do_GET", endless)
+    assert "courses/train.h5: wrong contents (expected sha256" in failure(folder, capsys)
+    monkeypatch.setattr(downloads, "DEADLINE", 0.3)
+    assert "(not finished in 0.3 s): try again, or put" in failure(folder, capsys)
+    assert contents(folder) == {}
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.skipif(os.name != "posix", reason="no POSIX permissions")
+def test_downloaded_files_have_the_permissions_of_any_new_file(folder):
+    for path in downloads.download("cats", folder):
+        (folder / "new").touch()
+        assert path.stat().st_mode == (folder / "new").stat().st_mode
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no POSIX signals")
 def test_ctrl_c_leaves_nothing(server, folder):
     server.fault = "Ctrl-C"
@@ -232,6 +262,7 @@ def test_without_a_command_the_error_names_it(capsys):
 
 def test_the_published_hashes_are_those_of_the_real_files(real_data):
     for files in downloads.DOWNLOADS.values():
-        for name, (_, sha256) in files.items():
+        for name, (_, size, sha256) in files.items():
             if (real_data / name).exists():
+                assert (real_data / name).stat().st_size == size
                 assert hashlib.sha256((real_data / name).read_bytes()).hexdigest() == sha256

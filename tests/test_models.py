@@ -3,17 +3,20 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers.files import refusal
+from helpers.files import HOSTILE, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import backend, datasets, models
+from accelnn import backend, datasets, files, models
 from accelnn.datasets.dataset import Preprocessing
 from accelnn.functions import ACTIVATIONS
 from accelnn.models import Model, load, save
@@ -250,6 +253,44 @@ def test_a_file_is_replaced_by_a_whole_one_with_the_permissions_of_any_new_file(
     assert file.stat().st_mode == (file.parent / "new").stat().st_mode
 
 
+def test_names_of_any_length_are_written_or_refused_before_the_work(tmp_path):
+    save(small_model(), tmp_path / f"{'m' * 252}.h5")
+    with pytest.raises(OSError, match=r"m\.h5: cannot be written \(File name too long\)"):
+        files.check_writable(tmp_path / f"{'m' * 253}.h5")
+
+
+def test_what_killed_writers_left_is_deleted_after_an_hour(tmp_path):
+    code = """import os, pathlib, sys
+from accelnn import files
+with files.whole_file(pathlib.Path(sys.argv[1])) as unfinished:
+    unfinished.write_bytes(b"half")
+    os.kill(os.getpid(), 9)"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], check=False)
+    [old, new] = tmp_path.iterdir()
+    os.utime(old, (0, 0))
+    files.write_whole("whole", tmp_path / "a.h5")
+    assert set(tmp_path.iterdir()) == {new, tmp_path / "a.h5"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes")
+def test_a_write_over_the_limit_of_sizes_leaves_the_old_file(tmp_path):
+    code = """import pathlib, resource, sys
+from accelnn import files
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.write_whole(bytes(2000), pathlib.Path(sys.argv[1]))
+except OSError as error:
+    print(error.strerror)"""
+    path = tmp_path / "a"
+    path.write_text("old")
+    command = [sys.executable, "-c", code, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_saving_into_no_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent.model\.h5: there is no folder .*absent"):
         save(small_model(), tmp_path / "absent" / "model.h5")
@@ -288,9 +329,10 @@ def test_a_model_whose_parts_do_not_fit_is_not_saved(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for path in (tmp_path / "absent.h5", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"{path}: no such file"):
-            load(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such file: take a whole copy"):
+        load(tmp_path / "absent.h5")
+    with pytest.raises(ValueError, match=f"{tmp_path}: found a folder, expected a file"):
+        load(tmp_path)
 
 
 def test_a_file_of_another_program_is_no_model(tmp_path):
@@ -382,12 +424,11 @@ def assert_refused(file, says, change):
 def test_weights_that_do_not_fit_are_refused(file):
     for weights, says in (
         (np.zeros(WEIGHTS + 1), rf"expected a flat buffer of shape \({WEIGHTS},\)"),
-        (np.zeros(WEIGHTS, int), 'type "<i8">, expected a dataset of float32 or float64'),
-        (np.zeros(WEIGHTS, "f2"), 'type "<f2">, expected a dataset of float32 or float64'),
-        (np.zeros(WEIGHTS, ">f8"), 'type ">f8">, expected a dataset of float32 or float64'),
+        (np.zeros(WEIGHTS, int), 'type "<i8">, expected float32 or float64'),
+        (np.zeros(WEIGHTS, "f2"), 'type "<f2">, expected float32 or float64'),
+        (np.zeros(WEIGHTS, ">f8"), 'type ">f8">, expected float32 or float64'),
         (np.full(WEIGHTS, np.nan), f"{WEIGHTS} NaN or infinite weights"),
         (np.zeros((WEIGHTS, 1)), r"shape \(43, 1\).* in one dimension"),
-        (np.zeros(2**18), "in chunks of at most 1048576 bytes"),
     ):
         assert_refused(file, says, lambda weights=weights: rewrite(file, weights=weights))
 
@@ -438,6 +479,27 @@ def test_settings_that_do_not_fit_or_are_missing_are_refused(file):
         assert_refused(file, name, lambda change=change: rewrite(file, change))
 
 
+def test_json_that_is_deep_or_long_is_a_short_error(file):
+    with h5py.File(file) as stored:
+        text, weights = stored.attrs["model"].decode(), stored["weights"][()]
+    for old, new in (
+        (text, "[" * 10**6),
+        ("0.1", "9" * 5000),
+        ("0.1", "1e999"),
+        ("255.0", "NaN"),
+        ("[12, 3, 1]", f"[12, {'9' * 4000}, 1]"),
+        ("true", f"[{'[],' * 10**5}1]"),
+    ):
+        changed = text.replace(old, new).encode()
+        with h5py.File(file, "r+", libver="v108") as stored:
+            del stored.attrs["model"]
+            stored.attrs["model"] = np.bytes_(changed)
+            stored.attrs["sha256"] = models._digest(changed, weights)
+        message = refusal(load, file)
+        assert message.startswith(f"{file}: "), (new[:9], message)
+        assert len(message) < 1000, new[:9]
+
+
 def test_a_file_that_lacks_a_part_or_has_another_is_refused(file):
     def delete(name):
         with h5py.File(file, "r+") as stored:
@@ -459,5 +521,39 @@ def test_a_dataset_that_is_announced_and_not_there_takes_no_memory(file):
     with h5py.File(file, "r+") as stored:
         del stored["weights"]
         stored.create_dataset("weights", (2**40,), "f8", chunks=(2**10,))
-    with pytest.raises(ValueError, match=r"shape \(1099511627776,\).*, expected .* at most the f"):
+    with pytest.raises(ValueError, match="found 1073741824 chunks of 8192 bytes, expected at most"):
         load(file)
+
+
+def test_weights_outside_the_file_or_larger_than_it_are_refused_without_memory(file, tmp_path):
+    for name, (replace, says) in HOSTILE.items():
+
+        def change(replace=replace):
+            with h5py.File(file, "r+") as stored:
+                replace(stored, "weights", tmp_path)
+
+        tracemalloc.start()
+        assert_refused(file, says, change)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2**24, name
+
+
+def test_attributes_of_another_kind_are_refused_before_they_are_read(file):
+    whole = file.read_bytes()
+    for value in (h5py.Empty("S5"), h5py.Empty("i8"), h5py.Reference(), ["text"], "text", 2j, True):
+        for name in ("format", "format_version", "accelnn_version", "model", "sha256"):
+            with h5py.File(file, "r+") as stored:
+                dtype = h5py.ref_dtype if isinstance(value, h5py.Reference) else None
+                stored.attrs.create(name, value, dtype=dtype)
+                if name == "accelnn_version":
+                    stored.attrs["format_version"] = 3
+            message = refusal(load, file)
+            assert str(file) in message, (name, value)
+            file.write_bytes(whole)
+
+
+def test_a_pipe_or_a_device_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "model.h5")
+    for path in (tmp_path / "model.h5", Path("/dev/zero")):
+        assert "found a pipe or a device, expected a file" in refusal(load, path), path

@@ -1,14 +1,20 @@
 """Your own data: what is read, how it is split, every way that it is wrong, how it is trained."""
 
 import csv
+import json
+import os
 import re
+import struct
+import subprocess
+import sys
+import zlib
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.files import damage, refusal, write_hdf5
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 import accelnn
 from accelnn import backend, datasets
@@ -73,7 +79,7 @@ def test_the_exif_orientation_is_honoured(tmp_path):
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "I;16"]
 
 
-def test_every_mode_becomes_grey_or_colour(tmp_path, monkeypatch):
+def test_every_mode_becomes_grey_or_colour(monkeypatch):
     for mode in MODES:
         bright = 65535 if mode.startswith("I") else 255
         pixels = {"I": np.int32, "I;16": np.uint16}.get(mode, np.uint8)
@@ -84,9 +90,9 @@ def test_every_mode_becomes_grey_or_colour(tmp_path, monkeypatch):
             image = image.convert("RGBA" if mode == "PA" else "RGB")
             image = image.convert("P" if "P" in mode else mode).convert(mode)
         assert image.mode == mode
-        monkeypatch.setattr(Image, "open", lambda _, image=image: image.copy())
+        monkeypatch.setattr(Image, "open", lambda *_, image=image, **__: image.copy())
         for channels in (1, 3):
-            picture = datasets.read_picture(tmp_path, (4, 4, channels))
+            picture = datasets.read_picture(__file__, (4, 4, channels))
             assert picture[:, :2].min() > 250, (mode, channels)
             assert picture[:, 2:].max() < 5, (mode, channels)
 
@@ -124,6 +130,75 @@ def test_damaged_pictures_are_value_errors_that_name_the_file(tmp_path):
         path.write_bytes(whole)
         places = range(min(300, len(whole)))
         damage(path, lambda path=path: datasets.read_picture(path, (8, 8, 3)), places, 60)
+
+
+def test_postscript_is_never_given_to_ghostscript(tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("was started"))
+    for name in ("a.png", "a.eps"):
+        (tmp_path / name).write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+        )
+        message = refusal(datasets.read_picture, tmp_path / name, (8, 8, 3))
+        assert f"{name}: not a whole picture (cannot identify" in message
+
+
+def png(width: int, height: int, chunks: tuple = (), kind: int = 6) -> bytes:
+    """A PNG of black pixels, which takes little space."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)), *chunks]
+    row = bytes(1 + width * {0: 1, 2: 3, 6: 4}[kind])
+    deflate = zlib.compressobj()
+    data = b"".join(map(deflate.compress, (row for _ in range(height)))) + deflate.flush()
+    parts += [(b"IDAT", data), (b"IEND", b"")]
+    whole = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_that_takes_much_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("was decoded"))
+    path = tmp_path / "a.png"
+    for width, height in ((7100, 7100), (1, 10**6), (10**6, 1), (20_000, 9000)):
+        path.write_bytes(png(width, height, kind=0))
+        message = refusal(datasets.read_picture, path, (64, 64, 3))
+        says = (
+            f"{path}: a picture in PNG: found {width} x {height} pixels, expected at most 50 mill"
+        )
+        assert message.startswith(says) or "decompression bomb" in message, message
+    for form, most in (("webp", 24), ("jpeg", 40)):
+        Image.new("RGB", (6400, 6400)).save(path, form, progressive=True, method=0)
+        message = refusal(datasets.read_picture, path, (64, 64, 3))
+        assert f"found 6400 x 6400 pixels, expected at most {most} million" in message
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's peak memory")
+def test_a_phones_largest_photographs_are_read_in_less_than_500_mb(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photograph = Image.new("RGB", (8000, 6000), (10, 200, 90))
+    photograph.save(tmp_path / "a.jpg", exif=turned)
+    (tmp_path / "a.png").write_bytes(png(8000, 6000))
+    code = """import re, sys
+from accelnn import datasets
+print(datasets.read_picture(sys.argv[1], (64, 64, 3)).mean(axis=(0, 1)).round().tolist())
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])"""
+    for name, colour in (("a.jpg", [10, 200, 90]), ("a.png", [255, 255, 255])):
+        command = [sys.executable, "-c", code, tmp_path / name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        read, peak = done.stdout.splitlines()
+        np.testing.assert_allclose(json.loads(read), colour, atol=2)
+        assert int(peak) < 500_000, name
+
+
+def test_bombs_in_the_texts_and_the_profile_of_a_png_are_value_errors(tmp_path):
+    path, bomb = tmp_path / "a.png", zlib.compress(bytes(2**27))
+    for chunk in ((b"zTXt", b"a\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb)):
+        path.write_bytes(png(2, 2, (chunk,)))
+        message = refusal(datasets.read_picture, path, (8, 8, 3))
+        assert "not a whole picture (Decompressed data too large" in message, chunk[0]
 
 
 def test_what_is_no_picture_is_an_error(tmp_path):
@@ -230,13 +305,17 @@ def test_a_file_that_is_no_picture_is_skipped_with_a_warning(tmp_path):
     write_pictures(tmp_path, a=3, b=3)
     (tmp_path / "a" / "notes.txt").write_text("not a picture")
     (tmp_path / "b" / "more").mkdir()
-    with pytest.warns(UserWarning, match="skipped 2 files .*: a/notes.txt, b/more$") as warned:
+    (tmp_path / "c").symlink_to("c")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    (tmp_path / "b" / "loop").symlink_to("loop")
+    names = "c, a/notes.txt, a/pipe, b/loop, b/more$"
+    with pytest.warns(UserWarning, match=f"skipped 5 files .*: {names}") as warned:
         data = datasets.load_images(tmp_path, size=2)
     assert warned[0].filename == __file__
     assert sum(X.shape[1] for X, _ in sets(data)) == 6
     for number in range(7):
         (tmp_path / "b" / f"half {number}.png").write_bytes(b"half")
-    with pytest.warns(UserWarning, match=r"skipped 9 files .*half 3.png, \.\.\.$"):
+    with pytest.warns(UserWarning, match=r"skipped 12 files .*half 1.png, \.\.\.$"):
         datasets.load_images(tmp_path, size=2)
 
 
@@ -300,6 +379,8 @@ WRONG_HDF5 = [
     ({"train_set_y": np.arange(10) % 2}, "the class 'bird' has 0 of the examples"),
     ({"train_set_y": np.arange(10) // 9 * 2}, "the class 'cat' has 0"),
     ({"list_classes": np.array([1, 2])}, r"found int64 .* expected bytes_ of shape \(n,\)"),
+    ({"train_set_x": np.zeros((10, 4, 6, 2), np.uint8)}, "2 channels, expected 1 .grey. or 3 .red"),
+    ({"list_classes": np.array([b"a", b"b\0c", b"d"])}, r"the class 'b.x00c' has a control char"),
     ({"list_classes": np.array([b"cat"]), "train_set_y": np.zeros(10, int)}, "got only cat"),
     ({"test_set_x": TEST_SET["test_set_x"]}, "test_set_y: found only the keys"),
     ({"test_set_y": TEST_SET["test_set_y"]}, "test_set_x: found only the keys"),
@@ -377,6 +458,15 @@ def test_a_constant_feature_is_only_shifted(tmp_path):
     np.testing.assert_allclose(data.X_test[0], 0, atol=1e-15)
 
 
+def test_a_feature_too_small_to_be_squared_is_only_shifted(tmp_path):
+    for small in (5e-324, 1e-310, 1e-200):
+        rows = [[i * small, i, i % 2] for i in range(14)]
+        path = write_csv(tmp_path / "a.csv", ["c", "x", "y"], *rows)
+        data = datasets.load_csv(path, "y")
+        assert data.preprocessing.scale[0] == 1
+        assert all(np.isfinite(X).all() for X, _ in sets(data))
+
+
 def test_classes_are_sorted_as_numbers_where_all_are(tmp_path):
     def classes(*names: object) -> tuple[str, ...]:
         rows = [[1, name] for name in names for _ in range(3)]
@@ -415,6 +505,7 @@ WRONG_TABLES = [
     ("x,y\n1,a\n1, \n", "line 3, column 'y': no class"),
     ("x,y\n1,nan\n", "line 2, column 'y': no class"),
     ("x,y\n1,a\n2,a\n", ": expected two classes or more, got only a"),
+    ("x,y\n1,a\n2,a\n3,\x1b[2J\n", ": the class '\\x1b[2J' has a control character: rename it"),
     ("x,y\n1,a\n2,a\n3,b\n", ": the class 'b' has 1 of the examples, expected 3"),
     ('x,y\n1,"a\n', "not CSV"),
     ("x,y\n1,\xe9\n", "not text in UTF-8"),
@@ -423,7 +514,7 @@ WRONG_TABLES = [
 
 def test_a_table_that_is_absent_or_wrong_is_an_error_that_says_where(tmp_path):
     path = tmp_path / "a.csv"
-    with pytest.raises(FileNotFoundError, match="a.csv: no such file$"):
+    with pytest.raises(FileNotFoundError, match="a.csv: no such file: name a table"):
         datasets.load_csv(path, "y")
     for text, says in WRONG_TABLES:
         path.write_bytes(text.encode("latin-1"))
