@@ -214,7 +214,7 @@ def _read_csv(path: Path, target: str) -> tuple[Array, list[str]]:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
             columns = [name.strip() for name in next(reader, [])]
             if columns.count(target) != 1 or len(columns) == 1:
-                found = ", ".join(map(repr, columns)) or "an empty file"
+                found = ", ".join(map(repr, columns))[:500] or "an empty file"
                 expected = f"a header with {target!r} (the target) and features"
                 raise ValueError(f"{path}: expected {expected}, separated by commas, got {found}")
             place = columns.index(target)
@@ -248,7 +248,7 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], line: str) -> list[fl
         except ValueError:
             number = np.nan
         if not abs(number) < 1e100:  # NaN too; the squares of larger numbers overflow
-            raise ValueError(f"{line}, column {column!r}: expected a finite number, got {cell!r}")
+            raise ValueError(f"{line}, column {column!r}: expected a finite number, got {cell[:50]!r}")
         numbers.append(number)
     return numbers
 

@@ -76,6 +76,11 @@ class DataFile:
             found = "a folder" if self.path.is_dir() else "a pipe or a device"
             raise ValueError(f"{self.path}: found {found}, expected a file: {self.remedy}")
 
+    @property
+    def _room(self) -> int:
+        """The bytes that the file's arrays may take."""
+        return (1 << 20) + EXPANSION * self.path.stat().st_size
+
     @contextmanager
     def refuse_damaged(self, kind: str) -> Iterator[None]:
         """Raise ValueError for any error in the block but those that name the file and those of the
@@ -134,8 +139,9 @@ class DataFile:
             size = math.prod(stored.chunks) * stored.dtype.itemsize
             each = zip(stored.shape, stored.chunks, strict=True)
             count = math.prod(-(-length // chunk) for length, chunk in each)
-            if size > CHUNK_BYTES or count > CHUNKS:
-                expected = f"at most {CHUNKS} of at most {CHUNK_BYTES} bytes"
+            most = min(CHUNK_BYTES, self._room)
+            if size > most or count > CHUNKS:
+                expected = f"at most {CHUNKS} of at most {most} bytes"
                 raise self.wrong(key, f"{count} chunks of {size} bytes", expected)
         return stored
 
@@ -170,7 +176,7 @@ class DataFile:
     ) -> dict[str, Array]:
         """The arrays in `schema`, row-major and checked: floats are finite, labels int64."""
         sizes: dict[int | str, int] = {}
-        room = (1 << 20) + EXPANSION * self.path.stat().st_size
+        room = self._room
         for key, (kind, letters) in schema.items():
             if not (stored := found.get(key)):
                 raise self.wrong(key, f"only the keys {[*found][:20]}", "a dataset of that name")

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, Self
 
 from accelnn.cli.console import as_json
+from accelnn.datasets.reading import DataFile
 
 SCHEMA = 1
 
@@ -139,6 +140,7 @@ class Report:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The report stored at `path`. Raises OSError, or ValueError if it holds none."""
+        DataFile(path, "write it by accelnn bench --json").require()
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
@@ -147,7 +149,7 @@ class Report:
             records = [(TrainingRecord if "epochs" in row else Record)(**row) for row in rows]
             machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))
             return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error
 
 

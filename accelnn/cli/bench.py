@@ -123,6 +123,9 @@ def _show_stored(options: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             show_error(error)
             return 2
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            show_error(f"{name}: a result with wrong values ({type(error).__name__}: {error})")
+            return 2
     return 0
 
 
