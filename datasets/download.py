@@ -77,7 +77,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
                 reason: BaseException = error  # the system's, which requests and urllib3 wrap
                 while inner := reason.__cause__ or reason.__context__:
                     reason = inner
-                failed = f"cannot download {url} ({str(reason).partition(' for url:')[0]})"
+                failed = f"cannot download {url} ({str(reason).partition(' for url:')[0][:300]})"
                 files = " and ".join(DOWNLOADS[name])
                 remedy = f"try again, or put {files} into a folder and name it in ACCELNN_DATA"
                 raise DownloadError(f"{failed}: {remedy}") from error

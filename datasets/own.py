@@ -273,12 +273,12 @@ def _split(
         raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
     for name in classes:
         if any(unicodedata.category(character) == "Cc" for character in name):
-            raise ValueError(f"{path}: the class {name!r} has a control character: rename it")
+            raise ValueError(f"{path}: the class {name[:50]!r} has a control character: rename it")
     X, labels = examples
     counts = np.bincount(labels, minlength=len(classes))
     least = 1 + (validation > 0) + (test > 0)
     if counts.min() < least:
-        found = f"the class {classes[counts.argmin()]!r} has {counts.min()} of the examples"
+        found = f"the class {classes[counts.argmin()][:50]!r} has {counts.min()} of the examples"
         expected = f"{least} or more: one for each of training, validation and test asked for"
         raise ValueError(f"{path}: {found}, expected {expected}")
     n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts

@@ -264,7 +264,7 @@ def test_a_shape_that_the_file_has_no_room_for_is_refused_before_any_array_is_re
     black = np.zeros((300, 64, 64, 3), np.uint8)
     for pictures in (
         {"data": black, "compression": "gzip"},
-        {"shape": (10**7, 64, 64, 3), "dtype": "u1", "chunks": (1000, 64, 64, 3)},
+        {"shape": (10**6, 64, 64, 3), "dtype": "u1", "chunks": (80, 64, 64, 3)},
         {"shape": (10**7, 64, 64, 3), "dtype": "u1"},
     ):
         with h5py.File(path, "w") as stored:
@@ -285,7 +285,7 @@ def test_a_chunk_of_another_size_than_announced_is_refused(tmp_path, name):
     file = reading.DataFile(path, "mend it")
     message = refusal(file.read_hdf5, {"x": (np.uint8, "m")})
     assert message == (
-        f"{path}: not a whole HDF5 file (a chunk does not inflate to its {size} bytes): mend it"
+        f"{path}: not a whole HDF5 file (a chunk does not have its {size} bytes): mend it"
     )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < resident + 2**16
 

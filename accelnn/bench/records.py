@@ -142,7 +142,8 @@ class Report:
         """The report stored at `path`. Raises OSError, or ValueError if it holds none."""
         DataFile(path, "write it by accelnn bench --json").require()
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text, parse_constant=_refuse)
             if content["schema"] != SCHEMA:
                 raise ValueError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
             rows = content["records"]
@@ -151,6 +152,10 @@ class Report:
             return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
         except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error
+
+
+def _refuse(constant: str) -> None:
+    raise TypeError(f"{constant} is no JSON")
 
 
 # --------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def seconds(value: float | None) -> str:
     if 1000 <= value < 3600:
         return f"{float(f'{value:.3g}'):,.0f} s"
     units = ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns"))
-    size, unit = next(pair for pair in units if value >= pair[0])
+    size, unit = next(pair for pair in units if abs(value) >= pair[0])
     return f"{value / (size or 1e-9):.3g} {unit}"
 
 

@@ -37,7 +37,7 @@ class Reader:
     share : of the cases that are crafted; the others are good files, mutated
     raises : an error that may be raised beside ValueError and OSError
     beside : good files that the reader needs too, by name
-    has_threads : whether threads of ours open files while it reads
+    keeps_open : whether files stay open, by threads of ours or by matplotlib
     """
 
     name: str
@@ -48,7 +48,7 @@ class Reader:
     share: float = 0.4
     raises: type[Exception] = ValueError
     beside: Mapping[str, bytes] = field(default_factory=dict)
-    has_threads: bool = False
+    keeps_open: bool = False
 
 
 def digest(*parts):
@@ -248,7 +248,7 @@ def readers(outside):
     }
     table["predict"].beside = {"picture.png": picture}
     table["images"].beside = pictures
-    table["download"].has_threads = True
+    table["download"].keeps_open = table["json"].keeps_open = True
     _add_real_files(table)
     return table
 

@@ -25,7 +25,7 @@ from . import readers
 LONGEST = 2000  # characters of an error's message
 ROOM = 4 << 30  # bytes of address space beside what the process has when it starts
 REFUSED = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.spawn")
-REFUSED += ("pickle.find_class", "marshal.loads", "ctypes.dlopen", "cpython.run_file")
+REFUSED += ("pickle.find_class", "ctypes.dlopen", "cpython.run_file")
 
 
 class Watch:
@@ -109,14 +109,14 @@ class Case:
         numeric = [w for w in warned if issubclass(w.category, RuntimeWarning)]
         if failure is None:
             if self.events:
-                failure, where = "program", self.events[0]
+                failure, where = "program", self.events[0][:80]
             elif opened:
                 failure, where = "outside", f"{sorted(set(opened))} opened"
             elif small and peak > self.memory:
                 failure, where, text = "memory", words, f"{peak:.0f} MB: {text}"
-            elif left > 0 and not reader.has_threads:
+            elif left > 0 and not reader.keeps_open:
                 failure, where = "left open", words
-            elif numeric:
+            elif accepted and numeric:
                 failure, text = "warning", str(numeric[0].message)
                 where = f"{Path(numeric[0].filename).name}:{numeric[0].lineno}"
             elif accepted and whole and accepted not in whole:
