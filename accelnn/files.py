@@ -1,27 +1,22 @@
 """Writing files whole or not at all, and checking beforehand that they can be written."""
 
 import os
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _UNFINISHED = ".accelnn-"  # the beginning of the names of files that are being written
 
 
 def write_whole(content: str | bytes, path: Path) -> None:
-    """Write text (UTF-8) or bytes to `path`: all of it or nothing, and on the disk on return."""
-    with whole_file(path) as unfinished, unfinished.open("xb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write text (UTF-8) or bytes to `path`: all of it or nothing, and on the disk on return.
 
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which replaces `path`, or is deleted if the block raises an error."""
+    A link stays, and so do the permissions of a file that is replaced.
+    """
+    path = Path(os.path.realpath(path))
     for old in path.parent.glob(f"{_UNFINISHED}*"):  # of writers that were killed
         with suppress(OSError):  # another writer may have deleted it
             if old.stat().st_mtime < time.time() - 3600:
@@ -29,7 +24,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     # short, because a name that the file system has room for may be as long as it allows
     unfinished = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex[:16]}")
     try:
-        yield unfinished
+        with unfinished.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -3,8 +3,6 @@
 The exit status is 0 on success, 1 if a file could not be downloaded.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from accelnn.cli.console import Parser, show_error
 
 from . import DOWNLOADS
 from .reading import AnyPath, cache_folder
@@ -36,8 +36,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
         name with other contents is replaced
 
     Raises DownloadError if a file cannot be downloaded in time or its contents are wrong, and keeps
-    no part
-    of it; ValueError for another name; OSError if the folder cannot be written to.
+    no part of it; ValueError for another name; OSError if the folder cannot be written to.
     """
     import pooch
     import requests
@@ -91,7 +90,7 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     about = "Download the course's files, unless they are already there, and check their sha256."
-    parser = argparse.ArgumentParser(prog="accelnn data", description=about)
+    parser = Parser(prog="accelnn data", description=about)
     parser.add_argument("download", choices=["download"], metavar="download")
     parser.add_argument("name", choices=DOWNLOADS, help="the data set")
     about = f"where to put it; the default is {cache_folder()}"
@@ -101,6 +100,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in download(options.name, options.folder):
             print(path)
     except (DownloadError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(error)
         return 1
     return 0

@@ -248,7 +248,8 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], line: str) -> list[fl
         except ValueError:
             number = np.nan
         if not abs(number) < 1e100:  # NaN too; the squares of larger numbers overflow
-            raise ValueError(f"{line}, column {column!r}: expected a finite number, got {cell[:50]!r}")
+            found = f"expected a finite number, got {cell[:50]!r}"
+            raise ValueError(f"{line}, column {column!r}: {found}")
         numbers.append(number)
     return numbers
 

@@ -262,15 +262,24 @@ def test_names_of_any_length_are_written_or_refused_before_the_work(tmp_path):
 def test_what_killed_writers_left_is_deleted_after_an_hour(tmp_path):
     code = """import os, pathlib, sys
 from accelnn import files
-with files.whole_file(pathlib.Path(sys.argv[1])) as unfinished:
-    unfinished.write_bytes(b"half")
-    os.kill(os.getpid(), 9)"""
+os.fsync = lambda file: os.kill(os.getpid(), 9)
+files.write_whole("half", pathlib.Path(sys.argv[1]))"""
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], check=False)
     [old, new] = tmp_path.iterdir()
     os.utime(old, (0, 0))
     files.write_whole("whole", tmp_path / "a.h5")
     assert set(tmp_path.iterdir()) == {new, tmp_path / "a.h5"}
+
+
+def test_links_and_permissions_of_a_replaced_file_stay(tmp_path):
+    (tmp_path / "folder").mkdir()
+    path, link = tmp_path / "folder" / "a", tmp_path / "link"
+    link.symlink_to(path)
+    files.write_whole("old", link)
+    path.chmod(0o600)
+    files.write_whole("new", link)
+    assert (link.readlink(), path.read_text(), path.stat().st_mode & 0o777) == (path, "new", 0o600)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes")

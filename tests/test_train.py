@@ -699,30 +699,29 @@ def test_a_model_that_cannot_be_saved_is_reported_and_the_other_files_are_writte
 
 def test_files_that_cannot_be_written_are_refused_before_training(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    two_channels, long = tmp_path / "m-learning-rate-0.1.h5", "x" * 240
-    with h5py.File(two_channels, "w") as file:
+    pictures, long = tmp_path / "m-learning-rate-0.1.h5", "x" * 240
+    with h5py.File(pictures, "w") as file:
         for part, m in (("train", 40), ("test", 10)):
-            file[f"{part}_set_x"] = np.zeros((m, 8, 8, 2), np.uint8)
+            file[f"{part}_set_x"] = np.zeros((m, 8, 8, 3), np.uint8)
             file[f"{part}_set_y"] = np.arange(m) % 2
         file["list_classes"] = np.array([b"a", b"b"])
-    before = two_channels.read_bytes()
+    before = pictures.read_bytes()
     monkeypatch.setattr(recipes, "fit", lambda *_, **__: pytest.fail("it trains"))
     for arguments, message in (
         (["planar", "--learning-rate", "0.1", "0.2", "--save", f"{long}.h5"], "name too long"),
         (["cat-logistic", "--plot", f"{long}.png"], "name too long"),
-        (["--hdf5", str(two_channels), "--plot", "p.png"], "1 or 3 channels, and these have 2"),
         (
-            ["--hdf5", str(two_channels), "--learning-rate", "0.1", "0.2", "--save", "m.h5"],
+            ["--hdf5", str(pictures), "--learning-rate", "0.1", "0.2", "--save", "m.h5"],
             "m-learning-rate-0.1.h5 would overwrite the data: name another file",
         ),
     ):
         assert train.main(arguments) == 1, message
         assert message in capsys.readouterr().err
-    assert two_channels.read_bytes() == before
+    assert pictures.read_bytes() == before
 
 
 def test_what_a_terminal_would_obey_is_not_printed(tmp_path, capsys):
-    names = "\x1b[31mred\x07", "\x9b2J\u202ecat"
+    names = "a\u202ecat", "\u2066dog"
     rows = (f"{i},{-i},{names[i % 2]}" for i in range(60))
     (tmp_path / "\x1b[1m.csv").write_text("\n".join(("a,\x1b[5mb,class", *rows)))
     arguments = ["--csv", "\x1b[1m.csv", "--target", "class", "--epochs", "2"]
@@ -731,11 +730,10 @@ def test_what_a_terminal_would_obey_is_not_printed(tmp_path, capsys):
         train.main(arguments[:2])
     assert train.main([*arguments[:3], "absent"]) == 1
     out, err = capsys.readouterr()
-    assert "?[31mred?" in out
-    assert "?2J?cat" in out
+    assert "a?cat" in out
     assert "data: ?[1m.csv" in out
     assert "one of a,?[5mb,class" in err
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out + err)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066]", out + err)
 
 
 def test_a_folder_in_a_files_place_is_refused_before_training(tmp_path, capsys):

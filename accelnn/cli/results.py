@@ -301,10 +301,8 @@ def _hidden(result: Result) -> str:
 def check_outputs(options: argparse.Namespace, labels: Sequence[str], data: Dataset) -> None:
     """Raise OSError or ValueError if a file named after a training or a picture cannot be written,
     or would overwrite the data."""
-    shape = data.preprocessing.image_shape
-    if options.plot and shape is not None and shape[2] not in (1, 3):
-        raise ValueError(f"--plot draws pictures of 1 or 3 channels, and these have {shape[2]}")
-    parts = () if shape is None else ("misclassified", "examples", "hidden", "picture-0")
+    no_pictures = data.preprocessing.image_shape is None
+    parts = () if no_pictures else ("misclassified", "examples", "hidden", "picture-0")
     inputs = [Path(file) for file in (options.images, options.hdf5, options.csv) if file]
     for file, names in ((options.save, labels), (options.plot, parts)):
         for path in (_path(file, name) for name in names if file):
