@@ -34,29 +34,31 @@ __all__ += ["SGD", "Adam", "Checkpoint", "History", "Interrupted", "Momentum", "
 __all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
 __all__ += ["Model", "datasets", "load", "plots", "save"]
 
-# The modules of these names, each imported when one of its names is first used, so that the
-# commands start at once; a module without names is used by its own.
+# The modules of these names. Each is imported when it or one of its names is first used, so that
+# the commands start at once.
 _NAMES = {
     "backend": ("BackendError", "DeviceMemoryError", "to_device", "to_host", "use"),
-    "datasets": (),
     "functions": ("one_hot",),
     "models": ("Model", "load", "save"),
     "network": ("Network", "Parameters"),
     "numerical": ("gradient_check",),
     "optimizers": ("SGD", "Adam", "Momentum"),
-    "plots": (),
     "solvers": ("warm_up",),
     "training": ("Checkpoint", "History", "Interrupted", "fit", "minimize"),
 }
-_MODULES = {name: module for module, names in _NAMES.items() for name in (module, *names)}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
-    module = import_module(f"accelnn.{_MODULES[name]}")
-    globals()[name] = found = module if name == _MODULES[name] else getattr(module, name)
-    return found
+    if name in _MODULES:
+        globals()[name] = found = getattr(import_module(f"accelnn.{_MODULES[name]}"), name)
+        return found
+    try:
+        return import_module(f"accelnn.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"accelnn.{name}":  # a package that it needs
+            raise
+    raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -6,10 +6,12 @@ its size, because shapes, types and sizes are checked before the numbers are rea
 
 import math
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ Copies = dict[str, tuple[str, int, str]]
 # Arrays may take this many times their file's size, and a MiB: MNIST's pictures shrink to a fifth.
 EXPANSION = 20
 CHUNK_BYTES, CHUNKS = 1 << 26, 1 << 16  # HDF5 takes 4 kB for each of a dataset's chunks
+_HEAP = b"GCOL\x01\0\0\0"  # begins a heap: signature and version
 _FILTERS = _SHUFFLE, _GZIP, _FLETCHER32 = 2, 1, 3  # HDF5's numbers
 
 
@@ -103,7 +106,26 @@ class DataFile:
 
         self.require()
         with self.refuse_damaged("HDF5 file"), h5py.File(self.path, "r") as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise ValueError("found addresses or sizes of other than 8 bytes")
+            self._check_heaps()
             yield file
+
+    def _check_heaps(self) -> None:
+        """Raise ValueError for a damaged heap (of texts and of virtual datasets), which HDF5 may
+        read for ever: objects of index, count of references and size, each padded to 8 bytes."""
+        with self.path.open("rb") as raw, mmap(raw.fileno(), 0, access=ACCESS_READ) as contents:
+            heap = contents.find(_HEAP)
+            while heap >= 0:
+                (size,) = struct.unpack_from("<Q", contents, heap + 8)
+                place, end = heap + 16, min(heap + size, len(contents))
+                while place + 16 <= end:
+                    index, size = struct.unpack_from("<H6xQ", contents, place)
+                    size = size if index == 0 else 16 + size + -size % 8  # 0 is free space
+                    if not 16 <= size <= end - place:
+                        raise ValueError("found a damaged heap")
+                    place += size
+                heap = contents.find(_HEAP, heap + 1)
 
     def read_hdf5(self, schema: Schema, optional: Schema | None = None) -> dict[str, Array]:
         """The arrays of an HDF5 file by key, and those of `optional` if the file has any of them.

@@ -5,6 +5,7 @@ that no reader may open a file of.
 """
 
 import contextlib
+import copy
 import io
 import json
 
@@ -284,11 +285,11 @@ def put_odd(tree, rng):
         key = list(place)[key] if isinstance(place, dict) else key
     kind = rng.random()
     if kind < 0.75:
-        place[key] = ODD_VALUES[rng.integers(len(ODD_VALUES))]
+        place[key] = copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
     elif kind < 0.9:
         del place[key]
     elif isinstance(place, dict):
-        place["extra"] = ODD_VALUES[rng.integers(len(ODD_VALUES))]
+        place["extra"] = copy.deepcopy(ODD_VALUES[rng.integers(len(ODD_VALUES))])
     else:
         place += place
 
