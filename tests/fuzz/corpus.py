@@ -69,6 +69,15 @@ def damaged_text(path, good):
     path.write_bytes(data)
 
 
+def damaged_heap(path, good):
+    """A virtual dataset whose description is beyond an object of the heap that has no size."""
+    changed(good, "weights", "virtual dataset", 0.1)(path)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    data[place : place + 16] = bytes(16)
+    path.write_bytes(data)
+
+
 def mat(arrays, change):
     """A MATLAB file; `change` edits its bytes."""
 
@@ -118,6 +127,7 @@ def files(scratch):
         "model/chunk-bomb.h5": changed(model, "weights", "chunk bomb", 0.9),
         "model/external-link.h5": changed(model, "weights", "external link", "../outside/cats.h5"),
         "model/damaged-text.h5": functools.partial(damaged_text, good=model),
+        "model/damaged-heap.h5": functools.partial(damaged_heap, good=model),
         "predict/escapes-in-class.h5": signed(model, classes=[escape, "cat"]),
         "predict/escapes-in-source.h5": signed(model, source=escape),
         "cats/null-dataspace.h5": changed(cats, y, "null dataspace"),
