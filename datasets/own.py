@@ -108,7 +108,10 @@ def read_picture(path: AnyPath, image_shape: tuple[int, int, int]) -> Array:
     file = DataFile(Path(path), "save it again, as PNG or JPEG")
     if file.path.exists() and not file.path.is_dir():  # else Pillow raises the system's error
         file.require()
-    with file.refuse_damaged("picture"), Image.open(path, formats=list(_FORMATS)) as picture:
+    # In place of Pillow's warning of many pixels there is an error below.
+    quiet = warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+    damaged = file.refuse_damaged("picture")
+    with damaged, quiet, Image.open(path, formats=list(_FORMATS)) as picture:
         kind = picture.format or ""
         most = _PROGRESSIVE if "progressive" in picture.info else _FORMATS.get(kind, 50)
         # Pillow makes every row `width` long before it shortens the columns
