@@ -145,7 +145,8 @@ class Report:
             text = path.read_text(encoding="utf-8")
             content = json.loads(text, parse_constant=_refuse)
             if content["schema"] != SCHEMA:
-                raise ValueError(f"{path}: expected schema {SCHEMA}, got {content['schema']}")
+                found = str(content["schema"])[:50]
+                raise ValueError(f"{path}: expected schema {SCHEMA}, got {found}")
             rows = content["records"]
             records = [(TrainingRecord if "epochs" in row else Record)(**row) for row in rows]
             machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))

@@ -166,7 +166,7 @@ def read_report(path):
     from accelnn.bench.__main__ import main
     from accelnn.bench.records import Report
 
-    form = zlib.crc32(path.read_bytes()) % 20
+    form = zlib.crc32(path.read_bytes()) % 20 if path.is_file() else 0
     text = run_command(main, ["report", path])
     text += run_command(main, ["report", path, "--markdown"])
     if form == 0:
