@@ -47,18 +47,16 @@ _NAMES = {
     "training": ("Checkpoint", "History", "Interrupted", "fit", "minimize"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
+_USED = {*_NAMES, "batches", "datasets", "kernels", "plots", "recipes", "scores", "streaming"}
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        globals()[name] = found = getattr(import_module(f"accelnn.{_MODULES[name]}"), name)
-        return found
-    try:
+    if name in _USED:
         return import_module(f"accelnn.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"accelnn.{name}":  # a package that it needs
-            raise
-    raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'accelnn' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f"accelnn.{_MODULES[name]}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

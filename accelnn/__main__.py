@@ -1,6 +1,6 @@
 """The command `accelnn`, and `python -m accelnn`: `accelnn COMMAND ...`.
 
-Only what Python itself has loaded is imported here, so that Ctrl-C is in hand before the rest is.
+Only what Python itself has loaded is imported here, so that Ctrl-C is handled from the start.
 """
 
 import importlib
@@ -27,12 +27,7 @@ SIGNALS = {signal.SIGINT, getattr(signal, "SIGALRM", signal.SIGINT)}  # Windows 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name; returns its exit status.
-
-    Without arguments they are those of the program, which this process then is.
-    """
-    if arguments is None:
-        return program()
+    """Run the command that the arguments name, by default the program's; returns its status."""
     import argparse
 
     parser = argparse.ArgumentParser(
@@ -62,8 +57,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     try:
         command_main = importlib.import_module(module).main
         if signal.getsignal(signal.SIGINT) is _end:
-            for each in SIGNALS:
-                signal.signal(each, _interrupt)
+            signal.signal(signal.SIGINT, _interrupt)
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
             sys.unraisablehook = _unraisable
         return int(command_main(arguments))
     except KeyboardInterrupt:
@@ -73,16 +68,16 @@ def run(command: str, arguments: Sequence[str]) -> int:
 
 def program(command: str | None = None) -> int:
     """Run a command, or else `main`, with the program's arguments, as the whole of this process;
-    returns the exit status: also 141 if a pipe was closed, 1 if its output cannot be written."""
+    returns the exit status: 141 if a pipe was closed, 1 if its output cannot be written."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not in the background
     if ours and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGINT, _end)
     from accelnn.cli import streams
 
     out = streams.prepare()
-    arguments, status = sys.argv[1:], 130
+    status = 130
     try:
-        status = run(command, arguments) if command else main(arguments)
+        status = run(command, sys.argv[1:]) if command else main()
     except KeyboardInterrupt:  # a second one
         pass
     except SystemExit as end:  # argparse's
@@ -118,6 +113,9 @@ def _interrupt(_signal: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+_interrupt.raises_interrupt = True  # type: ignore[attr-defined]  # so that trainings may defer it
+
+
 def _unraisable(error: "sys.UnraisableHookArgs") -> None:
     """Try Ctrl-C again if it came in a destructor, from which Python raises nothing."""
     if error.exc_type is KeyboardInterrupt:
@@ -127,4 +125,4 @@ def _unraisable(error: "sys.UnraisableHookArgs") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

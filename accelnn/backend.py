@@ -211,7 +211,7 @@ def as_array(value: Any, name: str = "the array") -> Array:
 
 
 def as_numbers(value: Any, name: str = "the array") -> Array:
-    """The same of a number or a list too."""
+    """Like `as_array`, but takes numbers and lists too."""
     array = _shared(value, name)
     if isinstance(array, HostColumns) or array.dtype.kind in "buif":
         return array
@@ -229,7 +229,7 @@ def _shared(value: Any, name: str = "the array") -> Array:
     if isinstance(value, HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
         return value
     if isinstance(value, np.ndarray):
-        return np.asarray(value)  # no matrix, whose * differs
+        return np.asarray(value)  # not numpy.matrix, whose * is a matrix product
     if hasattr(value, "__dlpack_device__"):
         kind = value.__dlpack_device__()[0]
         if kind == _DLPACK_CUDA:

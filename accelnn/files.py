@@ -17,7 +17,7 @@ def write_whole(content: str | bytes, path: Path) -> None:
     A link stays, and so do the permissions of a file that is replaced.
     """
     path = Path(os.path.realpath(path))
-    for old in path.parent.glob(f"{_UNFINISHED}*"):  # of writers that were killed
+    for old in path.parent.glob(_UNFINISHED + "[0-9a-f]" * 16):  # of writers that were killed
         with suppress(OSError):  # another writer may have deleted it
             if old.stat().st_mtime < time.time() - 3600:
                 old.unlink()
@@ -28,7 +28,7 @@ def write_whole(content: str | bytes, path: Path) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # there is none, or the file system has no permissions
             shutil.copymode(path, unfinished)
         unfinished.replace(path)
     finally:
@@ -38,7 +38,8 @@ def write_whole(content: str | bytes, path: Path) -> None:
 def overlap(path: Path, other: Path) -> bool:
     """Whether both name the same file, or `path` is in the folder `other`."""
     same = path.exists() and other.exists() and path.samefile(other)
-    place, folder = (Path(os.path.realpath(each)) for each in (path, other))  # no error in a ring
+    # unlike Path.resolve, no error for links in a loop
+    place, folder = (Path(os.path.realpath(each)) for each in (path, other))
     return same or folder in (place, *place.parents)
 
 
@@ -51,8 +52,9 @@ def _same(path: Path, stream: int) -> bool:
 
 def check_writable(path: Path) -> None:
     """Raise OSError if `path` cannot be written: call it before the work, not after."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}")
     try:
         path.lstat()
     except FileNotFoundError:
@@ -62,8 +64,8 @@ def check_writable(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: exists and is no regular file")
     if _same(path, 1) or _same(path, 2):  # as /dev/stdout is, which would itself be replaced
-        raise OSError(f"{path}: this process prints there")
+        raise OSError(f"{path}: standard output or error already goes there")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"{path}: cannot write to its folder ({error.strerror})") from error

@@ -17,7 +17,8 @@ def numerical_gradient(cost: Callable[[Array], float], theta: Array, step: float
     cost : J, a number from an array like `theta`
     step : ε
     """
-    gradient, theta = np.empty(theta.size), theta.astype(np.float64)  # which the steps need
+    gradient = np.empty(theta.size)
+    theta = theta.astype(np.float64)  # float32 is too coarse for the steps
     for i in range(theta.size):
         above, below = theta.copy(), theta.copy()
         above[i] += step
@@ -34,7 +35,8 @@ def relative_difference(a: Array, b: Array, norm: str = NORM) -> float:
     if a.shape != b.shape:
         raise ValueError(f"expected two arrays of one shape, got {a.shape} and {b.shape}")
     largest = np.max(np.abs([a, b]), initial=0) or 1.0  # whose square may overflow or be 0
-    a, b, length = a / largest, b / largest, np.linalg.norm
+    with np.errstate(invalid="ignore"):  # infinities give NaN
+        a, b, length = a / largest, b / largest, np.linalg.norm
     scale = length(a) + length(b) if norm == NORM else length(a + b)
     if scale == 0:
         return float("inf") if length(a - b) else 0.0

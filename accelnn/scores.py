@@ -18,9 +18,9 @@ def labels(Y: Array) -> Array:
     if Y.ndim not in (1, 2) or (Y.ndim == 2 and len(Y) == 0):
         raise ValueError(f"expected labels of shape (m,), (1, m) or (n, m), got {Y.shape}")
     if Y.ndim == 2 and len(Y) > 1:
-        # not NaN; probabilities may exceed 1 by rounding, and those of several sigmoids need no sum
-        binary = ((Y == 0) | (Y == 1)).all()
-        if not (abs(Y - 0.5) < 0.50001).all() or (binary and (Y.sum(axis=0) != 1).any()):
+        one_hot = ((Y == 0) | (Y == 1)).all()
+        real = Y.dtype.kind == "f" and not np.isnan(Y).any()
+        if (Y.sum(axis=0) != 1).any() if one_hot else not real:
             hint = "pass Y.T if its rows are examples, or labels (m, 1) as Y.ravel()"
             got = f"{Y.min():g}..{Y.max():g} in shape {Y.shape}"
             raise ValueError(f"expected one-hot columns or probabilities, got {got}: {hint}")

@@ -3,8 +3,10 @@
 The exit status is 0 on success, 1 if a file could not be downloaded.
 """
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,16 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
 
     def fetch(url: str, unfinished: str, _: Any) -> None:
         size, end = DOWNLOADS[name][file][1], time.monotonic() + DEADLINE
-        request = requests.get(url, stream=True, timeout=TIMEOUT)
+        session: Any = requests.Session()
+        session.get_redirect_target = lambda _: None  # it would read all of a redirect's body
+        request = _in_time(session.get, url, stream=True, timeout=TIMEOUT)
+        if request is None:
+            raise requests.Timeout(f"no answer in {DEADLINE} s")
         Path(unfinished).unlink()  # pooch made it for its owner alone
         with request as answer, open(unfinished, "xb") as out:
             answer.raise_for_status()
+            if answer.is_redirect:
+                raise requests.TooManyRedirects("sent to another address")
             task = bar.add_task(file, total=size)
             while chunk := answer.raw.read1(65536, decode_content=True):
                 if time.monotonic() > end:
@@ -85,6 +93,23 @@ def download(name: str, folder: AnyPath | None = None) -> list[Path]:
                 remedy = "a proxy or a login page may have answered instead"
                 raise DownloadError(f"{url}: {wrong}: {remedy}") from error
     return paths
+
+
+def _in_time(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """The result of a call, or None after DEADLINE seconds: the timeout of requests starts again
+    with each byte of a header."""
+    result: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function(*arguments, **options))
+        except Exception as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    return result.result() if result.done() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ _HEAD = 1024  # bytes that contain all of a matrix but its numbers
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable in a file: its shape, and its numbers' type or what is there in their place."""
+    """A variable in a file: its shape, and its dtype, or its kind if it holds no real numbers."""
 
     dtype: np.dtype[Any] | str
     shape: tuple[int, ...]

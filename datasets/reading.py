@@ -86,8 +86,8 @@ class DataFile:
 
     @contextmanager
     def refuse_damaged(self, kind: str) -> Iterator[None]:
-        """Raise ValueError for any error in the block but those that name the file and those of the
-        system (e.g. no permission)."""
+        """Raise ValueError for any error in the block, except system errors (such as no permission)
+        and errors that already name the file."""
         try:
             yield
         except Exception as error:
@@ -115,14 +115,15 @@ class DataFile:
         """Raise ValueError for a damaged heap (of texts and of virtual datasets), which HDF5 may
         read for ever: objects of index, count of references and size, each padded to 8 bytes."""
         with self.path.open("rb") as raw, mmap(raw.fileno(), 0, access=ACCESS_READ) as contents:
-            heap = contents.find(_HEAP)
+            heap, left = contents.find(_HEAP), len(contents) // 16  # the most objects that fit
             while heap >= 0:
                 (size,) = struct.unpack_from("<Q", contents, heap + 8)
                 place, end = heap + 16, min(heap + size, len(contents))
                 while place + 16 <= end:
                     index, size = struct.unpack_from("<H6xQ", contents, place)
                     size = size if index == 0 else 16 + size + -size % 8  # 0 is free space
-                    if not 16 <= size <= end - place:
+                    left -= 1
+                    if left < 0 or not 16 <= size <= end - place:
                         raise ValueError("found a damaged heap")
                     place += size
                 heap = contents.find(_HEAP, heap + 1)
@@ -140,7 +141,7 @@ class DataFile:
         """The h5py.Dataset at `key`, or None if there is none.
 
         Raises ValueError if the key is a link by name, or the dataset's numbers are in other files
-        or compressed by other filters than those that `contents` knows.
+        or went through filters that `contents` does not know.
         """
         import h5py
 
@@ -155,15 +156,17 @@ class DataFile:
             raise self.wrong(key, "a dataset stored in other files", "one in the file itself")
         known = [number for number in _FILTERS if number in (filters := _filters(stored))]
         if filters != known:
-            expected = "none but shuffle, gzip and fletcher32, in this order"
-            raise self.wrong(key, f"filters of HDF5's numbers {filters}", expected)
+            found = f"filters of HDF5's numbers {filters}"
+            expected = 'none but shuffle, gzip and fletcher32 (write it with compression="gzip")'
+            raise self.wrong(key, found, expected)
         if stored.chunks and stored.shape:
             size = math.prod(stored.chunks) * stored.dtype.itemsize
             each = zip(stored.shape, stored.chunks, strict=True)
             count = math.prod(-(-length // chunk) for length, chunk in each)
             most = min(CHUNK_BYTES, self._room)
-            if size > most or count > CHUNKS:
-                expected = f"at most {CHUNKS} of at most {most} bytes"
+            at_most = max(CHUNKS, self.path.stat().st_size // 4096)
+            if size > most or count > at_most:
+                expected = f"at most {at_most} of at most {most} bytes"
                 raise self.wrong(key, f"{count} chunks of {size} bytes", expected)
         return stored
 

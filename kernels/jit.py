@@ -158,7 +158,7 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
     signature = tuple(map(numba.typeof, arguments))
     if function is train() and function.stats.cache_path and not kept(function, arguments):
         task = pickle.dumps((sys.path, pickle.dumps(signature)))
-        # the path is the parent's from its first import on: "-c" would put the current folder first
+        # the child takes its path from the parent: "-c" would put the current folder first
         isolated = "-I" if sys.flags.isolated else "-P"
         command = [sys.executable, isolated, "-c", COMPILE_TRAIN]
         subprocess.run(command, input=task, capture_output=True, check=False)

@@ -216,6 +216,32 @@ def test_a_server_that_never_ends_is_given_up(folder, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("server")
+def test_slow_headers_and_redirects_are_given_up(folder, capsys, monkeypatch):
+    ended = threading.Event()
+
+    def slow(self: Handler) -> None:
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n":
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+        ended.set()
+
+    def elsewhere(self: Handler) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/other/data.mat")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(bytes(2**16))
+
+    monkeypatch.setattr(downloads, "DEADLINE", 0.5)
+    for answer, message in ((slow, "no answer in 0.5 s"), (elsewhere, "sent to another address")):
+        monkeypatch.setattr(Handler, "do_GET", answer)
+        assert f"({message}): try again, or put" in failure(folder, capsys)
+    assert contents(folder) == {}
+    assert ended.wait(5)
+
+
+@pytest.mark.usefixtures("server")
 @pytest.mark.skipif(os.name != "posix", reason="no POSIX permissions")
 def test_downloaded_files_have_the_permissions_of_any_new_file(folder):
     for path in downloads.download("cats", folder):

@@ -196,6 +196,31 @@ def test_ctrl_c_ends_a_command_at_any_moment_with_130_and_one_line(tmp_path):
     assert run("exit", options=("-c", PROGRAM)) == (3, "", "")
 
 
+def test_ctrl_c_in_a_training_waits_for_the_end_of_its_steps(tmp_path):
+    code = """
+import os, signal, sys
+from accelnn.__main__ import program
+from accelnn.optimizers import SGD
+update, steps = SGD.update, []
+def interrupted(*arguments):
+    steps.append(1)
+    if len(steps) == 25:
+        os.kill(os.getpid(), signal.SIGINT)
+    update(*arguments)
+SGD.update = interrupted
+sys.exit(program())
+"""
+    command = ["train", "planar", "--epochs", "3000", "--solver", "direct"]
+    status, _, err = run(*command, *FILES[:4], options=("-c", code))
+    assert (status, err) == (130, "Interrupted.\n")
+    epochs = json.loads((tmp_path / "r.json").read_text())["trainings"][0]["epochs_run"]
+    assert epochs > 0
+    command[3] = str(epochs)
+    assert run(*command, "--save", "same.h5")[0] == 0
+    interrupted, same = (accelnn.load(tmp_path / f"{name}.h5") for name in ("m", "same"))
+    assert (interrupted.params.flat == same.params.flat).all()
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_random_moments_ends_every_command_without_a_traceback(predict, tmp_path):
     trained = ("planar", "--epochs", "3000", *FILES)

@@ -267,9 +267,12 @@ files.write_whole("half", pathlib.Path(sys.argv[1]))"""
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], check=False)
     [old, new] = tmp_path.iterdir()
-    os.utime(old, (0, 0))
+    own = tmp_path / ".accelnn-notes"
+    own.touch()
+    for each in (old, own):
+        os.utime(each, (0, 0))
     files.write_whole("whole", tmp_path / "a.h5")
-    assert set(tmp_path.iterdir()) == {new, tmp_path / "a.h5"}
+    assert set(tmp_path.iterdir()) == {new, own, tmp_path / "a.h5"}
 
 
 def test_links_and_permissions_of_a_replaced_file_stay(tmp_path):
@@ -280,6 +283,10 @@ def test_links_and_permissions_of_a_replaced_file_stay(tmp_path):
     path.chmod(0o600)
     files.write_whole("new", link)
     assert (link.readlink(), path.read_text(), path.stat().st_mode & 0o777) == (path, "new", 0o600)
+    link.unlink()
+    link.symlink_to(tmp_path / "absent" / "a")
+    with pytest.raises(FileNotFoundError, match="link: there is no folder .*absent"):
+        files.check_writable(link)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no limits of file sizes")

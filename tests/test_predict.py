@@ -298,7 +298,7 @@ def test_the_predictions_are_not_written_over_what_the_command_prints(model, bri
         with (tmp_path / "o.txt").open("w") as file:
             done = subprocess.run(command_line, stdout=file, stderr=subprocess.PIPE, text=True)
         assert done.returncode == 2
-        assert f"--json {path}: this process prints there" in done.stderr
+        assert f"--json {path}: standard output or error already goes there" in done.stderr
     assert link.is_symlink()
 
 

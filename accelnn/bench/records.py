@@ -4,15 +4,15 @@ size and implementation."""
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any, Self, cast, get_origin
 
 from accelnn.cli.console import as_json
 from accelnn.datasets.reading import DataFile
 
-SCHEMA = 1
+SCHEMA, MOST = 1, 2000  # the most records of a run that are shown; a full one has 300
 
 
 class Skip(Exception):
@@ -68,6 +68,15 @@ class Record:
     def is_scaled(self) -> bool:
         """Whether only a part was measured, and scaled to the whole."""
         return self.status == "ok" and self.reason is not None
+
+    def check(self) -> None:
+        """Raise TypeError if a field has another type than its own."""
+        for each in fields(self):
+            value, kind = getattr(self, each.name), cast(Any, each.type)
+            kind = dict if get_origin(kind) is dict else kind
+            whole = isinstance(value, int) and isinstance(0.5, kind)  # a float without a point
+            if not (isinstance(value, kind) or whole):
+                raise TypeError(f"{each.name} is {value!r:.50}")
 
     def set_times(self, times: Sequence[float], scale: float = 1.0) -> None:
         """Enter the measured seconds times `scale`."""
@@ -148,15 +157,19 @@ class Report:
                 found = str(content["schema"])[:50]
                 raise ValueError(f"{path}: expected schema {SCHEMA}, got {found}")
             rows = content["records"]
+            if len(rows) > MOST:
+                raise ValueError(f"{path}: expected at most {MOST} records, got {len(rows)}")
             records = [(TrainingRecord if "epochs" in row else Record)(**row) for row in rows]
+            for record in records:
+                record.check()
             machine, versions, limits = (content[key] for key in ("machine", "versions", "limits"))
             return cls(machine, versions, limits, records, content.get("warm_up_seconds", {}))
         except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}: no result of accelnn bench --json ({error})") from error
+            raise ValueError(f"{path}: not a result of accelnn bench --json ({error})") from error
 
 
 def _refuse(constant: str) -> None:
-    raise TypeError(f"{constant} is no JSON")
+    raise TypeError(f"{constant} is not valid JSON")
 
 
 # --------------------------------------------------------------------------------------------

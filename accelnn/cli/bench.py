@@ -121,7 +121,7 @@ def _show_stored(options: argparse.Namespace) -> int:
             else:
                 report.show(stored, console(sys.stdout))
         except (OSError, ValueError) as error:
-            show_error(error)
+            show_error(error if name in str(error) else f"{name}: {error}")
             return 2
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
             show_error(f"{name}: a result with wrong values ({type(error).__name__}: {error})")

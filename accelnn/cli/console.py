@@ -26,7 +26,7 @@ def printable(text: object) -> str:
 
 
 class _Printable(Console):
-    """A console that prints texts as they are, but for what a terminal would obey."""
+    """A console that prints text as it is, except for control characters."""
 
     def __init__(self, file: IO[str], **options: Any) -> None:
         super().__init__(file=file, markup=False, highlight=False, emoji=False, **options)

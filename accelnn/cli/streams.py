@@ -34,12 +34,13 @@ def _opened(name: str) -> Output:
     encoding lacks becomes a question mark."""
     given = getattr(sys, name)
     options: dict[str, Any] = {"encoding": "utf-8"}
-    if given is None:  # it is closed; the null device keeps its place
+    if given is None:  # it is closed: the null device takes its number
         raw = Output(os.devnull, "w")
         raw.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
     else:
         raw = Output(given.fileno(), "w", closefd=False)
         names = ("encoding", "line_buffering", "write_through")
         options = {option: getattr(given, option) for option in names}
-    setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), errors="replace", **options))
+    buffer: Any = raw if options.get("write_through") else io.BufferedWriter(raw)  # as python -u
+    setattr(sys, name, io.TextIOWrapper(buffer, errors="replace", **options))
     return raw

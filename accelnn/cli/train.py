@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     options = parse(arguments)
     out = console(sys.stderr if options.json == "-" else sys.stdout)
-    logging.getLogger("matplotlib").setLevel("ERROR")  # no remarks on a home that is read-only
+    logging.getLogger("matplotlib").setLevel("ERROR")  # it warns about a read-only home
     try:
         chosen = backend.use(options.backend) if options.backend else nullcontext()
         with chosen, warnings.catch_warnings():

@@ -269,7 +269,7 @@ def _threads() -> int:
 
 
 def _train(*arguments: Any) -> float:
-    """Take compiled steps, one thread after the other: each call has all cores already, and Numba's
+    """Take compiled steps, one training at a time: each call has all cores already, and Numba's
     own pool of threads ends a process in which two use it at once."""
     from accelnn.kernels import jit
 

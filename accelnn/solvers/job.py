@@ -24,27 +24,30 @@ from accelnn.optimizers import OPTIMIZERS, Optimizer
 class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
     return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
-    Other threads receive no signals, and another handler than Python's own stays installed.
+    Other threads receive no signals, and a handler stays installed unless it is Python's own or
+    says by an attribute `raises_interrupt` that it raises KeyboardInterrupt.
     """
 
     requested = False
 
     def __enter__(self) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGINT)
-        self._replaced = in_main_thread and handler is signal.default_int_handler
+        self._handler: Any = signal.getsignal(signal.SIGINT)
+        known = self._handler is signal.default_int_handler
+        known = known or hasattr(self._handler, "raises_interrupt")
+        self._replaced = in_main_thread and known
         if self._replaced:
             signal.signal(signal.SIGINT, self._request)
 
     def __exit__(self, *error: object) -> None:
         if self._replaced:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._handler)
         if self.requested and error[0] is None:
             raise KeyboardInterrupt
 
     def _request(self, *_: object) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._handler)
 
 
 @dataclass

@@ -93,7 +93,7 @@ def not_finite(array: Array) -> int:
 
 
 def count(name: str, value: Any, least: int) -> int:
-    """The count as an int, which never overflows; ValueError unless it is an integer >= least."""
+    """The count as a Python int, which cannot overflow; ValueError if it is below `least`."""
     if not is_integer(value, least):
         raise ValueError(f"expected {name} as an integer >= {least}, got {value!r}")
     return int(value)

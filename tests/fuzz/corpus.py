@@ -5,6 +5,7 @@ Links lead to ../outside, a folder beside the one that the worker reads the file
 
 import functools
 import json
+import struct
 from pathlib import Path
 
 import h5py
@@ -78,6 +79,16 @@ def damaged_heap(path, good):
     path.write_bytes(data)
 
 
+def nested_heaps(path):
+    """Bytes that read as thousands of heaps, each of which contains all that follow."""
+    count = 3000
+    blocks = b"".join(
+        struct.pack("<H6xQ8sQ", 0, 32, b"GCOL\x01\0\0\0", 32 * (count - i)) for i in range(count)
+    )
+    with h5py.File(path, "w") as file:
+        file["train_set_x"] = np.frombuffer(blocks, np.uint8).reshape(-1, 8, 4, 3)
+
+
 def mat(arrays, change):
     """A MATLAB file; `change` edits its bytes."""
 
@@ -144,6 +155,7 @@ def files(scratch):
         "cats/text-of-any-length.h5": changed(cats, "list_classes", "type", "text"),
         "hdf5/chunk-bomb.h5": changed(own, x, "chunk bomb", 0.9),
         "hdf5/short-chunk.h5": changed(own, x, "short chunk", 0.9, 64),
+        "hdf5/nested-heaps.h5": nested_heaps,
         "hdf5/negative-labels.h5": changed(own, y, "values", 1, 2, 0),
         "mat/number-of-no-type.mat": mat(ex4, put(176, 200)),
         "mat/complex.mat": lambda path: path.write_bytes(
