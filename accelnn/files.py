@@ -52,15 +52,15 @@ def _same(path: Path, stream: int) -> bool:
 
 def check_writable(path: Path) -> None:
     """Raise OSError if `path` cannot be written: call it before the work, not after."""
-    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {folder}")
     try:
         path.lstat()
     except FileNotFoundError:
         pass
     except OSError as error:  # such as a name that is too long
         raise OSError(f"{path}: cannot be written ({error.strerror})") from error
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: exists and is no regular file")
     if _same(path, 1) or _same(path, 2):  # as /dev/stdout is, which would itself be replaced
