@@ -659,7 +659,7 @@ def test_wrong_arguments_end_at_once_with_what_was_expected(tmp_path, capsys):
         assert message in capsys.readouterr().err
     for arguments, message in (
         (["report", "/nonexistent.json"], "no such file"),
-        (["report", str(tmp_path / "other.json")], "no result of accelnn bench --json"),
+        (["report", str(tmp_path / "other.json")], "not a result of accelnn bench --json"),
         (["report", *STORED, "--chart", "x.svg", "--case", "dot"], "no training dot was timed"),
         (["report", *STORED, "--chart", "nowhere/x.svg"], "there is no folder nowhere"),
         (["report", *STORED, "--chart", "x.gif"], "to end in .png, .pdf or .svg"),
