@@ -145,9 +145,10 @@ class DataFile:
         """
         import h5py
 
-        if key not in [*file]:  # `in file` would follow a link
+        links, name = file.id.links, key.encode()  # `key in file` would follow a link
+        if not links.exists(name):
             return None
-        if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
+        if links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise self.wrong(key, "a link", "a dataset in the file itself")
         stored = file[key]
         if not isinstance(stored, h5py.Dataset):
@@ -160,7 +161,7 @@ class DataFile:
             expected = 'none but shuffle, gzip and fletcher32 (write it with compression="gzip")'
             raise self.wrong(key, found, expected)
         if stored.chunks and stored.shape:
-            size = math.prod(stored.chunks) * stored.dtype.itemsize
+            size = _chunk_bytes(stored)
             each = zip(stored.shape, stored.chunks, strict=True)
             count = math.prod(-(-length // chunk) for length, chunk in each)
             most = min(CHUNK_BYTES, self._room)
@@ -176,9 +177,9 @@ class DataFile:
         chunks: list[Any] = []
         if stored.chunks and stored.shape:
             stored.id.chunk_iter(chunks.append)
+            size, filters = _chunk_bytes(stored), _filters(stored)
         for chunk in chunks:
-            size = math.prod(stored.chunks) * stored.dtype.itemsize
-            used = [f for i, f in enumerate(_filters(stored)) if not chunk.filter_mask >> i & 1]
+            used = [f for i, f in enumerate(filters) if not chunk.filter_mask >> i & 1]
             found = chunk.size - 4 * (_FLETCHER32 in used)
             if _GZIP in used and found < size + size // 1000 + 64:  # the most that zlib adds
                 _, content = stored.id.read_direct_chunk(chunk.chunk_offset)
@@ -233,6 +234,11 @@ class DataFile:
                 array = array.ravel().astype(np.int64)
             arrays[key] = array
         return arrays
+
+
+def _chunk_bytes(stored: Any) -> int:
+    """The size of each chunk of an h5py.Dataset, before filters."""
+    return int(math.prod(stored.chunks) * stored.dtype.itemsize)
 
 
 def _filters(stored: Any) -> list[int]:
