@@ -365,10 +365,12 @@ def checked_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a Figure to a `checked_path` as PNG, PDF or SVG, by its suffix: whole or not at all."""
+def save(figure: Figure, path: str | os.PathLike[str], **options: Any) -> None:
+    """Write a Figure to a `checked_path` as PNG, PDF or SVG, by its suffix: whole or not at all.
+    The options are those of matplotlib's `savefig`."""
     path, contents = checked_path(path), io.BytesIO()
-    figure.savefig(contents, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    options = {"dpi": 150, "bbox_inches": "tight"} | options
+    figure.savefig(contents, format=path.suffix[1:].lower(), **options)
     write_whole(contents.getvalue(), path)
 
 

@@ -1,13 +1,11 @@
 """A bar chart of one training: the time that each implementation takes."""
 
-import io
 from pathlib import Path
 
 from accelnn.bench.records import Report, TrainingRecord
 from accelnn.bench.tables import ratio, seconds, split, time
-from accelnn.files import write_whole
 from accelnn.install import install_command
-from accelnn.plots import checked_path
+from accelnn.plots import checked_path, save
 
 LABELS = {
     "python": "Python loops",
@@ -63,9 +61,7 @@ def draw(report: Report, path: Path, case: str | None = None) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    contents = io.BytesIO()
-    figure.savefig(contents, format=path.suffix[1:].lower(), transparent=True, dpi=150)
-    write_whole(contents.getvalue(), path)
+    save(figure, path, bbox_inches=None, transparent=True)
 
 
 def _label(record: TrainingRecord) -> str:
