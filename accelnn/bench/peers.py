@@ -212,7 +212,7 @@ def _environment(name: str, threads: int) -> dict[str, str]:
     """Variables that limit a child to these threads, and to the CPU or the GPU."""
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     limits = dict.fromkeys(pools, str(threads))
-    limits["PYTHONSAFEPATH"] = "1"  # import nothing from the current folder, except as the parent
+    limits["PYTHONSAFEPATH"] = "1"  # import from the current folder only if the parent does
     if on_gpu(name):
         # by default JAX takes three quarters of the GPU's memory, of which we use a part
         return limits | {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

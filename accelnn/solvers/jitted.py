@@ -88,7 +88,7 @@ class Jitted(Trainer):
                 # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
                 plan = self._plan(rates[start : start + most], taken)
                 mean = _train(state, plan, taken, chosen, l2, counted)
-                total += float(mean) * int(taken[:counted].sum())
+                total += mean * int(taken[:counted].sum())
                 self.steps += len(taken)
         return total
 

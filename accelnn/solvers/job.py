@@ -32,10 +32,9 @@ class Interruption:
 
     def __enter__(self) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        self._handler: Any = signal.getsignal(signal.SIGINT)
-        known = self._handler is signal.default_int_handler
-        known = known or hasattr(self._handler, "raises_interrupt")
-        self._replaced = in_main_thread and known
+        handler: Any = signal.getsignal(signal.SIGINT)
+        raises = handler is signal.default_int_handler or hasattr(handler, "raises_interrupt")
+        self._handler, self._replaced = handler, in_main_thread and raises
         if self._replaced:
             signal.signal(signal.SIGINT, self._request)
 
