@@ -13,16 +13,17 @@ from doubles import host_cuda
 
 from accelnn import backend, datasets
 from accelnn.kernels.gpu import cublaslt
-from accelnn.solvers import captured
+from accelnn.solvers import captured, choice
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
 def fresh_backend(monkeypatch):
-    """Each test starts with no backend chosen."""
+    """Each test starts with no backend chosen and no solver warmed up."""
     monkeypatch.delenv("ACCELNN_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_current", None)
+    monkeypatch.setattr(choice, "_warm", set())
     backend.why_not.cache_clear()
     yield
     backend.why_not.cache_clear()

@@ -11,7 +11,7 @@ import pytest
 import accelnn
 from accelnn.backend import array_module, to_device
 from accelnn.optimizers import SGD, Adam
-from accelnn.solvers import captured, choice, jitted, persistent
+from accelnn.solvers import captured, jitted, persistent
 from accelnn.solvers.choice import SOLVERS, pick
 from accelnn.solvers.job import Job
 
@@ -23,12 +23,6 @@ def job(layers, m, batch_size=None, optimizer=None, dtype="float64"):
     params = net.init("he", dtype=dtype)
     X, Y = (to_device(np.zeros((n, m), dtype)) for n in (layers[0], layers[-1]))
     return Job(net, params, X, Y, optimizer or SGD(), batch_size)
-
-
-@pytest.fixture(autouse=True)
-def cold(monkeypatch):
-    """Each test starts as a process does, without a `warm_up`."""
-    monkeypatch.setattr(choice, "_warm", set())
 
 
 def warm_up(monkeypatch):
