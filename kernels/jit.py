@@ -106,7 +106,7 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
 NUMPY = {"error_model": "numpy"}
-FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
+FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False, "nogil": True} | NUMPY
 # "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
 # "contract" there are no FMAs.
 EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
@@ -115,9 +115,9 @@ EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
 @functools.cache
 def cpu_functions() -> Functions:
     """The compiled functions of the CPU's steps, in an order in which callers come last."""
-    from .cpu import blas, elementary, fused, steps
+    from .cpu import elementary, fused, steps
 
-    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (blas, FAST), (steps, FAST))
+    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
     functions: Functions = {}
     for module, options in modules:
         imported = {name: f for name, f in functions.items() if name in vars(module)}
@@ -127,10 +127,8 @@ def cpu_functions() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled, for one thread or several."""
-    from .cpu import steps
-
-    return parallel_functions(steps, cpu_functions(), _sources(), **FAST)["train"]
+    """`cpu.steps.train` compiled."""
+    return cpu_functions()["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:

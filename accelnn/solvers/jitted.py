@@ -7,16 +7,12 @@ is part of the product before it. Serves full batches, mini-batches and sample s
 import functools
 import itertools
 import os
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 
 from accelnn import batches
 from accelnn.backend import Array
@@ -56,8 +52,7 @@ class Jitted(Trainer):
         order = np.concatenate([np.zeros(0, np.int64), *orders])
         l2_cost: Any = 0.0
         if cost is not None and self.space is not None and self.job.net.l2:
-            with one_blas_thread():
-                l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
+            l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
         recorded = per_epoch if cost is not None else 0
         total = self._run(np.repeat(rates, per_epoch), sizes, order, recorded)
         if cost is not None:
@@ -66,30 +61,25 @@ class Jitted(Trainer):
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
         """Take these steps, in calls short enough to be interrupted; returns the sum of the costs
         of the first `recorded`, each times its examples."""
-        from accelnn.kernels.cpu import steps
-
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
-        dropout = state.settings[steps.DROPOUT] != 0
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
-        if dropout:
+        if state.dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
-        with _blas_threads(layers, largest):
-            for start in range(0, len(sizes), most):
-                if self.job.interruption.requested:
-                    break
-                taken = sizes[start : start + most]
-                first = ends[start] - taken[0]
-                chosen = order[first : first + taken.sum()]
-                counted = min(max(recorded - start, 0), len(taken))
-                if dropout:
-                    state = state._replace(D=self._masks(taken))
-                # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
-                plan = self._plan(rates[start : start + most], taken)
-                mean = _train(state, plan, taken, chosen, l2, counted)
-                total += mean * int(taken[:counted].sum())
-                self.steps += len(taken)
+        for start in range(0, len(sizes), most):
+            if self.job.interruption.requested:
+                break
+            taken = sizes[start : start + most]
+            first = ends[start] - taken[0]
+            chosen = order[first : first + taken.sum()]
+            counted = min(max(recorded - start, 0), len(taken))
+            if state.dropout:
+                state = state._replace(D=self._masks(taken))
+            # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
+            plan = self._plan(rates[start : start + most], taken)
+            total += _train(state, plan, taken, chosen, l2, counted)
+            self.steps += len(taken)
         return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:
@@ -106,7 +96,8 @@ class Jitted(Trainer):
     def _masks(self, sizes: Array) -> Array:
         """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
         net = self.job.net
-        D = np.empty(sum(net.layers[1:]) * int(sizes.sum()), self.params.dtype)
+        # and zeros behind them, because whole vectors are read
+        D = np.zeros(sum(net.layers[1:]) * int(sizes.sum()) + max(sizes) + 64, self.params.dtype)
         start = 0
         for m in sizes:
             for n, keep in itertools.zip_longest(net.layers[1:], net.keep_prob, fillvalue=1.0):
@@ -118,96 +109,119 @@ class Jitted(Trainer):
 
     def validation(self) -> tuple[Array, Array | None]:
         state, Z = self._validation_pass
-        m = Z.shape[1]
-        with _blas_threads(self.params.layers, m):
-            _train(state, np.zeros((1, 5)), np.array([m]), np.zeros(0, np.int64), 0.0, 0)
+        _train(state, np.zeros((1, 5)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
         return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
 
     @functools.cached_property
     def _validation_pass(self) -> tuple[Any, Array]:
         """The state of a step on the validation set that ends with the last product forward, and
         where that leaves the logits, without their bias."""
-        from accelnn.kernels.cpu import steps
-
         X, Y = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
-        state = _state(replace(self.job, net=net, X=X, Y=Y, batch_size=None), self.params)
-        forward = state.phases[state.phases[:, steps.PHASE] <= steps.FORWARD]
-        return state._replace(phases=forward), state.A[-Y.size :].reshape(Y.shape)
+        job = replace(self.job, net=net, X=X, Y=Y, batch_size=None)
+        state = _state(job, self.params, forward_only=True)
+        first, n = int(state.layers[-1, -6]), len(Y)
+        return state, state.A.reshape(-1, state.ld)[first : first + n, : Y.shape[1]]
 
 
 class JittedGram(InSampleSpace, Jitted):
     """A training in compiled steps in sample space."""
 
-    def validation(self) -> tuple[Array, Array | None]:
-        with one_blas_thread():  # the others would still be awake when the training goes on
-            return super().validation()
 
-
-def _state(job: Job, params: Parameters, space: InSampleSpace | None = None) -> Any:
-    """The `State` of the compiled steps."""
-    from accelnn.kernels.cpu import blas, steps
+def _state(job: Job, params: Parameters, space: InSampleSpace | None = None, forward_only: bool = False) -> Any:
+    """The `State` of the compiled steps, and how many threads it is for."""
+    from accelnn.kernels.cpu import steps as t
+    from accelnn.kernels.cpu import tiles
 
     dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
-    whole = job.batch_size is None
-    most, units, outputs = max(job.sizes), sum(layers[1:]), layers[-1]
-    threads = _threads()
-    empty = functools.partial(np.empty, dtype=dtype)
-    nothing = empty(0)
-    in_space = space is not None
-    examples_first = not in_space and layers[0] >= EXAMPLES_FIRST_FROM
-    X = job.X.T if examples_first else job.X
+    gathered, m, lanes = job.batch_size is not None, max(job.sizes), tiles.lanes(dtype)
+    empty = functools.partial(np.zeros, dtype=dtype)
+    nothing, table = empty(0), layer_table(job.net, layers)
+    threads, by_examples = _shares(params, m, lanes, space is None and not forward_only)
+    units = sum(layers[1:])
+    portion = m
+    if by_examples:
+        portion = min(max(CACHE // (2 * dtype.itemsize * units), 64), 1024, m)
+        portion = tiles.rounded_up(portion, lanes)
+    copies = threads if by_examples else 1
+    ld = tiles.padded(portion, lanes)
+    input_ld = output_ld = ld if gathered else tiles.padded(m, lanes)
+    strides = [tiles.padded(n, lanes) for n in layers[:-1]]
+    by_rows = [gathered or (n >= 64 and portion < 512) for n in layers[:-1]]
     if space is not None:
-        X = space.G
-    separate = not optimizer.linear  # the update, from the product that forms the gradient
-    code = fused.OPTIMIZERS[optimizer.name]
-    dropout = min(job.net.keep_prob, default=1) < 1
-    own_products = not blas.has_small_kernels()
-    return steps.State(
-        gemm=blas.address(dtype),
-        settings=np.array([code, in_space, examples_first, dropout, threads, own_products, 0, 1]),
-        phases=_phases(params, not whole, in_space, separate),
-        layers=layer_table(job.net, layers),
+        by_rows[0] = False
+    places = np.cumsum([0, *strides[:-1]])
+    sizes = [n * stride for n, stride in zip(layers[1:], strides, strict=True)]
+    gradients = np.cumsum([0, *sizes[:-1]])
+    table = np.column_stack([table, strides, places, gradients, by_rows])
+    if gathered:
+        X, inputs, outputs = _flat(job.X.T), empty(copies * strides[0] * ld), empty((copies * layers[-1] + 1)* ld)
+        Y = _flat(job.Y.T)
+    else:
+        Y = nothing
+        X = _padded_rows(job.X.T, strides[0]) if by_rows[0] else nothing
+        inputs = _padded_rows(job.X if space is None else space.G, input_ld)
+        outputs = _padded_rows(job.Y, output_ld)
+    scratch = sum(sizes) if by_examples else tiles.tile_rows() * t.PORTION
+    return t.State(
+        zero=dtype.type(0),
+        lanes=lanes,
+        optimizer=fused.OPTIMIZERS[optimizer.name],
+        in_sample_space=space is not None,
+        gathered=gathered,
+        by_examples=by_examples,
+        dropout=min(job.net.keep_prob, default=1) < 1,
+        forward_only=forward_only,
+        portion=portion,
+        units=units + lanes,
+        ld=ld,
+        input_ld=input_ld,
+        output_ld=output_ld,
+        layers=table,
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
         betas=np.array(optimizer.betas),
         theta=params.flat,
-        step=empty(params.flat.size if separate else 0),
         moments=np.zeros((2, params.flat.size if optimizer.moments else 0), dtype),
-        X=nothing if whole else _flat(job.X.T),
-        Y=nothing if whole else _flat(job.Y.T),
-        X_batch=_flat(X) if whole else empty(most * layers[0]),
-        Y_batch=_flat(job.Y) if whole else empty(most * outputs),
-        P0=nothing if space is None else _flat(space.P0),
-        A=empty(units * most),
-        dA=empty(units * most),
+        X=X,
+        Y=Y,
+        inputs=inputs,
+        outputs=outputs,
+        P0=nothing if space is None else _padded_rows(space.P0, ld),
+        A=empty(copies * (units + lanes) * ld),
+        dA=empty(copies * (units + lanes) * ld),
         D=nothing,
-        db=empty((units, threads)),
-        work=empty((2, most)),
-        losses=np.zeros(threads),
+        rows=empty(copies * sum(strides) * ld if any(by_rows) else 0),
+        dW=empty(threads * scratch),
+        db=empty((threads, tiles.padded(units, lanes))),
+        work=empty((threads, 2, ld)),
+        counters=np.zeros(16, np.int64),
     )
+
+
+CACHE = 2**18
+
+
+def _shares(params, m, lanes, can) -> tuple[int, bool]:
+    threads = _threads()
+    P = params.flat.size
+    work = 3 * m * P
+    if work < 500_000:
+        threads = 1
+    return threads, can and (P < 16000 or m >= 4096)
+
+
+def _padded_rows(array: Array, stride: int) -> Array:
+    """The elements of a matrix, row after row, each and one more filled up with zeros."""
+    rows, columns = array.shape
+    padded = np.zeros((rows + 1, stride), array.dtype)
+    padded[:rows, :columns] = array
+    return padded.reshape(-1)
 
 
 def _flat(array: Array) -> Array:
     """The elements in C order, contiguous and writable: compiled code knows no other arrays."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat if flat.flags.writeable else flat.copy()
-
-
-def _phases(params: Parameters, gathered: bool, sample_space: bool, separate: bool) -> Array:
-    """`State.phases`: what a step does, and how much work it is."""
-    from accelnn.kernels.cpu import steps as t
-
-    layers = params.layers
-    products = [n * before for before, n in pairwise(layers)]
-    last = len(products) - 1
-    rows = [(t.GATHER, 0, layers[0], 0)] if gathered else []
-    rows += [(t.FORWARD, l, product, 0) for l, product in enumerate(products)]
-    rows += [(t.OUTPUT, last, 20 * layers[-1], 0)]  # an exponential costs some 20 multiply-adds
-    rows += [(t.BACKWARD, l, products[l], 0) for l in range(last, 0, -1)]
-    if sample_space:
-        products[0] = layers[1]
-    rows += [(t.UPDATE, last, sum(products), 10 * params.flat.size if separate else 0)]
-    return np.array(rows)
 
 
 _loaded: set[np.dtype[Any]] = set()  # the dtypes for which the compiled steps are in memory
@@ -225,7 +239,8 @@ def load(dtype: Any) -> float:
         one = np.zeros((1, 1), dtype)
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
         plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
-        seconds = jit.prepare(jit.train(), (_state(job, job.params), plan, sizes, order, 0.0, 0))
+        state = _state(job, job.params)
+        seconds = jit.prepare(jit.train(), (state, plan, sizes, order, 0.0, 0, 0, 1))
         _loaded.add(dtype)
         return seconds
 
@@ -237,24 +252,20 @@ class _Shared:
     """Locks, and the limit on BLAS, that trainings in several threads share."""
 
     def __init__(self) -> None:
-        self.loading, self.limiting, self.running = (threading.Lock() for _ in range(3))
-        self.trainings = 0  # that need one BLAS thread now
-        self.limit: Any = None  # on BLAS, while there are any
+        self.loading, self.running = threading.Lock(), threading.Lock()
+
+    @functools.cached_property
+    def pool(self):
+        return ThreadPoolExecutor(64)
 
 
-_shared, _serial = _Shared(), False
+_shared = _Shared()
 
 
 def _after_fork() -> None:
-    """Start afresh in a child: no other thread exists that could release a lock or a limit, and
-    GNU OpenMP ends a child that uses it after its parent did."""
-    global _shared, _serial
-    if _shared.limit is not None:
-        _shared.limit.restore_original_limits()
+    """Start afresh in a child, in which no other thread exists."""
+    global _shared
     _shared = _Shared()
-    with suppress(AttributeError, ValueError):  # Numba is not imported, or never ran in parallel
-        numba: Any = sys.modules.get("numba")
-        _serial = _serial or numba.threading_layer() == "omp"
 
 
 if hasattr(os, "register_at_fork"):
@@ -265,48 +276,15 @@ def _threads() -> int:
     """The threads that share a product."""
     import numba
 
-    return 1 if _serial else int(numba.get_num_threads())
+    return int(numba.get_num_threads())
 
 
 def _train(*arguments: Any) -> float:
-    """Take compiled steps, one training at a time: each call has all cores already, and Numba's
-    own pool of threads ends a process in which two use it at once."""
+    """Take compiled steps, one training at a time, because each uses all cores already."""
     from accelnn.kernels import jit
 
+    train, parts = jit.train(), len(arguments[0].db)
     with _shared.running:
-        return float(jit.train()(*arguments))
-
-
-@functools.cache
-def _blas() -> Any:
-    """The BLAS libraries of this process, among them SciPy's, which compiled code calls."""
-    import scipy.linalg.cython_blas  # noqa: F401
-
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """One BLAS thread a product within the block, because the threads that share a product are
-    Numba's. The last of the trainings that run at once restores the former number."""
-    shared = _shared
-    with shared.limiting:
-        if shared.trainings == 0:
-            shared.limit = _blas().limit(limits=1)
-        shared.trainings += 1
-    try:
-        yield
-    finally:
-        with shared.limiting:
-            shared.trainings -= 1
-            if shared.trainings == 0:
-                shared.limit.restore_original_limits()
-                shared.limit = None
-
-
-def _blas_threads(layers: tuple[int, ...], m: int) -> AbstractContextManager[None]:
-    """`one_blas_thread`, if a product of a step on m examples may be large enough for BLAS."""
-    from accelnn.kernels.cpu.steps import SERIAL_IN_BLAS
-
-    large = any(before * n * m > SERIAL_IN_BLAS for before, n in pairwise(layers))
-    return one_blas_thread() if large else nullcontext()
+        pool = _shared.pool
+        others = [pool.submit(train, *arguments, part, parts) for part in range(1, parts)]
+        return float(train(*arguments, 0, parts)) + sum(other.result() for other in others)

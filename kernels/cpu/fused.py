@@ -35,7 +35,7 @@ def bias_activation(Z: Matrix, b: Vector, g: int, D: Matrix, dropout: bool, area
 def activation_gradient(
     dA: Matrix, A: Matrix, g: int, db: Vector, D: Matrix, keep: float, dropout: bool, area: Area
 ) -> None:
-    """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← its sums over these examples."""
+    """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← db + its sums over these examples."""
     first, last, start, stop = area
     for i in range(first, last):
         da, a = dA[i, start:stop], A[i, start:stop]
@@ -43,7 +43,7 @@ def activation_gradient(
             d = D[i, start:stop]
             for j in range(len(a)):
                 da[j] *= d[j]
-        db[i] = multiply_by_slope(da, a, keep, g)
+        db[i] += multiply_by_slope(da, a, keep, g)
 
 
 def output_loss(z: Vector, bias: float, y: Vector, kind: int) -> float:
@@ -87,7 +87,7 @@ def output_gradient(
     start: int,
     stop: int,
 ) -> float:
-    """Z ← dZ = (g(Z + b) - Y) · scale and db ← its sums; returns the loss, or 0.
+    """Z ← dZ = (g(Z + b) - Y) · scale and db ← db + its sums; returns the loss, or 0.
 
     The softmax goes by rows too, because they are contiguous: the two rows of `work` receive the
     columns' maxima and sums.
@@ -98,7 +98,7 @@ def output_gradient(
             z, y = Z[i, start:stop], Y[i, start:stop]
             if with_loss:
                 loss += output_loss(z, b[i], y, kind)
-            db[i] = output_error(z, b[i], y, kind, scale)
+            db[i] += output_error(z, b[i], y, kind, scale)
         return loss
     largest, sums = work[0, start:stop], work[1, start:stop]
     for i in range(len(Z)):
@@ -131,7 +131,7 @@ def output_gradient(
         for j in range(len(z)):
             z[j] = (z[j] * sums[j] - y[j]) * scale
             total += z[j]
-        db[i] = total
+        db[i] += total
     return loss
 
 

@@ -1,84 +1,80 @@
 """Steps of gradient descent as one compiled call: any depth, any optimizer, whole batches,
 mini-batches and sample space, on one thread or several.
 
-A step is a sequence of phases: forward and backward layer by layer, then the update of all layers.
-The threads share each phase by blocks of its result and wait for one another after it. Products
-come from BLAS, on one thread each, because BLAS's own threads would compete with these for the
-cores; some thin products are loops.
+Every thread runs `train`. They share a step in one of two ways:
+
+- by examples: each takes its examples forward and backward through all layers, in portions that
+  stay in its cache, and sums up a gradient of its own. They meet twice, to update the parameters
+  from the sum of all gradients and to begin the next step.
+- by units: each computes some units of every layer for all examples, keeps the weights of these
+  units in its cache, and updates them. They meet after each layer; no gradient is stored.
+
+The first suits many examples or few parameters, the second the large layers of a mini-batch.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .blas import gemm
-from .fused import (
-    MOMENTUM,
-    SGD,
-    Area,
-    activation_gradient,
-    bias_activation,
-    optimizer_step,
-    output_gradient,
-)
+from .fused import Area, activation_gradient, bias_activation, optimizer_step, output_gradient
+from .tiles import INNER_COLUMNS, INNER_ROWS, barrier, inner_tile, tile, tile_rows, transpose_block
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-
-prange = range
-
-# Numba compiles a function again for each literal argument, so values that select a case come from
-# arrays. Each level of calls costs a second or two of compiling, and so does each assignment to a
-# slice, for the error that it might raise.
+Operand = tuple[int, int, int]  # a matrix's address, elements from row to row and column to column
 
 # the columns of `State.layers`, a row for each layer
-UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND = range(6)
+UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND, STRIDE, PLACE, GRADIENT, BY_ROWS = range(10)
 # the columns of `State.plan`, a row for each step
 RATE, SCALE, SHRINK, EPSILON, C = range(5)
-# `State.settings`
-OPTIMIZER, IN_SAMPLE_SPACE, EXAMPLES_FIRST, DROPOUT, THREADS, LOOPS, NO, YES = range(8)
-# the columns of `State.phases`, a row for each phase of a step, and the phases
-PHASE, LAYER, PER_EXAMPLE, FIXED = range(4)
-GATHER, FORWARD, OUTPUT, BACKWARD, UPDATE = range(5)
 
-# Multiply-adds from which a phase is shared. One thread does 10,000 to 20,000 in a microsecond.
-# Starting and joining threads takes 1.5 us once each has a core, which takes 10 ms after a pause.
-WORTH_SHARING = 1_000_000
-# Products with fewer than THIN rows, columns or terms, rows of at least LONG elements and fewer
-# than LARGE multiply-adds are loops, unless BLAS has kernels for them. With OpenBLAS for AVX2,
-# loops took 0.7 to 0.75 of the time of planar, cat-2layer and football, but 1.2 of the time of
-# [13, 100, 3] on batches of 32. With OpenBLAS for AVX-512, they took 1.05 to 1.4 of the time.
-THIN, LONG, LARGE = 9, 64, 1_000_000
-# Multiply-adds up to which BLAS uses one thread whatever its settings
-SERIAL_IN_BLAS = 100_000
-MANY = 512  # columns from which a matrix with fewer rows is cut across its columns
+TILE_ROWS = tile_rows()
+PORTION = 1024  # columns of a gradient that is updated from at once
 
 
 class State(NamedTuple):
-    """A training under way, in flat arrays, so that one compiled form serves any depth."""
+    """A training under way, in flat arrays, so that one compiled form serves any depth.
 
-    gemm: int  # address of BLAS's product for the dtype
-    settings: Vector  # (8,) int64: OPTIMIZER ... THREADS; LOOPS for thin products; NO = 0, YES = 1
-    phases: Matrix  # (phases, 4) int64: PHASE, its LAYER, its multiply-adds PER_EXAMPLE and FIXED
-    # (L, 6) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS and BIASES
-    # (where W and b begin in theta), ROW (its first unit among all units), KIND
+    A matrix of examples in columns has `ld` elements from row to row, a multiple of the SIMD lanes;
+    those beyond its examples contain finite numbers, in dZ zeros.
+    """
+
+    zero: Any  # 0 of the dtype
+    lanes: int  # of a SIMD register
+    optimizer: int
+    in_sample_space: bool
+    gathered: bool  # whether batches are gathered from X and Y
+    by_examples: bool
+    dropout: bool
+    forward_only: bool  # to the last layer's logits, without their bias, in A
+    portion: int  # examples that a thread works on at once, if by examples
+    units: int  # of all layers, and a few spare rows that blocks of a transposed matrix may read
+    ld: int
+    input_ld: int
+    output_ld: int
+    # (L, 10) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS and BIASES
+    # (where W and b begin in theta), ROW (its first unit among all units), KIND; of the transposed
+    # inputs and a gradient STRIDE (elements from row to row), PLACE and GRADIENT (where they
+    # begin); BY_ROWS (whether dW is computed from the transposed inputs)
     layers: Matrix
     keep_prob: Vector  # (L,) of dropout, 1 where a layer has none
     betas: Vector  # (2,) of the optimizer
     theta: Vector  # the flat parameters; in sample space S is in the place of W[1]
-    step: Vector  # the gradient, for optimizers that need it whole, else empty
     moments: Matrix  # (2, parameters), M and V, or (2, 0)
-    X: Vector  # the examples to gather batches from, (m, n_0) flat; empty for whole batches
-    Y: Vector  # (m, n_L) flat, likewise
-    X_batch: Vector  # of a step: (n_0, m) or, with EXAMPLES_FIRST, (m, n_0); in sample space G
-    Y_batch: Vector  # (n_L, m)
-    P0: Vector  # W⁰ X of sample space, else empty
-    A: Vector  # activations, all units by examples; the last layer's logits become its dZ
+    X: Vector  # the examples, (m, n_0) if gathered from, else (m, STRIDE) if BY_ROWS, else empty
+    Y: Vector  # (m, n_L) flat if gathered from, else empty
+    inputs: Vector  # (n_0, input_ld): X of a step, in sample space G
+    outputs: Vector  # (n_L, output_ld)
+    P0: Vector  # (n_1, ld) W⁰ X of sample space, else empty
+    # activations (units, ld), by examples for each thread; the last layer's logits become its dZ
+    A: Vector
     dA: Vector  # dZ of the other layers
     D: Vector  # for each step of a call, the masks of all units by examples
-    db: Matrix  # (all units, threads) sums of dZ over each thread's examples
-    work: Matrix  # (2, examples) for the softmax
-    losses: Vector  # (threads,) of a step
+    rows: Vector  # transposed inputs of the layers, (ld, STRIDE) each, by examples for each thread
+    dW: Vector  # gradients, for each thread
+    db: Matrix  # (threads, units) sums of dZ over each thread's examples
+    work: Any  # (threads, 2, ld) for the softmax
+    counters: Vector  # (16,) int64 of the barrier
 
 
 class Now(NamedTuple):
@@ -93,301 +89,335 @@ class Now(NamedTuple):
     recorded: bool  # whether to compute the loss
 
 
-def matrix(flat: Vector, rows: int, columns: int) -> Matrix:
-    """The beginning of `flat` as a (rows, columns) matrix."""
-    return flat[: rows * columns].reshape(rows, columns)
+class Examples(NamedTuple):
+    """Those of a batch that are worked on at once."""
+
+    first: int
+    m: int
+    copy: int  # of the activations and the transposed inputs
 
 
-def block(rows: int, columns: int, part: int, parts: int) -> Area:
-    """A part of a matrix: some of its rows, along which loops run, or of its columns if many more.
+def matrix(flat: Vector, start: int, rows: int, columns: int) -> Matrix:
+    """A (rows, columns) matrix that begins at `start` in `flat`."""
+    return flat[start : start + rows * columns].reshape(rows, columns)
 
-    Each part reads all of the other operand, which BLAS packs each time.
-    """
-    if rows >= columns or (columns < MANY and rows >= 2 * parts):
-        return part * rows // parts, (part + 1) * rows // parts, 0, columns
-    return 0, rows, part * columns // parts, (part + 1) * columns // parts
+
+def operand(flat: Vector, start: int, row: int, column: int) -> Operand:
+    return flat.ctypes.data + flat.itemsize * start, row, column
+
+
+def shifted(s: State, A: Operand, i: int, j: int) -> Operand:
+    """A from its row i and column j on."""
+    return A[0] + s.theta.itemsize * (i * A[1] + j * A[2]), A[1], A[2]
+
+
+def rounded_up(n: int, granule: int) -> int:
+    return (n + granule - 1) // granule * granule
+
+
+def area_of(rows: int, columns: int, granule: int, part: int, parts: int) -> Area:
+    """A part of a matrix, of about the same size as the others, in whole tiles of TILE_ROWS rows
+    and `granule` columns: some of the rows if that divides it as evenly as anything."""
+    high = (rows + TILE_ROWS - 1) // TILE_ROWS
+    wide = (columns + granule - 1) // granule
+    across, least = 1, high * wide + 1
+    for divisor in range(1, parts + 1):
+        if parts % divisor == 0:
+            down = parts // divisor
+            largest = ((high + down - 1) // down) * ((wide + divisor - 1) // divisor)
+            if largest < least:
+                across, least = divisor, largest
+    down, i, j = parts // across, part // across, part % across
+    first, last = i * high // down * TILE_ROWS, (i + 1) * high // down * TILE_ROWS
+    start, stop = j * wide // across * granule, (j + 1) * wide // across * granule
+    return first, min(last, rows), start, min(stop, columns)
+
+
+# ------------------------------------------------------------------------------------ products
 
 
 def product(
-    s: State,
-    A: Matrix,
-    A_transposed: int,
-    B: Matrix,
-    B_transposed: int,
-    C: Matrix,
-    alpha: float,
-    beta: float,
-    area: Area,
+    s: State, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
 ) -> None:
-    """C ← α A B + β C within `area`, for A or its transpose, or for B's, not for both."""
-    first, last, start, stop = area
-    rows, columns = last - first, stop - start
-    depth = A.shape[0] if A_transposed else A.shape[1]
-    thin = s.settings[LOOPS] != 0 and min(rows, columns, depth) < THIN
-    if B_transposed != 0 and thin and depth >= LONG:
-        inner_products(A, B, C, alpha, beta, area)
-    elif B_transposed == 0 and thin and columns >= LONG and rows * columns * depth < LARGE:
-        sums_of_rows(A, A_transposed, B, C, alpha, beta, area)
-    else:
-        gemm(s.gemm, A, A_transposed, B, B_transposed, C, alpha, beta, area)
+    """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
+    for j in range(0, columns, 2 * s.lanes):
+        vectors = (columns - j + s.lanes - 1) // s.lanes
+        b, c = shifted(s, B, 0, j), shifted(s, out, 0, j)
+        for i in range(0, rows, TILE_ROWS):
+            a, to = shifted(s, A, i, 0), shifted(s, c, i, 0)
+            left = rows - i
+            tile(s.zero, (left, vectors, depth, *a, b[0], b[1], to[0], to[1], add))
 
 
-def inner_products(A: Matrix, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area) -> None:
-    """C ← α A Bᵀ + β C within `area`, two rows of both at a time: one took 1.4 of the time."""
-    first, last, start, stop = area
-    for i in range(first, last, 2):
-        up = min(i + 1, last - 1)
-        a, b = A[i], A[up]
-        for p in range(start, stop, 2):
-            right = min(p + 1, stop - 1)
-            x, y = B[p], B[right]
-            ax = ay = bx = by = a.dtype.type(0)
-            if up > i:
-                for j in range(len(a)):
-                    ax += a[j] * x[j]
-                    ay += a[j] * y[j]
-                    bx += b[j] * x[j]
-                    by += b[j] * y[j]
-            else:
-                for j in range(len(a)):
-                    ax += a[j] * x[j]
-                    ay += a[j] * y[j]
-            set_entry(C, i, p, alpha, ax, beta)
-            if right > p:
-                set_entry(C, i, right, alpha, ay, beta)
-            if up > i:
-                set_entry(C, up, p, alpha, bx, beta)
-            if up > i and right > p:
-                set_entry(C, up, right, alpha, by, beta)
-
-
-def set_entry(C: Matrix, i: int, p: int, alpha: float, value: float, beta: float) -> None:
-    """C[i, p] ← α value + β C[i, p]; if β is 0, C may hold anything."""
-    C[i, p] = alpha * value + (beta * C[i, p] if beta != 0 else beta)
-
-
-def sums_of_rows(
-    A: Matrix, transposed: int, B: Matrix, C: Matrix, alpha: float, beta: float, area: Area
+def inner_products(
+    s: State, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
 ) -> None:
-    """C ← α A B + β C within `area`, by two rows of C (one took 1.1 to 1.2 the time), four of B."""
-    first, last, start, stop = area
-    depth = len(B)
-    fours = depth - depth % 4
-    for i in range(first, last, 2):
-        up = min(i + 1, last - 1)
-        for k in range(i, up + 1):
-            c = C[k, start:stop]
-            for j in range(len(c)):
-                c[j] = beta * c[j] if beta != 0 else beta
-        c, d = C[i, start:stop], C[up, start:stop]
-        for p in range(0, fours, 4):
-            b0, b1 = B[p, start:stop], B[p + 1, start:stop]
-            b2, b3 = B[p + 2, start:stop], B[p + 3, start:stop]
-            x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
-            x2, x3 = factor(A, transposed, i, p + 2, alpha), factor(A, transposed, i, p + 3, alpha)
-            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
-            y2 = factor(A, transposed, up, p + 2, alpha)
-            y3 = factor(A, transposed, up, p + 3, alpha)
-            if up > i:
-                for j in range(len(c)):
-                    c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
-                    d[j] += y0 * b0[j] + y1 * b1[j] + y2 * b2[j] + y3 * b3[j]
-            else:
-                for j in range(len(c)):
-                    c[j] += x0 * b0[j] + x1 * b1[j] + x2 * b2[j] + x3 * b3[j]
-        for p in range(fours, depth, 2):  # beyond the last row of B the factor is 0
-            b0, b1 = B[p, start:stop], B[min(p + 1, depth - 1), start:stop]
-            x0, x1 = factor(A, transposed, i, p, alpha), factor(A, transposed, i, p + 1, alpha)
-            y0, y1 = factor(A, transposed, up, p, alpha), factor(A, transposed, up, p + 1, alpha)
-            if up > i:
-                for j in range(len(c)):
-                    c[j] += x0 * b0[j] + x1 * b1[j]
-                    d[j] += y0 * b0[j] + y1 * b1[j]
-            else:
-                for j in range(len(c)):
-                    c[j] += x0 * b0[j] + x1 * b1[j]
+    """out ← A Bᵀ, or out + A Bᵀ with `add`, of contiguous rows; beyond `depth`, A's are zeros."""
+    vectors = (depth + s.lanes - 1) // s.lanes
+    for i in range(0, rows, INNER_ROWS):
+        a = shifted(s, A, i, 0)
+        for j in range(0, columns, INNER_COLUMNS):
+            b, to = shifted(s, B, j, 0), shifted(s, out, i, j)
+            left = rows - i, columns - j
+            inner_tile(s.zero, (*left, vectors, a[0], a[1], b[0], b[1], to[0], to[1], add))
 
 
-def factor(A: Matrix, transposed: int, i: int, p: int, alpha: float) -> float:
-    """α A[i, p] of A or of its transpose; 0 beyond the last p"""
-    if transposed:
-        return alpha * A[p, i] if p < A.shape[0] else type(alpha)(0)
-    return alpha * A[i, p] if p < A.shape[1] else type(alpha)(0)
+def transpose(s: State, rows: int, columns: int, A: Operand, out: Operand) -> None:
+    """out ← Aᵀ; both are read and written in whole blocks."""
+    for i in range(0, rows, s.lanes):
+        for j in range(0, columns, s.lanes):
+            a, b = shifted(s, A, i, j), shifted(s, out, j, i)
+            transpose_block(s.zero, (a[0], a[1], b[0], b[1]))
+
+
+# ------------------------------------------------------------------------- where matrices are
+
+
+def units_of(s: State, flat: Vector, l: int, e: Examples) -> Matrix:
+    """A[l], dA[l] or dZ[l], (n_l, ld)."""
+    return matrix(flat, (e.copy * s.units + s.layers[l, ROW]) * s.ld, s.layers[l, UNITS], s.ld)
+
+
+def place_of(s: State, flat: Vector, l: int, e: Examples) -> Operand:
+    return operand(flat, (e.copy * s.units + s.layers[l, ROW]) * s.ld, s.ld, 1)
+
+
+def dZ_of(s: State, l: int, e: Examples) -> Operand:
+    """dZ[l] (n_l, ld)"""
+    return place_of(s, s.A, l, e) if l == len(s.layers) - 1 else place_of(s, s.dA, l, e)
+
+
+def input_of(s: State, l: int, e: Examples) -> Operand:
+    """The input of layer l: A[l-1] (n_{l-1}, ld), X or G."""
+    if l > 0:
+        return place_of(s, s.A, l - 1, e)
+    start = e.copy * s.layers[0, STRIDE] * s.ld if s.gathered else e.first
+    return operand(s.inputs, start, s.input_ld, 1)
+
+
+def rows_place(s: State, l: int, e: Examples) -> int:
+    """Where the transposed input of layer l begins in `State.rows`."""
+    columns = s.layers[-1, PLACE] + s.layers[-1, STRIDE]  # of all layers
+    return (e.copy * columns + s.layers[l, PLACE]) * s.ld
+
+
+def rows_of(s: State, l: int, e: Examples) -> Operand:
+    """The transposed input of layer l (m, STRIDE)."""
+    stride = s.layers[l, STRIDE]
+    if l == 0 and not s.gathered:
+        return operand(s.X, e.first * stride, stride, 1)
+    return operand(s.rows, rows_place(s, l, e), stride, 1)
+
+
+def masks_of(s: State, now: Now, l: int, e: Examples) -> Matrix:
+    """D[l] (n_l, m) from the first of these examples on; without dropout any matrix."""
+    if not s.dropout:
+        return units_of(s, s.A, l, e)
+    start = now.masks + s.layers[l, ROW] * now.m + e.first
+    return matrix(s.D, start, s.layers[l, UNITS], now.m)
 
 
 # --------------------------------------------------------------- the phases, a thread's share
 
 
-def activations(s: State, l: int, m: int) -> Matrix:
-    """A[l] (n_l, m) of this step."""
-    return matrix(s.A[s.layers[l, ROW] * m :], s.layers[l, UNITS], m)
-
-
-def gradient(s: State, l: int, m: int) -> Matrix:
-    """dZ[l] (n_l, m); that of the last layer replaces its logits."""
-    flat = s.A if l == len(s.layers) - 1 else s.dA
-    return matrix(flat[s.layers[l, ROW] * m :], s.layers[l, UNITS], m)
-
-
-def masks(s: State, l: int, now: Now) -> Matrix:
-    """D[l] (n_l, m); without dropout any matrix, because Numba needs one."""
-    if s.settings[DROPOUT] == 0:
-        return activations(s, l, now.m)
-    return matrix(s.D[now.masks + s.layers[l, ROW] * now.m :], s.layers[l, UNITS], now.m)
-
-
-def weights(s: State, flat: Vector, l: int) -> Matrix:
-    """W[l] (n_l, n_{l-1}) in theta or an array like it."""
-    return matrix(flat[s.layers[l, WEIGHTS] :], s.layers[l, UNITS], s.layers[l, INPUTS])
-
-
-def examples(s: State, m: int) -> Matrix:
-    """The first layer's input: (n_0, m), (m, n_0) with EXAMPLES_FIRST, or G."""
-    inputs = s.layers[0, INPUTS]
-    if s.settings[EXAMPLES_FIRST]:
-        return matrix(s.X_batch, m, inputs)
-    return matrix(s.X_batch, inputs, m)
-
-
-def gather(s: State, now: Now, part: int, parts: int) -> None:
-    """Copy this thread's examples of the batch."""
-    m, n, outputs = now.m, s.layers[0, INPUTS], s.layers[-1, UNITS]
-    for i in range(part * m // parts, (part + 1) * m // parts):
-        example = now.order[i]
+def gather(s: State, now: Now, e: Examples, part: int, parts: int) -> None:
+    """Copy a part of these examples, X as rows and as columns."""
+    n, outputs, stride = s.layers[0, INPUTS], s.layers[-1, UNITS], s.layers[0, STRIDE]
+    blocks = (e.m + s.lanes - 1) // s.lanes
+    first, last = part * blocks // parts * s.lanes, (part + 1) * blocks // parts * s.lanes
+    rows, columns = rows_of(s, 0, e), input_of(s, 0, e)
+    for i in range(first, min(last, e.m)):
+        example = now.order[e.first + i]
         x = s.X[example * n : (example + 1) * n]
-        if s.settings[EXAMPLES_FIRST]:
-            row = s.X_batch[i * n : (i + 1) * n]
-            for k in range(n):
-                row[k] = x[k]
-        else:
-            for k in range(n):
-                s.X_batch[k * m + i] = x[k]
+        row = s.rows[rows_place(s, 0, e) + i * stride :]
+        for k in range(n):
+            row[k] = x[k]
         for k in range(outputs):
-            s.Y_batch[k * m + i] = s.Y[example * outputs + k]
+            at = (e.copy * outputs + k) * s.output_ld + i
+            s.outputs[at] = s.Y[example * outputs + k]
+    transpose(s, last - first, n, shifted(s, rows, first, 0), shifted(s, columns, 0, first))
 
 
-def forward(s: State, now: Now, l: int, part: int, parts: int) -> None:
+def forward(s: State, now: Now, l: int, e: Examples, area: Area) -> None:
     """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
-    kind, m, no = s.theta.dtype.type, now.m, s.settings[NO]
-    n, bias = s.layers[l, UNITS], s.layers[l, BIASES]
-    W, A = weights(s, s.theta, l), activations(s, l, m)
-    area = block(n, m, part, parts)
-    if l > 0:
-        product(s, W, no, activations(s, l - 1, m), no, A, kind(1), kind(0), area)
-    else:
-        transposed = s.settings[EXAMPLES_FIRST]
-        product(s, W, no, examples(s, m), transposed, A, kind(1), kind(0), area)
-        if s.settings[IN_SAMPLE_SPACE]:
-            P0, c = matrix(s.P0, n, m), kind(now.plan[C])
-            first, last, start, stop = area
-            for i in range(first, last):
-                a, p = A[i, start:stop], P0[i, start:stop]
-                for j in range(len(a)):
-                    a[j] += c * p[j]
-    if l < len(s.layers) - 1:
-        dropout = s.settings[DROPOUT] != 0 and s.keep_prob[l] < 1
-        b, g = s.theta[bias : bias + n], s.layers[l, KIND]
-        bias_activation(A, b, g, masks(s, l, now), dropout, area)
-
-
-def output(s: State, now: Now, part: int, parts: int) -> None:
-    """dZ of the last layer and the loss, for this thread's examples."""
-    l, m = len(s.layers) - 1, now.m
-    n, bias, row = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW]
-    Z, b, Y = activations(s, l, m), s.theta[bias : bias + n], matrix(s.Y_batch, n, m)
-    kind, scale = s.layers[l, KIND], s.theta.dtype.type(now.plan[SCALE])
-    db, start, stop = s.db[row : row + n, part], part * m // parts, (part + 1) * m // parts
-    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work, start, stop)
-    s.losses[part] = loss
-
-
-def backward(s: State, now: Now, l: int, part: int, parts: int) -> None:
-    """dZ[l-1] = W[l]ᵀ dZ[l] ∘ g'(Z[l-1])"""
-    kind, m, before = s.theta.dtype.type, now.m, l - 1
-    n, row = s.layers[before, UNITS], s.layers[before, ROW]
-    W, dA = weights(s, s.theta, l), gradient(s, before, m)
-    area = block(n, m, part, parts)
-    no, yes = s.settings[NO], s.settings[YES]
-    product(s, W, yes, gradient(s, l, m), no, dA, kind(1), kind(0), area)
-    A, D, db = activations(s, before, m), masks(s, before, now), s.db[row : row + n, part]
-    dropout = s.settings[DROPOUT] != 0 and s.keep_prob[before] < 1
-    g, keep_prob = s.layers[before, KIND], kind(s.keep_prob[before])
-    activation_gradient(dA, A, g, db, D, keep_prob, dropout, area)
-
-
-def add_gradient(
-    s: State, now: Now, l: int, into: Matrix, alpha: float, beta: float, area: Area
-) -> None:
-    """into ← α dZ[l] A[l-1]ᵀ + β into; in sample space the first layer's gradient is dZ[1]."""
-    m, dZ, no, yes = now.m, gradient(s, l, now.m), s.settings[NO], s.settings[YES]
-    if l > 0:
-        product(s, dZ, no, activations(s, l - 1, m), yes, into, alpha, beta, area)
-    elif s.settings[IN_SAMPLE_SPACE]:
-        first, last, start, stop = area
-        for i in range(first, last):
-            x, dz = into[i, start:stop], dZ[i, start:stop]
-            for j in range(len(x)):
-                x[j] = beta * x[j] + alpha * dz[j]
-    else:
-        transposed = yes - s.settings[EXAMPLES_FIRST]
-        product(s, dZ, no, examples(s, m), transposed, into, alpha, beta, area)
-
-
-def update(s: State, now: Now, l: int, part: int, parts: int) -> None:
-    """W[l] of this thread's block, and b[l] of its units, from each thread's sum of their dZ.
-
-    Gradient descent adds the product directly to W, and momentum to M: no gradient is stored.
-    """
-    optimizer, kind = s.settings[OPTIMIZER], s.theta.dtype.type
-    n, inputs, bias = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, BIASES]
-    one, shrink, rate = kind(1), kind(now.plan[SHRINK]), kind(now.plan[RATE])
-    numbers = kind(s.betas[0]), kind(s.betas[1]), rate, kind(now.plan[EPSILON])
-    area = block(n, inputs, part, parts)
     first, last, start, stop = area
-    W = weights(s, s.theta, l)
-    if optimizer == SGD:
-        add_gradient(s, now, l, W, -one, one - shrink, area)
-    elif optimizer == MOMENTUM:
-        M = weights(s, s.moments[0], l)
-        add_gradient(s, now, l, M, one, numbers[0], area)
+    inputs, bias, g = s.layers[l, INPUTS], s.layers[l, BIASES], s.layers[l, KIND]
+    W = operand(s.theta, s.layers[l, WEIGHTS] + first * inputs, inputs, 1)
+    B, out = shifted(s, input_of(s, l, e), 0, start), place_of(s, s.A, l, e)
+    product(s, last - first, stop - start, inputs, W, B, shifted(s, out, first, start), 0)
+    A = units_of(s, s.A, l, e)
+    if l == 0 and s.in_sample_space:
+        P0, c = matrix(s.P0, 0, len(A), s.ld), s.theta.dtype.type(now.plan[C])
         for i in range(first, last):
-            w, v = W[i, start:stop], M[i, start:stop]
-            for j in range(len(w)):
-                v[j] += shrink * w[j]
-                w[j] -= rate * v[j]
+            a, p = A[i, start:stop], P0[i, start:stop]
+            for j in range(len(a)):
+                a[j] += c * p[j]
+    if l < len(s.layers) - 1:
+        b, dropout = s.theta[bias : bias + len(A)], s.dropout and s.keep_prob[l] < 1
+        bias_activation(A, b, g, masks_of(s, now, l, e), dropout, area)
+
+
+def output(s: State, now: Now, e: Examples, part: int, start: int, stop: int) -> float:
+    """dZ of the last layer and the loss, for some of these examples, by their logits."""
+    l = len(s.layers) - 1
+    n, bias, row = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW]
+    Z, b = units_of(s, s.A, l, e), s.theta[bias : bias + n]
+    Y = matrix(s.outputs, e.copy * n * s.ld if s.gathered else e.first, n, s.output_ld)
+    kind, scale, db = s.layers[l, KIND], s.theta.dtype.type(now.plan[SCALE]), s.db[part, row:]
+    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work[part], start, stop)
+    for i in range(n):
+        z = Z[i, stop : rounded_up(stop, s.lanes)]
+        for j in range(len(z)):
+            z[j] = s.zero
+    return loss
+
+
+def backward(s: State, now: Now, l: int, e: Examples, part: int, area: Area) -> None:
+    """dZ[l-1] = W[l]ᵀ dZ[l] ∘ g'(Z[l-1])"""
+    first, last, start, stop = area
+    before, n, inputs = l - 1, s.layers[l, UNITS], s.layers[l, INPUTS]
+    W = operand(s.theta, s.layers[l, WEIGHTS] + first, 1, inputs)
+    B, out = shifted(s, dZ_of(s, l, e), 0, start), place_of(s, s.dA, before, e)
+    product(s, last - first, stop - start, n, W, B, shifted(s, out, first, start), 0)
+    dA, A = units_of(s, s.dA, before, e), units_of(s, s.A, before, e)
+    keep, dropout = s.keep_prob[before], s.dropout and s.keep_prob[before] < 1
+    g, db, keep_prob = s.layers[before, KIND], s.db[part, s.layers[before, ROW] :], type(s.zero)(keep)
+    activation_gradient(dA, A, g, db, masks_of(s, now, before, e), keep_prob, dropout, area)
+
+
+def gradient(s: State, l: int, e: Examples, area: Area, out: Operand, add: int) -> None:
+    """out ← dW[l] = dZ[l] A[l-1]ᵀ of these examples in an area, or out + dW[l] with `add`"""
+    first, last, start, stop = area
+    dZ = shifted(s, dZ_of(s, l, e), first, 0)
+    if s.layers[l, BY_ROWS]:
+        B = shifted(s, rows_of(s, l, e), 0, start)
+        product(s, last - first, stop - start, e.m, dZ, B, out, add)
     else:
-        M, V, dW = weights(s, s.moments[0], l), weights(s, s.moments[1], l), weights(s, s.step, l)
-        add_gradient(s, now, l, dW, one, kind(0), area)
-        for i in range(first, last):
-            w, dw = W[i, start:stop], dW[i, start:stop]
-            if shrink != 0:
-                for j in range(len(w)):
-                    dw[j] += shrink * w[j]
-            optimizer_step(optimizer, w, dw, M[i, start:stop], V[i, start:stop], numbers)
-    db = s.db[s.layers[l, ROW] :]
-    for i in range(part * n // parts, (part + 1) * n // parts):
-        for other in range(1, db.shape[1]):
-            db[i, 0] += db[i, other]
-        at = slice(bias + i, bias + i + 1)
-        b, M_b, V_b = s.theta[at], s.moments[0, at], s.moments[1, at]
-        optimizer_step(optimizer, b, db[i, :1], M_b, V_b, numbers)
+        B = shifted(s, input_of(s, l, e), start, 0)
+        inner_products(s, last - first, stop - start, e.m, dZ, B, out, add)
+
+
+def descend(s: State, now: Now, place: int, dW: Vector, shrink: float) -> None:
+    """Update so many parameters from `place` on."""
+    kind = s.theta.dtype.type
+    numbers = kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
+    at = slice(place, place + len(dW))
+    W = s.theta[at]
+    if shrink != 0:
+        for j in range(len(dW)):
+            dW[j] += shrink * W[j]
+    optimizer_step(s.optimizer, W, dW, s.moments[0, at], s.moments[1, at], numbers)
+
+
+def descend_biases(s: State, now: Now, l: int, first: int, last: int, threads: int) -> None:
+    """Update b of these units from the sums of dZ of so many threads."""
+    row = s.layers[l, ROW]
+    db = s.db[0, row + first : row + last]
+    for other in range(1, threads):
+        more = s.db[other, row + first : row + last]
+        for j in range(len(db)):
+            db[j] += more[j]
+    descend(s, now, s.layers[l, BIASES] + first, db, s.zero)
 
 
 # -------------------------------------------------------------------------------------- steps
 
 
-def share(phase: int, s: State, now: Now, l: int, part: Any, parts: int) -> None:
-    if phase == GATHER:
-        gather(s, now, part, parts)
-    elif phase == FORWARD:
-        forward(s, now, l, part, parts)
-    elif phase == OUTPUT:
-        output(s, now, part, parts)
-    elif phase == BACKWARD:
-        backward(s, now, l, part, parts)
-    else:
-        for layer in range(len(s.layers)):
-            update(s, now, layer, part, parts)
+def wait(s: State, parts: int) -> None:
+    """Until all threads are here."""
+    if parts > 1:
+        barrier(s.zero, (s.counters.ctypes.data, parts))
+
+
+def step_by_examples(s: State, now: Now, part: int, parts: int) -> float:
+    layers, loss = len(s.layers), 0.0
+    share = rounded_up((now.m + parts - 1) // parts, s.lanes)
+    size = s.layers[-1, GRADIENT] + s.layers[-1, UNITS] * s.layers[-1, STRIDE]
+    begin, end = part * share, min((part + 1) * share, now.m)
+    for start in range(begin, end, s.portion):
+        e = Examples(start, min(s.portion, end - start), part)
+        columns = rounded_up(e.m, s.lanes)
+        if s.gathered:
+            gather(s, now, e, 0, 1)
+        for l in range(layers):
+            forward(s, now, l, e, (0, s.layers[l, UNITS], 0, columns))
+        loss += output(s, now, e, part, 0, e.m)
+        for l in range(layers - 1, -1, -1):
+            n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
+            if l > 0 and s.layers[l, BY_ROWS]:
+                transpose(s, inputs, e.m, input_of(s, l, e), rows_of(s, l, e))
+            out = operand(s.dW, part * size + s.layers[l, GRADIENT], stride, 1)
+            gradient(s, l, e, (0, n, 0, inputs), out, int(start > begin))
+            if l > 0:
+                backward(s, now, l, e, part, (0, inputs, 0, columns))
+    wait(s, parts)
+    threads = (now.m + share - 1) // share
+    for l in range(layers):
+        n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
+        first, last = part * n // parts, (part + 1) * n // parts
+        for i in range(first, last):
+            at = s.layers[l, GRADIENT] + i * stride
+            dW = s.dW[at : at + inputs]
+            for other in range(1, threads):
+                more = s.dW[other * size + at : other * size + at + inputs]
+                for j in range(len(dW)):
+                    dW[j] += more[j]
+            place = s.layers[l, WEIGHTS] + i * inputs
+            descend(s, now, place, dW, type(s.zero)(now.plan[SHRINK]))
+        descend_biases(s, now, l, first, last, threads)
+    wait(s, parts)
+    return loss
+
+
+def step_by_units(s: State, now: Now, part: int, parts: int) -> float:
+    e, columns, top = Examples(0, now.m, 0), rounded_up(now.m, s.lanes), len(s.layers) - 1
+    if s.gathered:
+        gather(s, now, e, part, parts)
+        wait(s, parts)
+    for l in range(top):
+        n = s.layers[l, UNITS]
+        forward(s, now, l, e, area_of(n, columns, 2 * s.lanes, part, parts))
+        wait(s, parts)
+    start = part * (columns // s.lanes) // parts * s.lanes
+    stop = (part + 1) * (columns // s.lanes) // parts * s.lanes
+    forward(s, now, top, e, (0, s.layers[top, UNITS], start, stop))
+    if s.forward_only:
+        return 0.0
+    loss = output(s, now, e, part, start, min(stop, now.m))
+    for l in range(1, top + 1):
+        if s.layers[l, BY_ROWS]:
+            A, rows = shifted(s, input_of(s, l, e), 0, start), shifted(s, rows_of(s, l, e), start, 0)
+            transpose(s, s.layers[l, INPUTS], stop - start, A, rows)
+    wait(s, parts)
+    for l in range(top, 0, -1):
+        area = area_of(s.layers[l, INPUTS], columns, 2 * s.lanes, part, parts)
+        backward(s, now, l, e, part, area)
+        wait(s, parts)
+    for l in range(top + 1):
+        update(s, now, l, e, part, parts)
+    wait(s, parts)
+    return loss
+
+
+def update(s: State, now: Now, l: int, e: Examples, part: int, parts: int) -> None:
+    """Update this thread's area of W[l] and its units' b[l], a few rows of dW at a time."""
+    n, inputs, shrink = s.layers[l, UNITS], s.layers[l, INPUTS], type(s.zero)(now.plan[SHRINK])
+    first, last, start, stop = area_of(n, inputs, 2 * s.lanes, part, parts)
+    scratch = part * TILE_ROWS * PORTION
+    for i in range(first, last, TILE_ROWS):
+        below = min(i + TILE_ROWS, last)
+        for j in range(start, stop, PORTION):
+            right = min(j + PORTION, stop)
+            area = i, below, j, right
+            if l > 0 or not s.in_sample_space:
+                gradient(s, l, e, area, operand(s.dW, scratch, PORTION, 1), 0)
+            for k in range(i, below):
+                at = scratch + (k - i) * PORTION
+                dW = s.dW[at : at + right - j]
+                if l == 0 and s.in_sample_space:  # the gradient is dZ
+                    dW = units_of(s, s.dA if len(s.layers) > 1 else s.A, 0, e)[k, j:right]
+                descend(s, now, s.layers[l, WEIGHTS] + k * inputs + j, dW, shrink)
+    descend_biases(s, now, l, part * n // parts, (part + 1) * n // parts, parts)
 
 
 def squares(s: State) -> float:
@@ -400,39 +430,38 @@ def squares(s: State) -> float:
     return total
 
 
-def train(s: State, plan: Matrix, sizes: Vector, order: Vector, l2: float, recorded: int) -> float:
-    """A step for each row of `plan`; returns the mean cost per example of the first `recorded`.
+def train(
+    s: State,
+    plan: Matrix,
+    sizes: Vector,
+    order: Vector,
+    l2: float,
+    recorded: int,
+    part: int,
+    parts: int,
+) -> float:
+    """This thread's part of a step for each row of `plan`; returns its part of the sum of the costs
+    of the first `recorded` steps, each times its examples.
 
     plan : (steps, 5), a `Now.plan` for each step
     sizes : (steps,) examples of each step's batch
     order : indices of the examples, batch after batch; empty if all batches are whole
     l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
     """
-    cost, counted, start, drawn = 0.0, 0, 0, 0
+    cost, start, drawn = 0.0, 0, 0
     units = s.layers[-1, ROW] + s.layers[-1, UNITS]
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
         now = Now(m, chosen, drawn, plan[i], i < recorded)
-        for k in range(len(s.losses)):
-            s.losses[k] = 0
-            for unit in range(units):
-                s.db[unit, k] = 0
-        if now.recorded and l2 > 0:
+        for unit in range(units):
+            s.db[part, unit] = s.zero
+        if now.recorded and l2 > 0 and part == 0:
             cost += l2 / 2 * squares(s)
-        for k in range(len(s.phases)):
-            phase, l = s.phases[k, PHASE], s.phases[k, LAYER]
-            work = s.phases[k, PER_EXAMPLE] * m + s.phases[k, FIXED]
-            parts = s.settings[THREADS] if work >= WORTH_SHARING else s.settings[YES]
-            if parts == 1:
-                share(phase, s, now, l, parts - 1, parts)
-            else:
-                for part in prange(parts):  # prange counts in unsigned integers
-                    share(phase, s, now, l, np.int64(part), parts)
-        if now.recorded:
-            counted += m
-            for k in range(len(s.losses)):
-                cost += s.losses[k]
+        if s.by_examples:
+            cost += step_by_examples(s, now, part, parts)
+        else:
+            cost += step_by_units(s, now, part, parts)
         start += m
         drawn += units * m
-    return cost / max(counted, 1)
+    return cost
