@@ -135,7 +135,7 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None, for
 
     dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
     gathered, m, lanes = job.batch_size is not None, max(job.sizes), tiles.lanes(dtype)
-    empty = functools.partial(np.zeros, dtype=dtype)
+    empty = functools.partial(_aligned, dtype=dtype)
     nothing, table = empty(0), layer_table(job.net, layers)
     threads, by_examples = _shares(params, m, lanes, space is None and not forward_only)
     units = sum(layers[1:])
@@ -162,7 +162,7 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None, for
         X = _padded_rows(job.X.T, strides[0]) if by_rows[0] else nothing
         inputs = _padded_rows(job.X if space is None else space.G, input_ld)
         outputs = _padded_rows(job.Y, output_ld)
-    scratch = sum(sizes) if by_examples else tiles.tile_rows() * t.PORTION
+    scratch = sum(sizes) if by_examples else tiles.tile_rows() * t.SCRATCH
     return t.State(
         zero=dtype.type(0),
         lanes=lanes,
@@ -194,11 +194,12 @@ def _state(job: Job, params: Parameters, space: InSampleSpace | None = None, for
         dW=empty(threads * scratch),
         db=empty((threads, tiles.padded(units, lanes))),
         work=empty((threads, 2, ld)),
-        counters=np.zeros(16, np.int64),
+        counters=_aligned(32, np.int64),
     )
 
 
 CACHE = 2**18
+LINE = 128  # bytes of two cache lines, which processors load together
 
 
 def _shares(params, m, lanes, can) -> tuple[int, bool]:
@@ -210,10 +211,18 @@ def _shares(params, m, lanes, can) -> tuple[int, bool]:
     return threads, can and (P < 16000 or m >= 4096)
 
 
+def _aligned(shape: Any, dtype: Any) -> Array:
+    """Zeros that begin at the start of a cache line, as vectors then do too."""
+    size, item = int(np.prod(shape)), np.dtype(dtype).itemsize
+    memory = np.zeros(size + LINE // item, dtype)
+    start = -memory.ctypes.data % LINE // item
+    return memory[start : start + size].reshape(shape)
+
+
 def _padded_rows(array: Array, stride: int) -> Array:
     """The elements of a matrix, row after row, each and one more filled up with zeros."""
     rows, columns = array.shape
-    padded = np.zeros((rows + 1, stride), array.dtype)
+    padded = _aligned((rows + 1, stride), array.dtype)
     padded[:rows, :columns] = array
     return padded.reshape(-1)
 

@@ -29,7 +29,9 @@ UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND, STRIDE, PLACE, GRADIENT, BY_ROWS = ra
 RATE, SCALE, SHRINK, EPSILON, C = range(5)
 
 TILE_ROWS = tile_rows()
-PORTION = 1024  # columns of a gradient that is updated from at once
+DEPTH = 1024
+PORTION = 512  # columns of a gradient that is updated from at once
+SCRATCH = PORTION + 32  # elements from row to row of it
 
 
 class State(NamedTuple):
@@ -140,13 +142,34 @@ def product(
     s: State, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
 ) -> None:
     """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
-    for j in range(0, columns, 2 * s.lanes):
-        vectors = (columns - j + s.lanes - 1) // s.lanes
-        b, c = shifted(s, B, 0, j), shifted(s, out, 0, j)
-        for i in range(0, rows, TILE_ROWS):
-            a, to = shifted(s, A, i, 0), shifted(s, c, i, 0)
-            left = rows - i
-            tile(s.zero, (left, vectors, depth, *a, b[0], b[1], to[0], to[1], add))
+    for start in range(0, depth, DEPTH):
+        terms, more = min(DEPTH, depth - start), add + start
+        block, factors = shifted(s, A, 0, start), shifted(s, B, start, 0)
+        if rows < columns:
+            for j in range(0, columns, 2 * s.lanes):
+                for i in range(0, rows, TILE_ROWS):
+                    one_tile(s, i, j, rows, columns, terms, block, factors, out, more)
+        else:
+            for i in range(0, rows, TILE_ROWS):
+                for j in range(0, columns, 2 * s.lanes):
+                    one_tile(s, i, j, rows, columns, terms, block, factors, out, more)
+
+
+def one_tile(
+    s: State,
+    i: int,
+    j: int,
+    rows: int,
+    columns: int,
+    depth: int,
+    A: Operand,
+    B: Operand,
+    out: Operand,
+    add: int,
+) -> None:
+    a, b, c = shifted(s, A, i, 0), shifted(s, B, 0, j), shifted(s, out, i, j)
+    left = rows - i, (columns - j + s.lanes - 1) // s.lanes
+    tile(s.zero, (*left, depth, *a, b[0], b[1], c[0], c[1], add))
 
 
 def inner_products(
@@ -403,16 +426,16 @@ def update(s: State, now: Now, l: int, e: Examples, part: int, parts: int) -> No
     """Update this thread's area of W[l] and its units' b[l], a few rows of dW at a time."""
     n, inputs, shrink = s.layers[l, UNITS], s.layers[l, INPUTS], type(s.zero)(now.plan[SHRINK])
     first, last, start, stop = area_of(n, inputs, 2 * s.lanes, part, parts)
-    scratch = part * TILE_ROWS * PORTION
+    scratch = part * TILE_ROWS * SCRATCH
     for i in range(first, last, TILE_ROWS):
         below = min(i + TILE_ROWS, last)
         for j in range(start, stop, PORTION):
             right = min(j + PORTION, stop)
             area = i, below, j, right
             if l > 0 or not s.in_sample_space:
-                gradient(s, l, e, area, operand(s.dW, scratch, PORTION, 1), 0)
+                gradient(s, l, e, area, operand(s.dW, scratch, SCRATCH, 1), 0)
             for k in range(i, below):
-                at = scratch + (k - i) * PORTION
+                at = scratch + (k - i) * SCRATCH
                 dW = s.dW[at : at + right - j]
                 if l == 0 and s.in_sample_space:  # the gradient is dZ
                     dW = units_of(s, s.dA if len(s.layers) > 1 else s.A, 0, e)[k, j:right]
