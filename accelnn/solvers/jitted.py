@@ -120,95 +120,98 @@ class Jitted(Trainer):
         net = replace(self.job.net, keep_prob=1.0)
         job = replace(self.job, net=net, X=X, Y=Y, batch_size=None)
         state = _state(job, self.params, forward_only=True)
-        first, n = int(state.layers[-1, -6]), len(Y)
-        return state, state.A.reshape(-1, state.ld)[first : first + n, : Y.shape[1]]
+        return state, state.outputs.reshape(-1, state.output_ld)[: len(Y), : Y.shape[1]]
 
 
 class JittedGram(InSampleSpace, Jitted):
     """A training in compiled steps in sample space."""
 
 
-def _state(job: Job, params: Parameters, space: InSampleSpace | None = None, forward_only: bool = False) -> Any:
-    """The `State` of the compiled steps, and how many threads it is for."""
-    from accelnn.kernels.cpu import steps as t
-    from accelnn.kernels.cpu import tiles
+def _state(
+    job: Job,
+    params: Parameters,
+    space: InSampleSpace | None = None,
+    forward_only: bool = False,
+) -> Any:
+    """The `State` of the compiled steps; its `db` has a row for each of the threads to use."""
+    from accelnn.kernels.cpu import steps, tiles
 
     dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
     gathered, m, lanes = job.batch_size is not None, max(job.sizes), tiles.lanes(dtype)
-    empty = functools.partial(_aligned, dtype=dtype)
-    nothing, table = empty(0), layer_table(job.net, layers)
-    threads, by_examples = _shares(params, m, lanes, space is None and not forward_only)
-    units = sum(layers[1:])
-    portion = m
-    if by_examples:
-        portion = min(max(CACHE // (2 * dtype.itemsize * units), 64), 1024, m)
-        portion = tiles.rounded_up(portion, lanes)
-    copies = threads if by_examples else 1
+    zeros = functools.partial(_aligned, dtype=dtype)
+    threads, units = _threads(params, m, lanes), sum(layers[1:])
+    share = tiles.rounded_up(-(-m // threads), lanes)
+    portion = _portion(share, units, params.flat.size, dtype, lanes)
     ld = tiles.padded(portion, lanes)
-    input_ld = output_ld = ld if gathered else tiles.padded(m, lanes)
+    whole_ld = ld if gathered else tiles.padded(m, lanes)
     strides = [tiles.padded(n, lanes) for n in layers[:-1]]
-    by_rows = [gathered or (n >= 64 and portion < 512) for n in layers[:-1]]
+    by_rows = [gathered or (n >= WIDE and portion < MANY) for n in layers[:-1]]
     if space is not None:
         by_rows[0] = False
-    places = np.cumsum([0, *strides[:-1]])
     sizes = [n * stride for n, stride in zip(layers[1:], strides, strict=True)]
-    gradients = np.cumsum([0, *sizes[:-1]])
-    table = np.column_stack([table, strides, places, gradients, by_rows])
+    starts = [np.cumsum([0, *each[:-1]]) for each in (strides, sizes)]
+    X, Y = (job.X if space is None else space.G), job.Y
     if gathered:
-        X, inputs, outputs = _flat(job.X.T), empty(copies * strides[0] * ld), empty((copies * layers[-1] + 1)* ld)
-        Y = _flat(job.Y.T)
+        examples, labels = _flat(X.T), _flat(Y.T)
+        inputs, outputs = zeros(threads * strides[0] * ld), zeros((threads * layers[-1] + 1) * ld)
     else:
-        Y = nothing
-        X = _padded_rows(job.X.T, strides[0]) if by_rows[0] else nothing
-        inputs = _padded_rows(job.X if space is None else space.G, input_ld)
-        outputs = _padded_rows(job.Y, output_ld)
-    scratch = sum(sizes) if by_examples else tiles.tile_rows() * t.SCRATCH
-    return t.State(
+        examples, labels = _padded(X.T, strides[0]) if by_rows[0] else zeros(0), zeros(0)
+        inputs, outputs = _padded(X, whole_ld), _padded(Y, whole_ld)
+    return steps.State(
         zero=dtype.type(0),
         lanes=lanes,
         optimizer=fused.OPTIMIZERS[optimizer.name],
         in_sample_space=space is not None,
         gathered=gathered,
-        by_examples=by_examples,
         dropout=min(job.net.keep_prob, default=1) < 1,
         forward_only=forward_only,
         portion=portion,
         units=units + lanes,
         ld=ld,
-        input_ld=input_ld,
-        output_ld=output_ld,
-        layers=table,
+        input_ld=whole_ld,
+        output_ld=whole_ld,
+        layers=np.column_stack([layer_table(job.net, layers), strides, *starts, by_rows]),
         keep_prob=np.array([*job.net.keep_prob, 1.0]),
         betas=np.array(optimizer.betas),
         theta=params.flat,
-        moments=np.zeros((2, params.flat.size if optimizer.moments else 0), dtype),
-        X=X,
-        Y=Y,
+        moments=zeros((2, params.flat.size if optimizer.moments else 0)),
+        X=examples,
+        Y=labels,
         inputs=inputs,
         outputs=outputs,
-        P0=nothing if space is None else _padded_rows(space.P0, ld),
-        A=empty(copies * (units + lanes) * ld),
-        dA=empty(copies * (units + lanes) * ld),
-        D=nothing,
-        rows=empty(copies * sum(strides) * ld if any(by_rows) else 0),
-        dW=empty(threads * scratch),
-        db=empty((threads, tiles.padded(units, lanes))),
-        work=empty((threads, 2, ld)),
+        P0=zeros(0) if space is None else _padded(space.P0, whole_ld),
+        A=zeros(threads * (units + lanes) * ld),
+        dA=zeros(threads * (units + lanes) * ld),
+        D=zeros(0),
+        rows=zeros(threads * sum(strides) * ld if any(by_rows) else 0),
+        dW=zeros((threads, tiles.padded(sum(sizes), lanes))),
+        db=zeros((threads, tiles.padded(units, 4 * lanes))),
+        work=zeros((threads, 2, ld)),
         counters=_aligned(32, np.int64),
     )
 
 
-CACHE = 2**18
-LINE = 128  # bytes of two cache lines, which processors load together
+WIDE, MANY = 64, 512
+CACHE, LINE = 2**18, 128
 
 
-def _shares(params, m, lanes, can) -> tuple[int, bool]:
-    threads = _threads()
-    P = params.flat.size
-    work = 3 * m * P
-    if work < 500_000:
-        threads = 1
-    return threads, can and (P < 16000 or m >= 4096)
+def _threads(params: Parameters, m: int, lanes: int) -> int:
+    import os
+
+    import numba
+
+    if "SH" in os.environ:
+        return int(os.environ["SH"][0])
+    return int(numba.get_num_threads()) if 3 * m * params.flat.size > 200_000 else 1
+
+
+def _portion(share: int, units: int, parameters: int, dtype: Any, lanes: int) -> int:
+    import os
+
+    if "PORTION" in os.environ:
+        return min(share, int(os.environ["PORTION"]))
+    most = max(CACHE // (2 * dtype.itemsize * units), 64)
+    return min(most // lanes * lanes, 1024, share)
 
 
 def _aligned(shape: Any, dtype: Any) -> Array:
@@ -219,7 +222,7 @@ def _aligned(shape: Any, dtype: Any) -> Array:
     return memory[start : start + size].reshape(shape)
 
 
-def _padded_rows(array: Array, stride: int) -> Array:
+def _padded(array: Array, stride: int) -> Array:
     """The elements of a matrix, row after row, each and one more filled up with zeros."""
     rows, columns = array.shape
     padded = _aligned((rows + 1, stride), array.dtype)
@@ -279,13 +282,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _threads() -> int:
-    """The threads that share a product."""
-    import numba
-
-    return int(numba.get_num_threads())
 
 
 def _train(*arguments: Any) -> float:

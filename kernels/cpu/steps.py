@@ -1,15 +1,10 @@
 """Steps of gradient descent as one compiled call: any depth, any optimizer, whole batches,
 mini-batches and sample space, on one thread or several.
 
-Every thread runs `train`. They share a step in one of two ways:
-
-- by examples: each takes its examples forward and backward through all layers, in portions that
-  stay in its cache, and sums up a gradient of its own. They meet twice, to update the parameters
-  from the sum of all gradients and to begin the next step.
-- by units: each computes some units of every layer for all examples, keeps the weights of these
-  units in its cache, and updates them. They meet after each layer; no gradient is stored.
-
-The first suits many examples or few parameters, the second the large layers of a mini-batch.
+Every thread runs `train`. In each step it takes its share of the examples forward and backward
+through all layers, in portions that stay in its cache, and sums up a gradient of its own. The
+threads meet twice: before each updates a part of the parameters from the sum of all gradients, and
+after it.
 """
 
 from typing import Any, NamedTuple
@@ -30,8 +25,6 @@ RATE, SCALE, SHRINK, EPSILON, C = range(5)
 
 TILE_ROWS = tile_rows()
 DEPTH = 1024
-PORTION = 512  # columns of a gradient that is updated from at once
-SCRATCH = PORTION + 32  # elements from row to row of it
 
 
 class State(NamedTuple):
@@ -46,10 +39,9 @@ class State(NamedTuple):
     optimizer: int
     in_sample_space: bool
     gathered: bool  # whether batches are gathered from X and Y
-    by_examples: bool
     dropout: bool
-    forward_only: bool  # to the last layer's logits, without their bias, in A
-    portion: int  # examples that a thread works on at once, if by examples
+    forward_only: bool  # to the last layer's logits
+    portion: int  # examples that a thread works on at once
     units: int  # of all layers, and a few spare rows that blocks of a transposed matrix may read
     ld: int
     input_ld: int
@@ -65,16 +57,15 @@ class State(NamedTuple):
     moments: Matrix  # (2, parameters), M and V, or (2, 0)
     X: Vector  # the examples, (m, n_0) if gathered from, else (m, STRIDE) if BY_ROWS, else empty
     Y: Vector  # (m, n_L) flat if gathered from, else empty
-    inputs: Vector  # (n_0, input_ld): X of a step, in sample space G
-    outputs: Vector  # (n_L, output_ld)
-    P0: Vector  # (n_1, ld) W⁰ X of sample space, else empty
-    # activations (units, ld), by examples for each thread; the last layer's logits become its dZ
-    A: Vector
-    dA: Vector  # dZ of the other layers
+    inputs: Vector  # (n_0, input_ld): X, in sample space G; if gathered, for each thread
+    outputs: Vector  # (n_L, output_ld): Y, likewise
+    P0: Vector  # (n_1, input_ld) W⁰ X of sample space, else empty
+    A: Vector  # for each thread activations (units, ld); the last layer's logits become its dZ
+    dA: Vector  # dZ of the other layers, likewise
     D: Vector  # for each step of a call, the masks of all units by examples
-    rows: Vector  # transposed inputs of the layers, (ld, STRIDE) each, by examples for each thread
-    dW: Vector  # gradients, for each thread
-    db: Matrix  # (threads, units) sums of dZ over each thread's examples
+    rows: Vector  # for each thread the transposed inputs of the layers, (ld, STRIDE) each
+    dW: Matrix  # (threads, ...) their gradients
+    db: Matrix  # (threads, units) their sums of dZ
     work: Any  # (threads, 2, ld) for the softmax
     counters: Vector  # (16,) int64 of the barrier
 
@@ -115,24 +106,6 @@ def shifted(s: State, A: Operand, i: int, j: int) -> Operand:
 
 def rounded_up(n: int, granule: int) -> int:
     return (n + granule - 1) // granule * granule
-
-
-def area_of(rows: int, columns: int, granule: int, part: int, parts: int) -> Area:
-    """A part of a matrix, of about the same size as the others, in whole tiles of TILE_ROWS rows
-    and `granule` columns: some of the rows if that divides it as evenly as anything."""
-    high = (rows + TILE_ROWS - 1) // TILE_ROWS
-    wide = (columns + granule - 1) // granule
-    across, least = 1, high * wide + 1
-    for divisor in range(1, parts + 1):
-        if parts % divisor == 0:
-            down = parts // divisor
-            largest = ((high + down - 1) // down) * ((wide + divisor - 1) // divisor)
-            if largest < least:
-                across, least = divisor, largest
-    down, i, j = parts // across, part // across, part % across
-    first, last = i * high // down * TILE_ROWS, (i + 1) * high // down * TILE_ROWS
-    start, stop = j * wide // across * granule, (j + 1) * wide // across * granule
-    return first, min(last, rows), start, min(stop, columns)
 
 
 # ------------------------------------------------------------------------------------ products
@@ -240,107 +213,94 @@ def masks_of(s: State, now: Now, l: int, e: Examples) -> Matrix:
     return matrix(s.D, start, s.layers[l, UNITS], now.m)
 
 
-# --------------------------------------------------------------- the phases, a thread's share
+# ---------------------------------------------------------- what a thread does with its examples
 
 
-def gather(s: State, now: Now, e: Examples, part: int, parts: int) -> None:
-    """Copy a part of these examples, X as rows and as columns."""
+def gather(s: State, now: Now, e: Examples) -> None:
+    """Copy these examples, X as rows and as columns."""
     n, outputs, stride = s.layers[0, INPUTS], s.layers[-1, UNITS], s.layers[0, STRIDE]
-    blocks = (e.m + s.lanes - 1) // s.lanes
-    first, last = part * blocks // parts * s.lanes, (part + 1) * blocks // parts * s.lanes
-    rows, columns = rows_of(s, 0, e), input_of(s, 0, e)
-    for i in range(first, min(last, e.m)):
+    place = rows_place(s, 0, e)
+    for i in range(e.m):
         example = now.order[e.first + i]
-        x = s.X[example * n : (example + 1) * n]
-        row = s.rows[rows_place(s, 0, e) + i * stride :]
+        x, row = s.X[example * n : (example + 1) * n], s.rows[place + i * stride :]
         for k in range(n):
             row[k] = x[k]
         for k in range(outputs):
             at = (e.copy * outputs + k) * s.output_ld + i
             s.outputs[at] = s.Y[example * outputs + k]
-    transpose(s, last - first, n, shifted(s, rows, first, 0), shifted(s, columns, 0, first))
+    transpose(s, e.m, n, rows_of(s, 0, e), input_of(s, 0, e))
 
 
-def forward(s: State, now: Now, l: int, e: Examples, area: Area) -> None:
+def forward(s: State, now: Now, l: int, e: Examples) -> None:
     """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
-    first, last, start, stop = area
-    inputs, bias, g = s.layers[l, INPUTS], s.layers[l, BIASES], s.layers[l, KIND]
-    W = operand(s.theta, s.layers[l, WEIGHTS] + first * inputs, inputs, 1)
-    B, out = shifted(s, input_of(s, l, e), 0, start), place_of(s, s.A, l, e)
-    product(s, last - first, stop - start, inputs, W, B, shifted(s, out, first, start), 0)
+    n, inputs, bias = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, BIASES]
+    columns, W = rounded_up(e.m, s.lanes), operand(s.theta, s.layers[l, WEIGHTS], inputs, 1)
+    product(s, n, columns, inputs, W, input_of(s, l, e), place_of(s, s.A, l, e), 0)
     A = units_of(s, s.A, l, e)
     if l == 0 and s.in_sample_space:
-        P0, c = matrix(s.P0, 0, len(A), s.ld), s.theta.dtype.type(now.plan[C])
-        for i in range(first, last):
-            a, p = A[i, start:stop], P0[i, start:stop]
+        P0, c = matrix(s.P0, e.first, n, s.input_ld), type(s.zero)(now.plan[C])
+        for i in range(n):
+            a, p = A[i, :columns], P0[i, :columns]
             for j in range(len(a)):
                 a[j] += c * p[j]
     if l < len(s.layers) - 1:
-        b, dropout = s.theta[bias : bias + len(A)], s.dropout and s.keep_prob[l] < 1
-        bias_activation(A, b, g, masks_of(s, now, l, e), dropout, area)
+        b, dropout = s.theta[bias : bias + n], s.dropout and s.keep_prob[l] < 1
+        D, area = masks_of(s, now, l, e), (0, n, 0, columns)
+        bias_activation(A, b, s.layers[l, KIND], D, dropout, area)
 
 
-def output(s: State, now: Now, e: Examples, part: int, start: int, stop: int) -> float:
-    """dZ of the last layer and the loss, for some of these examples, by their logits."""
-    l = len(s.layers) - 1
-    n, bias, row = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW]
-    Z, b = units_of(s, s.A, l, e), s.theta[bias : bias + n]
+def output(s: State, now: Now, e: Examples) -> float:
+    """The last layer's logits become its dZ; returns the loss. With `forward_only` they become
+    `State.outputs`, without their bias."""
+    l, m = len(s.layers) - 1, e.m
+    n, bias, row, kind = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW], s.layers[l, KIND]
+    Z, b, db = units_of(s, s.A, l, e), s.theta[bias : bias + n], s.db[e.copy, row:]
     Y = matrix(s.outputs, e.copy * n * s.ld if s.gathered else e.first, n, s.output_ld)
-    kind, scale, db = s.layers[l, KIND], s.theta.dtype.type(now.plan[SCALE]), s.db[part, row:]
-    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work[part], start, stop)
-    for i in range(n):
-        z = Z[i, stop : rounded_up(stop, s.lanes)]
-        for j in range(len(z)):
-            z[j] = s.zero
+    scale, loss = type(s.zero)(now.plan[SCALE]), 0.0
+    if s.forward_only:
+        for i in range(n):
+            y, z = Y[i, :m], Z[i, :m]
+            for j in range(m):
+                y[j] = z[j]
+    else:
+        loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work[e.copy], 0, m)
+        for i in range(n):
+            for j in range(m, rounded_up(m, s.lanes)):
+                Z[i, j] = s.zero
     return loss
 
 
-def backward(s: State, now: Now, l: int, e: Examples, part: int, area: Area) -> None:
+def backward(s: State, now: Now, l: int, e: Examples) -> None:
     """dZ[l-1] = W[l]ᵀ dZ[l] ∘ g'(Z[l-1])"""
-    first, last, start, stop = area
     before, n, inputs = l - 1, s.layers[l, UNITS], s.layers[l, INPUTS]
-    W = operand(s.theta, s.layers[l, WEIGHTS] + first, 1, inputs)
-    B, out = shifted(s, dZ_of(s, l, e), 0, start), place_of(s, s.dA, before, e)
-    product(s, last - first, stop - start, n, W, B, shifted(s, out, first, start), 0)
-    dA, A = units_of(s, s.dA, before, e), units_of(s, s.A, before, e)
+    columns, W = rounded_up(e.m, s.lanes), operand(s.theta, s.layers[l, WEIGHTS], 1, inputs)
+    product(s, inputs, columns, n, W, dZ_of(s, l, e), place_of(s, s.dA, before, e), 0)
     keep, dropout = s.keep_prob[before], s.dropout and s.keep_prob[before] < 1
-    g, db, keep_prob = s.layers[before, KIND], s.db[part, s.layers[before, ROW] :], type(s.zero)(keep)
-    activation_gradient(dA, A, g, db, masks_of(s, now, before, e), keep_prob, dropout, area)
+    dA, A, D = units_of(s, s.dA, before, e), units_of(s, s.A, before, e), masks_of(s, now, before, e)
+    g, db, keep_prob = s.layers[before, KIND], s.db[e.copy, s.layers[before, ROW] :], type(s.zero)(keep)
+    activation_gradient(dA, A, g, db, D, keep_prob, dropout, (0, inputs, 0, columns))
 
 
-def gradient(s: State, l: int, e: Examples, area: Area, out: Operand, add: int) -> None:
-    """out ← dW[l] = dZ[l] A[l-1]ᵀ of these examples in an area, or out + dW[l] with `add`"""
-    first, last, start, stop = area
-    dZ = shifted(s, dZ_of(s, l, e), first, 0)
-    if s.layers[l, BY_ROWS]:
-        B = shifted(s, rows_of(s, l, e), 0, start)
-        product(s, last - first, stop - start, e.m, dZ, B, out, add)
+def gradient(s: State, l: int, e: Examples, add: int) -> None:
+    """dW[l] = dZ[l] A[l-1]ᵀ of these examples, or its sum with that of earlier ones with `add`. In
+    sample space dS = dZ[1], which the threads put side by side."""
+    n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
+    dZ, start = dZ_of(s, l, e), e.copy * s.dW.shape[1] + s.layers[l, GRADIENT]
+    out = s.dW.ctypes.data + s.theta.itemsize * start, stride, 1
+    if l == 0 and s.in_sample_space:
+        Z = units_of(s, s.A if len(s.layers) == 1 else s.dA, 0, e)
+        for i in range(n):
+            z, at = Z[i, : e.m], s.layers[l, GRADIENT] + i * stride + e.first
+            dS = s.dW[0, at : at + e.m]
+            for j in range(len(z)):
+                dS[j] = z[j]
+    elif s.layers[l, BY_ROWS]:
+        rows = rows_of(s, l, e)
+        if l > 0:
+            transpose(s, inputs, e.m, input_of(s, l, e), rows)
+        product(s, n, inputs, e.m, dZ, rows, out, add)
     else:
-        B = shifted(s, input_of(s, l, e), start, 0)
-        inner_products(s, last - first, stop - start, e.m, dZ, B, out, add)
-
-
-def descend(s: State, now: Now, place: int, dW: Vector, shrink: float) -> None:
-    """Update so many parameters from `place` on."""
-    kind = s.theta.dtype.type
-    numbers = kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
-    at = slice(place, place + len(dW))
-    W = s.theta[at]
-    if shrink != 0:
-        for j in range(len(dW)):
-            dW[j] += shrink * W[j]
-    optimizer_step(s.optimizer, W, dW, s.moments[0, at], s.moments[1, at], numbers)
-
-
-def descend_biases(s: State, now: Now, l: int, first: int, last: int, threads: int) -> None:
-    """Update b of these units from the sums of dZ of so many threads."""
-    row = s.layers[l, ROW]
-    db = s.db[0, row + first : row + last]
-    for other in range(1, threads):
-        more = s.db[other, row + first : row + last]
-        for j in range(len(db)):
-            db[j] += more[j]
-    descend(s, now, s.layers[l, BIASES] + first, db, s.zero)
+        inner_products(s, n, inputs, e.m, dZ, input_of(s, l, e), out, add)
 
 
 # -------------------------------------------------------------------------------------- steps
@@ -352,95 +312,69 @@ def wait(s: State, parts: int) -> None:
         barrier(s.zero, (s.counters.ctypes.data, parts))
 
 
-def step_by_examples(s: State, now: Now, part: int, parts: int) -> float:
-    layers, loss = len(s.layers), 0.0
+def step(s: State, now: Now, part: int, parts: int) -> float:
+    """A thread's part of a step; returns the loss of its examples."""
     share = rounded_up((now.m + parts - 1) // parts, s.lanes)
-    size = s.layers[-1, GRADIENT] + s.layers[-1, UNITS] * s.layers[-1, STRIDE]
-    begin, end = part * share, min((part + 1) * share, now.m)
-    for start in range(begin, end, s.portion):
-        e = Examples(start, min(s.portion, end - start), part)
-        columns = rounded_up(e.m, s.lanes)
-        if s.gathered:
-            gather(s, now, e, 0, 1)
-        for l in range(layers):
-            forward(s, now, l, e, (0, s.layers[l, UNITS], 0, columns))
-        loss += output(s, now, e, part, 0, e.m)
-        for l in range(layers - 1, -1, -1):
-            n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
-            if l > 0 and s.layers[l, BY_ROWS]:
-                transpose(s, inputs, e.m, input_of(s, l, e), rows_of(s, l, e))
-            out = operand(s.dW, part * size + s.layers[l, GRADIENT], stride, 1)
-            gradient(s, l, e, (0, n, 0, inputs), out, int(start > begin))
-            if l > 0:
-                backward(s, now, l, e, part, (0, inputs, 0, columns))
+    first, last, loss = part * share, min((part + 1) * share, now.m), 0.0
+    for start in range(first, last, s.portion):
+        e = Examples(start, min(s.portion, last - start), part)
+        loss += propagate(s, now, e)
+        if not s.forward_only:
+            backpropagate(s, now, e, int(start > first))
     wait(s, parts)
-    threads = (now.m + share - 1) // share
-    for l in range(layers):
-        n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
-        first, last = part * n // parts, (part + 1) * n // parts
-        for i in range(first, last):
-            at = s.layers[l, GRADIENT] + i * stride
-            dW = s.dW[at : at + inputs]
-            for other in range(1, threads):
-                more = s.dW[other * size + at : other * size + at + inputs]
-                for j in range(len(dW)):
-                    dW[j] += more[j]
-            place = s.layers[l, WEIGHTS] + i * inputs
-            descend(s, now, place, dW, type(s.zero)(now.plan[SHRINK]))
-        descend_biases(s, now, l, first, last, threads)
-    wait(s, parts)
+    if not s.forward_only:
+        for l in range(len(s.layers)):
+            update(s, now, l, part, parts, (now.m + share - 1) // share)
+        wait(s, parts)
     return loss
 
 
-def step_by_units(s: State, now: Now, part: int, parts: int) -> float:
-    e, columns, top = Examples(0, now.m, 0), rounded_up(now.m, s.lanes), len(s.layers) - 1
+def propagate(s: State, now: Now, e: Examples) -> float:
+    """All layers forward; returns the loss."""
     if s.gathered:
-        gather(s, now, e, part, parts)
-        wait(s, parts)
-    for l in range(top):
-        n = s.layers[l, UNITS]
-        forward(s, now, l, e, area_of(n, columns, 2 * s.lanes, part, parts))
-        wait(s, parts)
-    start = part * (columns // s.lanes) // parts * s.lanes
-    stop = (part + 1) * (columns // s.lanes) // parts * s.lanes
-    forward(s, now, top, e, (0, s.layers[top, UNITS], start, stop))
-    if s.forward_only:
-        return 0.0
-    loss = output(s, now, e, part, start, min(stop, now.m))
-    for l in range(1, top + 1):
-        if s.layers[l, BY_ROWS]:
-            A, rows = shifted(s, input_of(s, l, e), 0, start), shifted(s, rows_of(s, l, e), start, 0)
-            transpose(s, s.layers[l, INPUTS], stop - start, A, rows)
-    wait(s, parts)
-    for l in range(top, 0, -1):
-        area = area_of(s.layers[l, INPUTS], columns, 2 * s.lanes, part, parts)
-        backward(s, now, l, e, part, area)
-        wait(s, parts)
-    for l in range(top + 1):
-        update(s, now, l, e, part, parts)
-    wait(s, parts)
-    return loss
+        gather(s, now, e)
+    for l in range(len(s.layers)):
+        forward(s, now, l, e)
+    return output(s, now, e)
 
 
-def update(s: State, now: Now, l: int, e: Examples, part: int, parts: int) -> None:
-    """Update this thread's area of W[l] and its units' b[l], a few rows of dW at a time."""
-    n, inputs, shrink = s.layers[l, UNITS], s.layers[l, INPUTS], type(s.zero)(now.plan[SHRINK])
-    first, last, start, stop = area_of(n, inputs, 2 * s.lanes, part, parts)
-    scratch = part * TILE_ROWS * SCRATCH
-    for i in range(first, last, TILE_ROWS):
-        below = min(i + TILE_ROWS, last)
-        for j in range(start, stop, PORTION):
-            right = min(j + PORTION, stop)
-            area = i, below, j, right
-            if l > 0 or not s.in_sample_space:
-                gradient(s, l, e, area, operand(s.dW, scratch, SCRATCH, 1), 0)
-            for k in range(i, below):
-                at = scratch + (k - i) * SCRATCH
-                dW = s.dW[at : at + right - j]
-                if l == 0 and s.in_sample_space:  # the gradient is dZ
-                    dW = units_of(s, s.dA if len(s.layers) > 1 else s.A, 0, e)[k, j:right]
-                descend(s, now, s.layers[l, WEIGHTS] + k * inputs + j, dW, shrink)
-    descend_biases(s, now, l, part * n // parts, (part + 1) * n // parts, parts)
+def backpropagate(s: State, now: Now, e: Examples, add: int) -> None:
+    """All layers backward, into the thread's gradient."""
+    for l in range(len(s.layers) - 1, -1, -1):
+        gradient(s, l, e, add)
+        if l > 0:
+            backward(s, now, l, e)
+
+
+def update(s: State, now: Now, l: int, part: int, parts: int, threads: int) -> None:
+    """W[l] and b[l] of this thread's units, by the sums over so many threads."""
+    n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
+    shrink, first, last = type(s.zero)(now.plan[SHRINK]), part * n // parts, (part + 1) * n // parts
+    summed = 1 if l == 0 and s.in_sample_space else threads
+    for i in range(first, last):
+        start = s.layers[l, GRADIENT] + i * stride
+        place = s.layers[l, WEIGHTS] + i * inputs
+        descend(s, now, place, s.dW[:, start : start + inputs], summed, shrink)
+    row = s.layers[l, ROW]
+    db = s.db[:, row + first : row + last]
+    descend(s, now, s.layers[l, BIASES] + first, db, threads, s.zero)
+
+
+def descend(s: State, now: Now, place: int, steps: Matrix, threads: int, shrink: float) -> None:
+    """Update parameters from `place` on by the sum of so many rows."""
+    kind = s.theta.dtype.type
+    numbers = kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
+    step = steps[0]
+    at = slice(place, place + len(step))
+    theta = s.theta[at]
+    for other in range(1, threads):
+        more = steps[other]
+        for j in range(len(step)):
+            step[j] += more[j]
+    if shrink != 0:
+        for j in range(len(step)):
+            step[j] += shrink * theta[j]
+    optimizer_step(s.optimizer, theta, step, s.moments[0, at], s.moments[1, at], numbers)
 
 
 def squares(s: State) -> float:
@@ -481,10 +415,7 @@ def train(
             s.db[part, unit] = s.zero
         if now.recorded and l2 > 0 and part == 0:
             cost += l2 / 2 * squares(s)
-        if s.by_examples:
-            cost += step_by_examples(s, now, part, parts)
-        else:
-            cost += step_by_units(s, now, part, parts)
+        cost += step(s, now, part, parts)
         start += m
         drawn += units * m
     return cost

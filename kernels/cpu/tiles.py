@@ -289,7 +289,7 @@ def transpose_block(e: Emitter, a: Any, a_row: Any, b: Any, b_row: Any) -> None:
         e.store(row, e.builder.add(b, e.bytes(e.builder.mul(b_row, INT(i)))))
 
 
-SPINS = 2000  # looks at the barrier before a thread offers its core to others
+SPINS = int(__import__("os").environ.get("SPINS", 2000))  # looks at the barrier before a thread offers its core to others
 YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
 
