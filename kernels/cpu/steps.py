@@ -354,21 +354,29 @@ def update(s: State, now: Now, l: int, part: int, parts: int, threads: int) -> N
     for i in range(first, last):
         start = s.layers[l, GRADIENT] + i * stride
         place = s.layers[l, WEIGHTS] + i * inputs
-        descend(s, now, place, s.dW[:, start : start + inputs], summed, shrink)
-    row = s.layers[l, ROW]
-    db = s.db[:, row + first : row + last]
-    descend(s, now, s.layers[l, BIASES] + first, db, threads, s.zero)
+        descend(s, now, place, s.dW, start, start + inputs, summed, shrink)
+    start, stop = s.layers[l, ROW] + first, s.layers[l, ROW] + last
+    descend(s, now, s.layers[l, BIASES] + first, s.db, start, stop, threads, s.zero)
 
 
-def descend(s: State, now: Now, place: int, steps: Matrix, threads: int, shrink: float) -> None:
-    """Update parameters from `place` on by the sum of so many rows."""
+def descend(
+    s: State,
+    now: Now,
+    place: int,
+    steps: Matrix,
+    start: int,
+    stop: int,
+    threads: int,
+    shrink: float,
+) -> None:
+    """Update the parameters from `place` on by columns start ... stop-1 of `steps`, summed over so
+    many threads."""
     kind = s.theta.dtype.type
     numbers = kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
-    step = steps[0]
-    at = slice(place, place + len(step))
+    step, at = steps[0, start:stop], slice(place, place + stop - start)
     theta = s.theta[at]
     for other in range(1, threads):
-        more = steps[other]
+        more = steps[other, start:stop]
         for j in range(len(step)):
             step[j] += more[j]
     if shrink != 0:
