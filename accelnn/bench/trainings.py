@@ -220,20 +220,26 @@ def _digits(batch_size: int, optimizer: str, epochs: int, rate: float) -> Traini
 def _large(precision: str, band: float) -> Training:
     """100 steps of 1.4e12 floating-point operations each, nearly all in matrix products. The
     learning rate is small because the curvature grows with the width of the net."""
-    m, net = 2 * 8192, Network([4096, 4096, 4096, 10], output="softmax")
-    recipe = Recipe("A wide net on random points", lambda **_: _drawn(m), net, 50, 1e-3, "he")
-    recipe = recipe.changed(batch_size=8192, precision=precision, seed=0)
-    return Training(recipe, dtype="float32", examples=m, for_gpu=True, band={"float32": band})
+    net = Network([4096, 4096, 4096, 10], output="softmax")
+    training = _random(net, 2 * 8192, 50, 1e-3, batch_size=8192, precision=precision)
+    return replace(training, for_gpu=True, band={"float32": band})
 
 
-@functools.lru_cache(maxsize=1)  # it takes a quarter of a gigabyte
-def _drawn(m: int) -> datasets.Dataset:
-    """Random points in 4096 dimensions, float32; the class is the largest of ten projections."""
+def _random(net: Network, m: int, epochs: int, rate: float, **options: Any) -> Training:
+    """In float32, on m random points."""
+    n, classes = net.layers[0], max(net.layers[-1], 2)
+    recipe = Recipe("Random points", lambda **_: _drawn(m, n, classes), net, epochs, rate, "he")
+    return Training(recipe.changed(seed=0, **options), dtype="float32", examples=m)
+
+
+@functools.lru_cache(maxsize=1)  # it takes up to a quarter of a gigabyte
+def _drawn(m: int, n: int, classes: int) -> datasets.Dataset:
+    """Random points in n dimensions, float32; the class is the largest of so many projections."""
     random = np.random.default_rng(0)
-    X = random.standard_normal((m + 1000, 4096), np.float32)
-    labels = (X @ random.standard_normal((4096, 10), np.float32)).argmax(axis=1)
-    classes = tuple(map(str, range(10)))
-    return datasets.Dataset(X[:m].T, labels[:m], X[m:].T, labels[m:], classes, "drawn")
+    X = random.standard_normal((m + 1000, n), np.float32)
+    labels = (X @ random.standard_normal((n, classes), np.float32)).argmax(axis=1)
+    names = tuple(map(str, range(classes)))
+    return datasets.Dataset(X[:m].T, labels[:m], X[m:].T, labels[m:], names, "drawn")
 
 
 # The mini-batches run for about a second, at learning rates low enough that rounding does not
@@ -252,6 +258,15 @@ TRAININGS = {
     "minibatch-1024-adam": _digits(1024, "adam", 60, 1e-4),
     # as a user of MLPClassifier would train it: its accuracy over five seeds
     "digits-mlp": replace(_digits(128, "adam", 10, 1e-3), seeds=(1, 2, 3, 4, 5)),
+    # nets that others publish times of: SimpleChains.jl, a table's few columns, OpenNN on HIGGS
+    "4-32-16-4": _random(
+        Network([4, 32, 16, 4], hidden="tanh", output="softmax"), 10_000, 500, 1e-3, optimizer="adam"
+    ),
+    "24-8-2": _random(Network([24, 8, 2], hidden="tanh", output="softmax"), 200, 20_000, 0.1),
+    "28-300x5-1": _random(
+        Network([28, *[300] * 5, 1], hidden="tanh"), 10_000, 4, 0.01, batch_size=100
+    ),
+    "30-64-64-1": _random(Network([30, 64, 64, 1]), 20_000, 40, 0.1, batch_size=128),
     # one for each precision of the products; bfloat16 has 8 significant bits
     "minibatch-4096-8192": _large("float32", band=0.01),
     "minibatch-4096-8192-tf32": _large("tf32", band=0.01),
