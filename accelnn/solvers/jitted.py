@@ -42,7 +42,7 @@ class Jitted(Trainer):
         self.compile_seconds = load(job.params.dtype)
         batched = job.batch_size is not None
         self.orders = batches.orders(job.examples, job.seed) if batched else iter(())
-        self.state = _state(job, self.params, self.space)
+        self.state = State(job, self.params, self.space)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -63,8 +63,9 @@ class Jitted(Trainer):
         of the first `recorded`, each times its examples."""
         state, layers, largest = self.state, self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
+        dropout = min(self.job.net.keep_prob, default=1) < 1
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
-        if state.dropout:
+        if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, total = max(1, most), sizes.cumsum(), 0.0
         for start in range(0, len(sizes), most):
@@ -74,8 +75,8 @@ class Jitted(Trainer):
             first = ends[start] - taken[0]
             chosen = order[first : first + taken.sum()]
             counted = min(max(recorded - start, 0), len(taken))
-            if state.dropout:
-                state = state._replace(D=self._masks(taken))
+            if dropout:
+                state.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
             plan = self._plan(rates[start : start + most], taken)
             total += _train(state, plan, taken, chosen, l2, counted)
@@ -119,76 +120,117 @@ class Jitted(Trainer):
         X, Y = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
         job = replace(self.job, net=net, X=X, Y=Y, batch_size=None)
-        state = _state(job, self.params, forward_only=True)
-        return state, state.outputs.reshape(-1, state.output_ld)[: len(Y), : Y.shape[1]]
+        state = State(job, self.params, forward_only=True)
+        return state, state.labels[: len(Y), : Y.shape[1]]
 
 
 class JittedGram(InSampleSpace, Jitted):
     """A training in compiled steps in sample space."""
 
 
-def _state(
-    job: Job,
-    params: Parameters,
-    space: InSampleSpace | None = None,
-    forward_only: bool = False,
-) -> Any:
-    """The `State` of the compiled steps; its `db` has a row for each of the threads to use."""
-    from accelnn.kernels.cpu import steps, tiles
+class State:
+    """The arguments of `steps.train` that describe a training, and the arrays that they point to."""
 
-    dtype, layers, optimizer = params.dtype, params.layers, job.optimizer
-    gathered, m, lanes = job.batch_size is not None, max(job.sizes), tiles.lanes(dtype)
-    zeros = functools.partial(_aligned, dtype=dtype)
-    threads, units = _threads(params, m, lanes), sum(layers[1:])
-    share = tiles.rounded_up(-(-m // threads), lanes)
-    portion = _portion(share, units, params.flat.size, dtype, lanes)
-    ld = tiles.padded(portion, lanes)
-    whole_ld = ld if gathered else tiles.padded(m, lanes)
-    strides = [tiles.padded(n, lanes) for n in layers[:-1]]
-    by_rows = [gathered or (n >= WIDE and portion < MANY) for n in layers[:-1]]
-    if space is not None:
-        by_rows[0] = False
-    sizes = [n * stride for n, stride in zip(layers[1:], strides, strict=True)]
-    starts = [np.cumsum([0, *each[:-1]]) for each in (strides, sizes)]
-    X, Y = (job.X if space is None else space.G), job.Y
-    if gathered:
-        examples, labels = _flat(X.T), _flat(Y.T)
-        inputs, outputs = zeros(threads * strides[0] * ld), zeros((threads * layers[-1] + 1) * ld)
-    else:
-        examples, labels = _padded(X.T, strides[0]) if by_rows[0] else zeros(0), zeros(0)
-        inputs, outputs = _padded(X, whole_ld), _padded(Y, whole_ld)
-    return steps.State(
-        zero=dtype.type(0),
-        lanes=lanes,
-        optimizer=fused.OPTIMIZERS[optimizer.name],
-        in_sample_space=space is not None,
-        gathered=gathered,
-        dropout=min(job.net.keep_prob, default=1) < 1,
-        forward_only=forward_only,
-        portion=portion,
-        units=units + lanes,
-        ld=ld,
-        input_ld=whole_ld,
-        output_ld=whole_ld,
-        layers=np.column_stack([layer_table(job.net, layers), strides, *starts, by_rows]),
-        keep_prob=np.array([*job.net.keep_prob, 1.0]),
-        betas=np.array(optimizer.betas),
-        theta=params.flat,
-        moments=zeros((2, params.flat.size if optimizer.moments else 0)),
-        X=examples,
-        Y=labels,
-        inputs=inputs,
-        outputs=outputs,
-        P0=zeros(0) if space is None else _padded(space.P0, whole_ld),
-        A=zeros(threads * (units + lanes) * ld),
-        dA=zeros(threads * (units + lanes) * ld),
-        D=zeros(0),
-        rows=zeros(threads * sum(strides) * ld if any(by_rows) else 0),
-        dW=zeros((threads, tiles.padded(sum(sizes), lanes))),
-        db=zeros((threads, tiles.padded(units, 4 * lanes))),
-        work=zeros((threads, 2, ld)),
-        counters=_aligned(32, np.int64),
-    )
+    def __init__(
+        self,
+        job: Job,
+        params: Parameters,
+        space: InSampleSpace | None = None,
+        forward_only: bool = False,
+    ) -> None:
+        from accelnn.kernels.cpu import steps, tiles
+
+        dtype, layers = params.dtype, params.layers
+        gathered, m, lanes = job.batch_size is not None, max(job.sizes), tiles.lanes(dtype)
+        granule = max(1, lanes // 2) if gathered else lanes
+        self.threads, units = _threads(params, m, lanes), sum(layers[1:])
+        share = tiles.rounded_up(-(-m // self.threads), granule)
+        portion = _portion(share, units, params.flat.size, dtype, lanes)
+        ld = tiles.padded(portion, lanes)
+        whole = ld if gathered else tiles.padded(m, lanes)
+        self.arrays: dict[str, Array] = {}
+
+        def zeros(name: str, *shape: int) -> Array:
+            self.arrays[name] = _aligned(shape, dtype)
+            return self.arrays[name]
+
+        def filled(name: str, array: Array, stride: int) -> Array:
+            rows, columns = array.shape
+            zeros(name, rows + lanes, stride)[:rows, :columns] = array
+            return self.arrays[name]
+
+        X = job.X if space is None else space.G
+        if gathered:
+            self.arrays |= {"X": _flat(X.T), "Y": _flat(job.Y.T)}
+            self.labels = zeros("labels", self.threads, layers[-1] + 1, ld)
+            inputs = zeros("inputs", self.threads, layers[0] + lanes, ld)
+        else:
+            self.labels = filled("labels", job.Y, whole)
+            inputs = filled("inputs", X, whole)
+        A = zeros("A", self.threads, units + lanes, ld)
+        dZ = zeros("dZ", self.threads, units + lanes, ld)
+        self.layers = np.zeros(len(layers) - 1, steps.LAYER)
+        table = layer_table(job.net, layers)
+        dW_size = 0
+        for l, (row, layer) in enumerate(zip(table, self.layers)):
+            n, before, *_ = row
+            for name, value in zip(("units", "inputs", "weights", "biases", "first_unit", "kind"), row):
+                layer[name] = value
+            stride = tiles.padded(before, lanes)
+            last = l == len(self.layers) - 1
+            layer["A"] = A[0, row[4]:].ctypes.data
+            layer["dZ"] = (A if last else dZ)[0, row[4]:].ctypes.data
+            layer["keep_prob"] = 1.0 if last else job.net.keep_prob[l]
+            if l:
+                layer["input"], layer["input_row"] = self.layers[l-1]["A"], A.strides[1]
+                layer["input_copy"] = A.strides[0]
+            else:
+                layer["input"], layer["input_row"] = inputs.ctypes.data, inputs.strides[-2]
+                layer["input_copy"] = inputs.strides[0] if gathered else 0
+                layer["input_example"] = 0 if gathered else dtype.itemsize
+            by_rows = gathered or (before >= WIDE and portion < MANY)
+            if by_rows and not (l == 0 and space is not None):
+                layer["by_rows"] = 1
+                if l or gathered:
+                    rows = zeros(f"rows{l}", self.threads, ld, stride)
+                    layer["rows_copy"] = rows.strides[0]
+                else:
+                    rows = filled("rows", X.T, stride)
+                    layer["rows_example"] = rows.strides[0]
+                layer["rows"], layer["rows_row"] = rows.ctypes.data, rows.strides[-2]
+            layer["dW"], layer["dW_row"] = dW_size, stride * dtype.itemsize
+            dW_size += n * stride
+        dW = zeros("dW", self.threads, tiles.padded(dW_size, lanes))
+        self.layers["dW"] = self.layers["dW"] * dtype.itemsize + dW.ctypes.data
+        db = zeros("db", self.threads, tiles.padded(units, 4 * lanes))
+        work = zeros("work", self.threads, 2, ld)
+        P0 = zeros("P0", 0, whole) if space is None else filled("P0", space.P0, whole)
+        moments = zeros("moments", 2, params.flat.size if job.optimizer.moments else 0)
+        counters = self.arrays["counters"] = _aligned((32,), np.dtype(np.int64))
+        self.arrays["theta"] = params.flat
+        address = {name: array.ctypes.data for name, array in self.arrays.items()}
+        self.state = np.zeros(1, steps.state_type(dtype))
+        beta1, beta2 = job.optimizer.betas
+        values = {
+            "lanes": lanes, "size": dtype.itemsize, "granule": granule,
+            "optimizer": fused.OPTIMIZERS[job.optimizer.name],
+            "in_sample_space": space is not None, "gathered": gathered,
+            "dropout": min(job.net.keep_prob, default=1) < 1, "forward_only": forward_only,
+            "portion": portion, "row": A.strides[1], "copy": A.strides[0], "outputs": layers[-1],
+            "X": address.get("X", 0), "Y": address.get("Y", 0), "labels": address["labels"],
+            "labels_row": self.labels.strides[-2], "labels_copy": self.labels.strides[0] if gathered else 0,
+            "labels_example": 0 if gathered else dtype.itemsize, "P0": address["P0"],
+            "units": units, "theta": address["theta"], "M": moments[0].ctypes.data, "V": moments[1].ctypes.data,
+            "gradient": dW.strides[0], "db": address["db"], "db_row": db.strides[0], "work": address["work"],
+            "counters": address["counters"], "beta1": beta1, "beta2": beta2,
+        }
+        for name, value in values.items():
+            self.state[0][name] = value
+
+
+    def set_masks(self, D: Array) -> None:
+        self.arrays["D"] = D
+        self.state[0]["D"] = D.ctypes.data
 
 
 WIDE, MANY = 64, 512
@@ -214,20 +256,12 @@ def _portion(share: int, units: int, parameters: int, dtype: Any, lanes: int) ->
     return min(most // lanes * lanes, 1024, share)
 
 
-def _aligned(shape: Any, dtype: Any) -> Array:
+def _aligned(shape, dtype) -> Array:
     """Zeros that begin at the start of a cache line, as vectors then do too."""
     size, item = int(np.prod(shape)), np.dtype(dtype).itemsize
     memory = np.zeros(size + LINE // item, dtype)
     start = -memory.ctypes.data % LINE // item
     return memory[start : start + size].reshape(shape)
-
-
-def _padded(array: Array, stride: int) -> Array:
-    """The elements of a matrix, row after row, each and one more filled up with zeros."""
-    rows, columns = array.shape
-    padded = _aligned((rows + 1, stride), array.dtype)
-    padded[:rows, :columns] = array
-    return padded.reshape(-1)
 
 
 def _flat(array: Array) -> Array:
@@ -251,8 +285,9 @@ def load(dtype: Any) -> float:
         one = np.zeros((1, 1), dtype)
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
         plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
-        state = _state(job, job.params)
-        seconds = jit.prepare(jit.train(), (state, plan, sizes, order, 0.0, 0, 0, 1))
+        s = State(job, job.params)
+        arguments = s.state, s.layers, plan, sizes, order, 0.0, 0, 0, 1
+        seconds = jit.prepare(jit.train(), arguments)
         _loaded.add(dtype)
         return seconds
 
@@ -288,7 +323,8 @@ def _train(*arguments: Any) -> float:
     """Take compiled steps, one training at a time, because each uses all cores already."""
     from accelnn.kernels import jit
 
-    train, parts = jit.train(), len(arguments[0].db)
+    train, parts = jit.train(), arguments[0].threads
+    arguments = arguments[0].state, arguments[0].layers, *arguments[1:]
     with _shared.running:
         pool = _shared.pool
         others = [pool.submit(train, *arguments, part, parts) for part in range(1, parts)]

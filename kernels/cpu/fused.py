@@ -1,8 +1,8 @@
 """The operations of `operations.py` and the optimizers' updates as loops: one pass over each array.
 
-Each works on an area of its matrices, or on columns start ... stop-1, so that threads can share a
-matrix. Columns are examples. Kinds are those of `loops.py`; unknown ones raise ValueError. Numbers
-have the dtype of the arrays: a float64 among float32 would halve the SIMD lanes.
+Each works on the first m columns of its matrices, which are examples. Kinds are those of `loops.py`;
+unknown ones raise ValueError. Numbers have the dtype of the arrays: a float64 among float32 would
+halve the SIMD lanes.
 """
 
 from math import exp, log, log1p, sqrt
@@ -12,7 +12,6 @@ from ..loops import LINEAR, SIGMOID, SOFTMAX, activate, logistic_loss, multiply_
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-Area = tuple[int, int, int, int]  # first, last row; start, stop column
 Numbers = tuple[float, float, float, float]  # β₁, β₂, α and ε of an optimizer, of the arrays' dtype
 
 # The optimizers that the compiled steps and the GPU's kernels know
@@ -20,27 +19,25 @@ SGD, MOMENTUM, ADAM = range(3)
 OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adam": ADAM}
 
 
-def bias_activation(Z: Matrix, b: Vector, g: int, D: Matrix, dropout: bool, area: Area) -> None:
+def bias_activation(Z: Matrix, b: Vector, g: int, D: Matrix, dropout: bool, m: int) -> None:
     """Z ← g(Z + b), and Z ← Z ∘ D with dropout; g is a kind of activation."""
-    first, last, start, stop = area
-    for i in range(first, last):
-        z = Z[i, start:stop]
+    for i in range(len(Z)):
+        z = Z[i, :m]
         activate(z, b[i], g)
         if dropout:
-            d = D[i, start:stop]
+            d = D[i, :m]
             for j in range(len(z)):
                 z[j] *= d[j]
 
 
 def activation_gradient(
-    dA: Matrix, A: Matrix, g: int, db: Vector, D: Matrix, keep: float, dropout: bool, area: Area
+    dA: Matrix, A: Matrix, g: int, db: Vector, D: Matrix, keep: float, dropout: bool, m: int
 ) -> None:
     """dA ← dZ = dA ∘ D ∘ g'(Z), and db ← db + its sums over these examples."""
-    first, last, start, stop = area
-    for i in range(first, last):
-        da, a = dA[i, start:stop], A[i, start:stop]
+    for i in range(len(dA)):
+        da, a = dA[i, :m], A[i, :m]
         if dropout:
-            d = D[i, start:stop]
+            d = D[i, :m]
             for j in range(len(a)):
                 da[j] *= d[j]
         db[i] += multiply_by_slope(da, a, keep, g)
@@ -84,8 +81,7 @@ def output_gradient(
     db: Vector,
     with_loss: bool,
     work: Matrix,
-    start: int,
-    stop: int,
+    m: int,
 ) -> float:
     """Z ← dZ = (g(Z + b) - Y) · scale and db ← db + its sums; returns the loss, or 0.
 
@@ -95,19 +91,19 @@ def output_gradient(
     loss, zero, one = 0.0, Z.dtype.type(0), Z.dtype.type(1)
     if kind != SOFTMAX:
         for i in range(len(Z)):
-            z, y = Z[i, start:stop], Y[i, start:stop]
+            z, y = Z[i, :m], Y[i, :m]
             if with_loss:
                 loss += output_loss(z, b[i], y, kind)
             db[i] += output_error(z, b[i], y, kind, scale)
         return loss
-    largest, sums = work[0, start:stop], work[1, start:stop]
+    largest, sums = work[0, :m], work[1, :m]
     for i in range(len(Z)):
-        z = Z[i, start:stop]
+        z = Z[i, :m]
         for j in range(len(z)):
             z[j] += b[i]
             largest[j] = z[j] if i == 0 else max(largest[j], z[j])
     for i in range(len(Z)):
-        z, y = Z[i, start:stop], Y[i, start:stop]
+        z, y = Z[i, :m], Y[i, :m]
         if with_loss:  # -Σ y (z - max - log Σ e^(z - max)), where Σ y = 1
             for j in range(len(z)):
                 loss -= y[j] * (z[j] - largest[j])
@@ -118,7 +114,7 @@ def output_gradient(
         others = largest
         others[:] = zero
         for i in range(len(Z)):
-            z = Z[i, start:stop]
+            z = Z[i, :m]
             for j in range(len(z)):
                 others[j] += z[j] if z[j] < one else zero
         for j in range(len(sums)):
@@ -126,7 +122,7 @@ def output_gradient(
     for j in range(len(sums)):
         sums[j] = one / sums[j]
     for i in range(len(Z)):
-        z, y = Z[i, start:stop], Y[i, start:stop]
+        z, y = Z[i, :m], Y[i, :m]
         total = zero
         for j in range(len(z)):
             z[j] = (z[j] * sums[j] - y[j]) * scale

@@ -5,69 +5,89 @@ Every thread runs `train`. In each step it takes its share of the examples forwa
 through all layers, in portions that stay in its cache, and sums up a gradient of its own. The
 threads meet twice: before each updates a part of the parameters from the sum of all gradients, and
 after it.
+
+Compiled code knows where everything is by its address, in bytes, and so do its strides. One
+compiled form then serves any depth, and compiling it takes seconds instead of half a minute.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .fused import Area, activation_gradient, bias_activation, optimizer_step, output_gradient
-from .tiles import INNER_COLUMNS, INNER_ROWS, barrier, inner_tile, tile, tile_rows, transpose_block
+from .fused import activation_gradient, bias_activation, optimizer_step, output_gradient
+from .tiles import (
+    INNER_COLUMNS,
+    INNER_ROWS,
+    barrier,
+    inner_tile,
+    tile,
+    tile_rows,
+    transpose_block,
+    view,
+)
 
 Vector = Any  # 1-D and contiguous
 Matrix = Any  # 2-D and C-contiguous
-Operand = tuple[int, int, int]  # a matrix's address, elements from row to row and column to column
+Operand = tuple[int, int]  # a matrix's address, and bytes from row to row
 
-# the columns of `State.layers`, a row for each layer
-UNITS, INPUTS, WEIGHTS, BIASES, ROW, KIND, STRIDE, PLACE, GRADIENT, BY_ROWS = range(10)
-# the columns of `State.plan`, a row for each step
+# the columns of a plan, a row for each step: the learning rate α; a factor of dZ; λ times that; ε
+# of Adam; c of sample space
 RATE, SCALE, SHRINK, EPSILON, C = range(5)
 
 TILE_ROWS = tile_rows()
-DEPTH = 1024
+DEPTH = 1024  # terms of a product that are summed up at once, so that a tile's operands stay in L2
 
 
-class State(NamedTuple):
-    """A training under way, in flat arrays, so that one compiled form serves any depth.
+def record(integers: str, **numbers: Any) -> Any:
+    """The type of a record, from the names of its integers."""
+    return np.dtype([*((name, np.int64) for name in integers.split()), *numbers.items()], align=True)
 
-    A matrix of examples in columns has `ld` elements from row to row, a multiple of the SIMD lanes;
-    those beyond its examples contain finite numbers, in dZ zeros.
+
+def state_type(dtype: Any) -> Any:
+    """A training under way. Matrices of examples have `row` bytes from row to row, whole SIMD
+    registers; beyond their examples are finite numbers, in dZ zeros.
+
+    lanes, size : of a SIMD register, and the bytes of a number
+    granule : products compute a multiple of so many columns
+    gathered : whether batches are gathered from X (m, n_0) and Y (m, n_L)
+    forward_only : to the last layer's logits, without their bias, which replace the labels
+    portion : the examples that a thread works on at once
+    copy : from one thread's activations to the next's
+    outputs : n_L
+    labels : (n_L, m) of the batch
+    P0 : W⁰ X of sample space
+    D : for each step of a call, the masks of all units by examples
+    units : of all layers
+    theta : the flat parameters; in sample space S is in the place of W[1]
+    M, V : the optimizer's moments
+    gradient : from one thread's gradient to the next's
+    db : for each thread the sums of dZ over its examples
+    work : for each thread two rows for the softmax
+    no : 0, because Numba compiles a function again for a literal
     """
+    return record(
+        "lanes size granule optimizer in_sample_space gathered dropout forward_only portion row "
+        "copy outputs X Y labels labels_row labels_copy labels_example P0 D units theta M V "
+        "gradient db db_row work counters no",
+        **{"zero": dtype, "beta1": dtype, "beta2": dtype},
+    )
 
-    zero: Any  # 0 of the dtype
-    lanes: int  # of a SIMD register
-    optimizer: int
-    in_sample_space: bool
-    gathered: bool  # whether batches are gathered from X and Y
-    dropout: bool
-    forward_only: bool  # to the last layer's logits
-    portion: int  # examples that a thread works on at once
-    units: int  # of all layers, and a few spare rows that blocks of a transposed matrix may read
-    ld: int
-    input_ld: int
-    output_ld: int
-    # (L, 10) int64: UNITS n_l, INPUTS n_{l-1} (in sample space the first has m), WEIGHTS and BIASES
-    # (where W and b begin in theta), ROW (its first unit among all units), KIND; of the transposed
-    # inputs and a gradient STRIDE (elements from row to row), PLACE and GRADIENT (where they
-    # begin); BY_ROWS (whether dW is computed from the transposed inputs)
-    layers: Matrix
-    keep_prob: Vector  # (L,) of dropout, 1 where a layer has none
-    betas: Vector  # (2,) of the optimizer
-    theta: Vector  # the flat parameters; in sample space S is in the place of W[1]
-    moments: Matrix  # (2, parameters), M and V, or (2, 0)
-    X: Vector  # the examples, (m, n_0) if gathered from, else (m, STRIDE) if BY_ROWS, else empty
-    Y: Vector  # (m, n_L) flat if gathered from, else empty
-    inputs: Vector  # (n_0, input_ld): X, in sample space G; if gathered, for each thread
-    outputs: Vector  # (n_L, output_ld): Y, likewise
-    P0: Vector  # (n_1, input_ld) W⁰ X of sample space, else empty
-    A: Vector  # for each thread activations (units, ld); the last layer's logits become its dZ
-    dA: Vector  # dZ of the other layers, likewise
-    D: Vector  # for each step of a call, the masks of all units by examples
-    rows: Vector  # for each thread the transposed inputs of the layers, (ld, STRIDE) each
-    dW: Matrix  # (threads, ...) their gradients
-    db: Matrix  # (threads, units) their sums of dZ
-    work: Any  # (threads, 2, ld) for the softmax
-    counters: Vector  # (16,) int64 of the barrier
+
+# A layer. Where an array has a copy for each thread, the address is that of the first.
+#
+# units, inputs : n_l and n_{l-1}; in sample space the first layer has m inputs
+# weights, biases : where W and b begin in theta
+# first_unit : among the units of all layers
+# input : A[l-1], X or G (n_{l-1}, m)
+# rows : it transposed, (m, n_{l-1}), if dW is computed `by_rows`
+# ..._copy, ..._example : from thread to thread; from example to example of a whole batch
+# A, dZ : (n_l, m); the last layer's A becomes its dZ
+# dW : (n_l, n_{l-1})
+LAYER = record(
+    "units inputs weights biases first_unit kind input input_row input_copy input_example "
+    "by_rows rows rows_row rows_copy rows_example A dZ dW dW_row",
+    keep_prob=np.float64,
+)
 
 
 class Now(NamedTuple):
@@ -75,33 +95,18 @@ class Now(NamedTuple):
 
     m: int  # examples of its batch
     order: Vector  # (m,) their indices
-    masks: int  # offset of its masks in D
-    # (5,) float64: RATE α; SCALE, a factor of dZ; SHRINK, λ · SCALE; EPSILON of Adam; C of sample
-    # space
-    plan: Vector
+    masks: int  # where its masks begin in D
+    plan: Vector  # (5,) float64
     recorded: bool  # whether to compute the loss
 
 
 class Examples(NamedTuple):
-    """Those of a batch that are worked on at once."""
+    """Those of a batch that a thread works on at once."""
 
     first: int
     m: int
-    copy: int  # of the activations and the transposed inputs
-
-
-def matrix(flat: Vector, start: int, rows: int, columns: int) -> Matrix:
-    """A (rows, columns) matrix that begins at `start` in `flat`."""
-    return flat[start : start + rows * columns].reshape(rows, columns)
-
-
-def operand(flat: Vector, start: int, row: int, column: int) -> Operand:
-    return flat.ctypes.data + flat.itemsize * start, row, column
-
-
-def shifted(s: State, A: Operand, i: int, j: int) -> Operand:
-    """A from its row i and column j on."""
-    return A[0] + s.theta.itemsize * (i * A[1] + j * A[2]), A[1], A[2]
+    columns: int  # that products compute
+    copy: int  # of all that belongs to a thread
 
 
 def rounded_up(n: int, granule: int) -> int:
@@ -111,292 +116,252 @@ def rounded_up(n: int, granule: int) -> int:
 # ------------------------------------------------------------------------------------ products
 
 
-def product(
-    s: State, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
-) -> None:
-    """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
-    for start in range(0, depth, DEPTH):
-        terms, more = min(DEPTH, depth - start), add + start
-        block, factors = shifted(s, A, 0, start), shifted(s, B, start, 0)
-        if rows < columns:
-            for j in range(0, columns, 2 * s.lanes):
-                for i in range(0, rows, TILE_ROWS):
-                    one_tile(s, i, j, rows, columns, terms, block, factors, out, more)
-        else:
-            for i in range(0, rows, TILE_ROWS):
-                for j in range(0, columns, 2 * s.lanes):
-                    one_tile(s, i, j, rows, columns, terms, block, factors, out, more)
-
-
-def one_tile(
-    s: State,
-    i: int,
-    j: int,
+def add_product(
+    s: Any,
     rows: int,
     columns: int,
     depth: int,
     A: Operand,
+    A_column: int,
     B: Operand,
     out: Operand,
     add: int,
 ) -> None:
-    a, b, c = shifted(s, A, i, 0), shifted(s, B, 0, j), shifted(s, out, i, j)
-    left = rows - i, (columns - j + s.lanes - 1) // s.lanes
-    tile(s.zero, (*left, depth, *a, b[0], b[1], c[0], c[1], add))
+    """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
+    (a, a_row), (b, b_row), (c, c_row), size, wide = A, B, out, s.size, 2 * s.lanes
+    for start in range(0, depth, DEPTH):
+        terms, more = min(DEPTH, depth - start), add + start
+        factor = a_row, A_column
+        if rows < columns:  # read A again and again, else B
+            for j in range(0, columns, wide):
+                for i in range(0, rows, TILE_ROWS):
+                    left, to = (rows - i, columns - j, terms), c + i * c_row + j * size
+                    tile(s.zero, (*left, a + i * a_row, *factor, b + j * size, b_row, to, c_row, more))
+        else:
+            for i in range(0, rows, TILE_ROWS):
+                for j in range(0, columns, wide):
+                    left, to = (rows - i, columns - j, terms), c + i * c_row + j * size
+                    tile(s.zero, (*left, a + i * a_row, *factor, b + j * size, b_row, to, c_row, more))
+        a, b = a + DEPTH * A_column, b + DEPTH * b_row
 
 
-def inner_products(
-    s: State, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
+def add_inner_products(
+    s: Any, rows: int, columns: int, depth: int, A: Operand, B: Operand, out: Operand, add: int
 ) -> None:
     """out ← A Bᵀ, or out + A Bᵀ with `add`, of contiguous rows; beyond `depth`, A's are zeros."""
+    (a, a_row), (b, b_row), (c, c_row) = A, B, out
     vectors = (depth + s.lanes - 1) // s.lanes
     for i in range(0, rows, INNER_ROWS):
-        a = shifted(s, A, i, 0)
         for j in range(0, columns, INNER_COLUMNS):
-            b, to = shifted(s, B, j, 0), shifted(s, out, i, j)
-            left = rows - i, columns - j
-            inner_tile(s.zero, (*left, vectors, a[0], a[1], b[0], b[1], to[0], to[1], add))
+            at, left = c + i * c_row + j * s.size, (rows - i, columns - j, vectors)
+            inner_tile(s.zero, (*left, a + i * a_row, a_row, b + j * b_row, b_row, at, c_row, add))
 
 
-def transpose(s: State, rows: int, columns: int, A: Operand, out: Operand) -> None:
+def transpose(s: Any, rows: int, columns: int, A: Operand, out: Operand) -> None:
     """out ← Aᵀ; both are read and written in whole blocks."""
+    (a, a_row), (b, b_row) = A, out
     for i in range(0, rows, s.lanes):
         for j in range(0, columns, s.lanes):
-            a, b = shifted(s, A, i, j), shifted(s, out, j, i)
-            transpose_block(s.zero, (a[0], a[1], b[0], b[1]))
-
-
-# ------------------------------------------------------------------------- where matrices are
-
-
-def units_of(s: State, flat: Vector, l: int, e: Examples) -> Matrix:
-    """A[l], dA[l] or dZ[l], (n_l, ld)."""
-    return matrix(flat, (e.copy * s.units + s.layers[l, ROW]) * s.ld, s.layers[l, UNITS], s.ld)
-
-
-def place_of(s: State, flat: Vector, l: int, e: Examples) -> Operand:
-    return operand(flat, (e.copy * s.units + s.layers[l, ROW]) * s.ld, s.ld, 1)
-
-
-def dZ_of(s: State, l: int, e: Examples) -> Operand:
-    """dZ[l] (n_l, ld)"""
-    return place_of(s, s.A, l, e) if l == len(s.layers) - 1 else place_of(s, s.dA, l, e)
-
-
-def input_of(s: State, l: int, e: Examples) -> Operand:
-    """The input of layer l: A[l-1] (n_{l-1}, ld), X or G."""
-    if l > 0:
-        return place_of(s, s.A, l - 1, e)
-    start = e.copy * s.layers[0, STRIDE] * s.ld if s.gathered else e.first
-    return operand(s.inputs, start, s.input_ld, 1)
-
-
-def rows_place(s: State, l: int, e: Examples) -> int:
-    """Where the transposed input of layer l begins in `State.rows`."""
-    columns = s.layers[-1, PLACE] + s.layers[-1, STRIDE]  # of all layers
-    return (e.copy * columns + s.layers[l, PLACE]) * s.ld
-
-
-def rows_of(s: State, l: int, e: Examples) -> Operand:
-    """The transposed input of layer l (m, STRIDE)."""
-    stride = s.layers[l, STRIDE]
-    if l == 0 and not s.gathered:
-        return operand(s.X, e.first * stride, stride, 1)
-    return operand(s.rows, rows_place(s, l, e), stride, 1)
-
-
-def masks_of(s: State, now: Now, l: int, e: Examples) -> Matrix:
-    """D[l] (n_l, m) from the first of these examples on; without dropout any matrix."""
-    if not s.dropout:
-        return units_of(s, s.A, l, e)
-    start = now.masks + s.layers[l, ROW] * now.m + e.first
-    return matrix(s.D, start, s.layers[l, UNITS], now.m)
+            to = b + j * b_row + i * s.size
+            transpose_block(s.zero, (a + i * a_row + j * s.size, a_row, to, b_row))
 
 
 # ---------------------------------------------------------- what a thread does with its examples
 
 
-def gather(s: State, now: Now, e: Examples) -> None:
+def gather(s: Any, layer: Any, now: Now, e: Examples) -> None:
     """Copy these examples, X as rows and as columns."""
-    n, outputs, stride = s.layers[0, INPUTS], s.layers[-1, UNITS], s.layers[0, STRIDE]
-    place = rows_place(s, 0, e)
+    n, outputs = layer.inputs, s.outputs
+    rows, columns = layer.rows + e.copy * layer.rows_copy, layer.input + e.copy * layer.input_copy
+    Y = view(s.zero, s.labels + e.copy * s.labels_copy, (outputs, s.labels_row // s.size))
     for i in range(e.m):
         example = now.order[e.first + i]
-        x, row = s.X[example * n : (example + 1) * n], s.rows[place + i * stride :]
+        x = view(s.zero, s.X + example * n * s.size, (n,))
+        y = view(s.zero, s.Y + example * outputs * s.size, (outputs,))
+        row = view(s.zero, rows + i * layer.rows_row, (n,))
         for k in range(n):
             row[k] = x[k]
         for k in range(outputs):
-            at = (e.copy * outputs + k) * s.output_ld + i
-            s.outputs[at] = s.Y[example * outputs + k]
-    transpose(s, e.m, n, rows_of(s, 0, e), input_of(s, 0, e))
+            Y[k, i] = y[k]
+    transpose(s, e.m, n, (rows, layer.rows_row), (columns, layer.input_row))
 
 
-def forward(s: State, now: Now, l: int, e: Examples) -> None:
+def forward(s: Any, layer: Any, now: Now, e: Examples, last: bool) -> None:
     """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
-    n, inputs, bias = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, BIASES]
-    columns, W = rounded_up(e.m, s.lanes), operand(s.theta, s.layers[l, WEIGHTS], inputs, 1)
-    product(s, n, columns, inputs, W, input_of(s, l, e), place_of(s, s.A, l, e), 0)
-    A = units_of(s, s.A, l, e)
-    if l == 0 and s.in_sample_space:
-        P0, c = matrix(s.P0, e.first, n, s.input_ld), type(s.zero)(now.plan[C])
+    n, inputs, place = layer.units, layer.inputs, layer.A + e.copy * s.copy
+    W, X = s.theta + layer.weights * s.size, input_of(layer, e)
+    add_product(s, n, e.columns, inputs, (W, inputs * s.size), s.size, X, (place, s.row), s.no)
+    A = view(s.zero, place, (n, s.row // s.size))
+    if layer.first_unit == 0 and s.in_sample_space != 0:
+        P0 = view(s.zero, s.P0 + e.first * s.size, (n, layer.input_row // s.size))
+        c = type(s.zero)(now.plan[C])
         for i in range(n):
-            a, p = A[i, :columns], P0[i, :columns]
-            for j in range(len(a)):
-                a[j] += c * p[j]
-    if l < len(s.layers) - 1:
-        b, dropout = s.theta[bias : bias + n], s.dropout and s.keep_prob[l] < 1
-        D, area = masks_of(s, now, l, e), (0, n, 0, columns)
-        bias_activation(A, b, s.layers[l, KIND], D, dropout, area)
+            for j in range(e.columns):
+                A[i, j] += c * P0[i, j]
+    if not last:
+        b, dropout = biases(s, layer), s.dropout != 0 and layer.keep_prob < 1
+        bias_activation(A, b, layer.kind, masks(s, layer, now, e), dropout, e.columns)
 
 
-def output(s: State, now: Now, e: Examples) -> float:
-    """The last layer's logits become its dZ; returns the loss. With `forward_only` they become
-    `State.outputs`, without their bias."""
-    l, m = len(s.layers) - 1, e.m
-    n, bias, row, kind = s.layers[l, UNITS], s.layers[l, BIASES], s.layers[l, ROW], s.layers[l, KIND]
-    Z, b, db = units_of(s, s.A, l, e), s.theta[bias : bias + n], s.db[e.copy, row:]
-    Y = matrix(s.outputs, e.copy * n * s.ld if s.gathered else e.first, n, s.output_ld)
-    scale, loss = type(s.zero)(now.plan[SCALE]), 0.0
-    if s.forward_only:
+def input_of(layer: Any, e: Examples) -> Operand:
+    """A[l-1] (n_{l-1}, m), X or G"""
+    place = layer.input + e.copy * layer.input_copy + e.first * layer.input_example
+    return place, layer.input_row
+
+
+def rows_of(layer: Any, e: Examples) -> Operand:
+    """The transposed input (m, n_{l-1})"""
+    place = layer.rows + e.copy * layer.rows_copy + e.first * layer.rows_example
+    return place, layer.rows_row
+
+
+def biases(s: Any, layer: Any) -> Vector:
+    return view(s.zero, s.theta + layer.biases * s.size, (layer.units,))
+
+
+def bias_gradients(s: Any, layer: Any, copy: int) -> Vector:
+    return view(s.zero, s.db + copy * s.db_row + layer.first_unit * s.size, (layer.units,))
+
+
+def masks(s: Any, layer: Any, now: Now, e: Examples) -> Matrix:
+    """D[l] (n_l, m) from the first of these examples on; without dropout none are read."""
+    place = now.masks + layer.first_unit * now.m + e.first
+    return view(s.zero, s.D + place * s.size, (layer.units, now.m))
+
+
+def output(s: Any, layer: Any, now: Now, e: Examples) -> float:
+    """The last layer's logits become its dZ; returns the loss. With `forward_only` they replace
+    the labels, without their bias."""
+    n, m = layer.units, e.m
+    Z = view(s.zero, layer.A + e.copy * s.copy, (n, s.row // s.size))
+    labels = s.labels + e.copy * s.labels_copy + e.first * s.labels_example
+    Y, work = view(s.zero, labels, (n, s.labels_row // s.size)), s.work + e.copy * 2 * s.row
+    if s.forward_only != 0:
         for i in range(n):
-            y, z = Y[i, :m], Z[i, :m]
             for j in range(m):
-                y[j] = z[j]
-    else:
-        loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, s.work[e.copy], 0, m)
-        for i in range(n):
-            for j in range(m, rounded_up(m, s.lanes)):
-                Z[i, j] = s.zero
+                Y[i, j] = Z[i, j]
+        return 0.0
+    b, db, kind = biases(s, layer), bias_gradients(s, layer, e.copy), layer.kind
+    space = view(s.zero, work, (2, s.row // s.size))
+    scale = type(s.zero)(now.plan[SCALE])
+    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, space, m)
+    for i in range(n):
+        for j in range(m, rounded_up(m, s.lanes)):
+            Z[i, j] = s.zero
     return loss
 
 
-def backward(s: State, now: Now, l: int, e: Examples) -> None:
+def backward(s: Any, layer: Any, before: Any, now: Now, e: Examples) -> None:
     """dZ[l-1] = W[l]ᵀ dZ[l] ∘ g'(Z[l-1])"""
-    before, n, inputs = l - 1, s.layers[l, UNITS], s.layers[l, INPUTS]
-    columns, W = rounded_up(e.m, s.lanes), operand(s.theta, s.layers[l, WEIGHTS], 1, inputs)
-    product(s, inputs, columns, n, W, dZ_of(s, l, e), place_of(s, s.dA, before, e), 0)
-    keep, dropout = s.keep_prob[before], s.dropout and s.keep_prob[before] < 1
-    dA, A, D = units_of(s, s.dA, before, e), units_of(s, s.A, before, e), masks_of(s, now, before, e)
-    g, db, keep_prob = s.layers[before, KIND], s.db[e.copy, s.layers[before, ROW] :], type(s.zero)(keep)
-    activation_gradient(dA, A, g, db, D, keep_prob, dropout, (0, inputs, 0, columns))
+    n, inputs, ld, shift = layer.units, layer.inputs, s.row // s.size, e.copy * s.copy
+    W, dZ = s.theta + layer.weights * s.size, (layer.dZ + shift, s.row)
+    place = before.dZ + shift
+    add_product(s, inputs, e.columns, n, (W, s.size), inputs * s.size, dZ, (place, s.row), s.no)
+    dA, A = view(s.zero, place, (inputs, ld)), view(s.zero, before.A + shift, (inputs, ld))
+    db, D, dropout = bias_gradients(s, before, e.copy), masks(s, before, now, e), s.dropout != 0
+    keep = type(s.zero)(before.keep_prob)
+    activation_gradient(dA, A, before.kind, db, D, keep, dropout and keep < 1, e.columns)
 
 
-def gradient(s: State, l: int, e: Examples, add: int) -> None:
+def gradient(s: Any, layer: Any, e: Examples, add: int) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ of these examples, or its sum with that of earlier ones with `add`. In
     sample space dS = dZ[1], which the threads put side by side."""
-    n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
-    dZ, start = dZ_of(s, l, e), e.copy * s.dW.shape[1] + s.layers[l, GRADIENT]
-    out = s.dW.ctypes.data + s.theta.itemsize * start, stride, 1
-    if l == 0 and s.in_sample_space:
-        Z = units_of(s, s.A if len(s.layers) == 1 else s.dA, 0, e)
+    n, inputs, m, dZ = layer.units, layer.inputs, e.m, (layer.dZ + e.copy * s.copy, s.row)
+    out = layer.dW + e.copy * s.gradient, layer.dW_row
+    if layer.first_unit == 0 and s.in_sample_space != 0:
+        Z = view(s.zero, dZ[0], (n, s.row // s.size))
+        dS = view(s.zero, layer.dW + e.first * s.size, (n, layer.dW_row // s.size))
         for i in range(n):
-            z, at = Z[i, : e.m], s.layers[l, GRADIENT] + i * stride + e.first
-            dS = s.dW[0, at : at + e.m]
-            for j in range(len(z)):
-                dS[j] = z[j]
-    elif s.layers[l, BY_ROWS]:
-        rows = rows_of(s, l, e)
-        if l > 0:
-            transpose(s, inputs, e.m, input_of(s, l, e), rows)
-        product(s, n, inputs, e.m, dZ, rows, out, add)
+            for j in range(m):
+                dS[i, j] = Z[i, j]
+    elif layer.by_rows != 0:
+        rows = rows_of(layer, e)
+        if layer.first_unit > 0:
+            transpose(s, inputs, m, input_of(layer, e), rows)
+        add_product(s, n, inputs, m, dZ, s.size, rows, out, add)
     else:
-        inner_products(s, n, inputs, e.m, dZ, input_of(s, l, e), out, add)
+        add_inner_products(s, n, inputs, m, dZ, input_of(layer, e), out, add)
 
 
 # -------------------------------------------------------------------------------------- steps
 
 
-def wait(s: State, parts: int) -> None:
+def wait(s: Any, parts: int) -> None:
     """Until all threads are here."""
     if parts > 1:
-        barrier(s.zero, (s.counters.ctypes.data, parts))
+        barrier(s.zero, (s.counters, parts))
 
 
-def step(s: State, now: Now, part: int, parts: int) -> float:
+def step(s: Any, layers: Vector, now: Now, part: int, parts: int) -> float:
     """A thread's part of a step; returns the loss of its examples."""
-    share = rounded_up((now.m + parts - 1) // parts, s.lanes)
+    top, share = len(layers) - 1, rounded_up((now.m + parts - 1) // parts, s.granule)
     first, last, loss = part * share, min((part + 1) * share, now.m), 0.0
     for start in range(first, last, s.portion):
-        e = Examples(start, min(s.portion, last - start), part)
-        loss += propagate(s, now, e)
-        if not s.forward_only:
-            backpropagate(s, now, e, int(start > first))
+        m = min(s.portion, last - start)
+        e = Examples(start, m, rounded_up(m, s.granule), part)
+        if s.gathered != 0:
+            gather(s, layers[0], now, e)
+        for l in range(top + 1):
+            forward(s, layers[l], now, e, l == top)
+        loss += output(s, layers[top], now, e)
+        if s.forward_only == 0:
+            for l in range(top, -1, -1):
+                gradient(s, layers[l], e, start - first)
+                if l > 0:
+                    backward(s, layers[l], layers[l - 1], now, e)
     wait(s, parts)
-    if not s.forward_only:
-        for l in range(len(s.layers)):
-            update(s, now, l, part, parts, (now.m + share - 1) // share)
+    if s.forward_only == 0:
+        for l in range(top + 1):
+            update(s, layers[l], now, part, parts, (now.m + share - 1) // share)
         wait(s, parts)
     return loss
 
 
-def propagate(s: State, now: Now, e: Examples) -> float:
-    """All layers forward; returns the loss."""
-    if s.gathered:
-        gather(s, now, e)
-    for l in range(len(s.layers)):
-        forward(s, now, l, e)
-    return output(s, now, e)
-
-
-def backpropagate(s: State, now: Now, e: Examples, add: int) -> None:
-    """All layers backward, into the thread's gradient."""
-    for l in range(len(s.layers) - 1, -1, -1):
-        gradient(s, l, e, add)
-        if l > 0:
-            backward(s, now, l, e)
-
-
-def update(s: State, now: Now, l: int, part: int, parts: int, threads: int) -> None:
+def update(s: Any, layer: Any, now: Now, part: int, parts: int, threads: int) -> None:
     """W[l] and b[l] of this thread's units, by the sums over so many threads."""
-    n, inputs, stride = s.layers[l, UNITS], s.layers[l, INPUTS], s.layers[l, STRIDE]
-    shrink, first, last = type(s.zero)(now.plan[SHRINK]), part * n // parts, (part + 1) * n // parts
-    summed = 1 if l == 0 and s.in_sample_space else threads
+    n, inputs, weights, kind = layer.units, layer.inputs, layer.weights, type(s.zero)
+    first, last, summed = part * n // parts, (part + 1) * n // parts, threads
+    if layer.first_unit == 0 and s.in_sample_space != 0:
+        summed = 1
+    shrink = kind(now.plan[SHRINK])
     for i in range(first, last):
-        start = s.layers[l, GRADIENT] + i * stride
-        place = s.layers[l, WEIGHTS] + i * inputs
-        descend(s, now, place, s.dW, start, start + inputs, summed, shrink)
-    start, stop = s.layers[l, ROW] + first, s.layers[l, ROW] + last
-    descend(s, now, s.layers[l, BIASES] + first, s.db, start, stop, threads, s.zero)
+        descend(s, now, weights + i * inputs, inputs, layer.dW + i * layer.dW_row, s.gradient, summed, shrink)
+    db = s.db + (layer.first_unit + first) * s.size
+    descend(s, now, layer.biases + first, last - first, db, s.db_row, threads, s.zero)
 
 
 def descend(
-    s: State,
-    now: Now,
-    place: int,
-    steps: Matrix,
-    start: int,
-    stop: int,
-    threads: int,
-    shrink: float,
+    s: Any, now: Now, place: int, count: int, steps: int, row: int, threads: int, shrink: float
 ) -> None:
-    """Update the parameters from `place` on by columns start ... stop-1 of `steps`, summed over so
-    many threads."""
-    kind = s.theta.dtype.type
-    numbers = kind(s.betas[0]), kind(s.betas[1]), kind(now.plan[RATE]), kind(now.plan[EPSILON])
-    step, at = steps[0, start:stop], slice(place, place + stop - start)
-    theta = s.theta[at]
+    """Update `count` parameters from `place` on by the sum of so many rows of steps."""
+    kind, start = type(s.zero), place * s.size
+    theta, step = view(s.zero, s.theta + start, (count,)), view(s.zero, steps, (count,))
+    M, V = view(s.zero, s.M + start, (count,)), view(s.zero, s.V + start, (count,))
     for other in range(1, threads):
-        more = steps[other, start:stop]
-        for j in range(len(step)):
+        more = view(s.zero, steps + other * row, (count,))
+        for j in range(count):
             step[j] += more[j]
     if shrink != 0:
-        for j in range(len(step)):
+        for j in range(count):
             step[j] += shrink * theta[j]
-    optimizer_step(s.optimizer, theta, step, s.moments[0, at], s.moments[1, at], numbers)
+    rates = s.beta1, s.beta2, kind(now.plan[RATE]), kind(now.plan[EPSILON])
+    optimizer_step(s.optimizer, theta, step, M, V, rates)
 
 
-def squares(s: State) -> float:
+def squares(s: Any, layers: Vector) -> float:
     """Σ ‖W‖² over all layers"""
     total = 0.0
-    for l in range(len(s.layers)):
-        w = s.theta[s.layers[l, WEIGHTS] : s.layers[l, BIASES]]
-        for j in range(len(w)):
+    for l in range(len(layers)):
+        start, count = layers[l].weights, layers[l].units * layers[l].inputs
+        w = view(s.zero, s.theta + start * s.size, (count,))
+        for j in range(count):
             total += w[j] * w[j]
     return total
 
 
 def train(
-    s: State,
+    state: Vector,
+    layers: Vector,
     plan: Matrix,
     sizes: Vector,
     order: Vector,
@@ -408,22 +373,23 @@ def train(
     """This thread's part of a step for each row of `plan`; returns its part of the sum of the costs
     of the first `recorded` steps, each times its examples.
 
-    plan : (steps, 5), a `Now.plan` for each step
+    state, layers : arrays of `state_type`, (1,), and of LAYER
+    plan : (steps, 5) float64
     sizes : (steps,) examples of each step's batch
     order : indices of the examples, batch after batch; empty if all batches are whole
     l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
     """
-    cost, start, drawn = 0.0, 0, 0
-    units = s.layers[-1, ROW] + s.layers[-1, UNITS]
+    s, cost, start, drawn = state[0], 0.0, 0, 0
+    db = view(s.zero, s.db + part * s.db_row, (s.units,))
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
         now = Now(m, chosen, drawn, plan[i], i < recorded)
-        for unit in range(units):
-            s.db[part, unit] = s.zero
+        for unit in range(s.units):
+            db[unit] = s.zero
         if now.recorded and l2 > 0 and part == 0:
-            cost += l2 / 2 * squares(s)
-        cost += step(s, now, part, parts)
+            cost += l2 / 2 * squares(s, layers)
+        cost += step(s, layers, now, part, parts)
         start += m
-        drawn += units * m
+        drawn += s.units * m
     return cost
