@@ -61,6 +61,10 @@ def compiled(function: FunctionType, scope: Functions, suffix: str = "", **optio
     return njit(variant, **options)
 
 
+# They have one caller each, in which they would be optimised a second time.
+INLINED = {"step", "output", "forward", "backward", "gradient", "update", "gather"}
+
+
 def serial_functions(
     module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
 ) -> Functions:
@@ -71,7 +75,7 @@ def serial_functions(
     scope = vars(module) | (imported or {})
     for name, function in functions_of(module).items():
         returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
-        inline = {"inline": "always"} if returns_view else {}
+        inline = {"inline": "always"} if returns_view or name in INLINED else {}
         scope[name] = compiled(function, scope, suffix, **options, **inline)
     return {name: scope[name] for name in functions_of(module)}
 
@@ -106,7 +110,8 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
 NUMPY = {"error_model": "numpy"}
-FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False, "nogil": True} | NUMPY
+CALLED_BY_COMPILED_CODE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
 # "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
 # "contract" there are no FMAs.
 EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
@@ -120,6 +125,7 @@ def cpu_functions() -> Functions:
     modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
     functions: Functions = {}
     for module, options in modules:
+        options = options | CALLED_BY_COMPILED_CODE
         imported = {name: f for name, f in functions.items() if name in vars(module)}
         functions |= serial_functions(module, imported, _sources(), **options)
     return functions
@@ -127,8 +133,10 @@ def cpu_functions() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled."""
-    return cpu_functions()["train"]
+    """`cpu.steps.train` compiled, to be called from Python; it runs without the interpreter's lock."""
+    from .cpu import steps
+
+    return compiled(steps.train, vars(steps) | cpu_functions(), _sources(), nogil=True, **FAST)
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:

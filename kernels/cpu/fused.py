@@ -1,8 +1,8 @@
 """The operations of `operations.py` and the optimizers' updates as loops: one pass over each array.
 
-Each works on the first m columns of its matrices, which are examples. Kinds are those of `loops.py`;
-unknown ones raise ValueError. Numbers have the dtype of the arrays: a float64 among float32 would
-halve the SIMD lanes.
+Each works on the first m columns of its matrices, which are examples. Kinds are those of
+`loops.py`; unknown ones raise ValueError. Numbers have the dtype of the arrays: a float64 among
+float32 would halve the SIMD lanes.
 """
 
 from math import exp, log, log1p, sqrt

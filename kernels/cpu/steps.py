@@ -38,56 +38,58 @@ TILE_ROWS = tile_rows()
 DEPTH = 1024  # terms of a product that are summed up at once, so that a tile's operands stay in L2
 
 
-def record(integers: str, **numbers: Any) -> Any:
-    """The type of a record, from the names of its integers."""
-    return np.dtype([*((name, np.int64) for name in integers.split()), *numbers.items()], align=True)
+def record(integers: str, **others: Any) -> Any:
+    """The type of a record, from the names of its integers and the types of its other fields."""
+    fields = [*((name, np.int64) for name in integers.split()), *others.items()]
+    return np.dtype(fields, align=True)
+
+
+# A matrix: its address, and the bytes from row to row, from a thread's copy to the next, and from
+# an example of a whole batch to the next. The last two are 0 if it has one copy, or one portion.
+MATRIX = record("address row copy example")
+
+# A layer. In sample space the first one has m inputs, W is S, and dW is dZ.
+#
+# units, inputs : n_l and n_{l-1}
+# weights, biases : where W and b begin in theta
+# first_unit : among the units of all layers
+# by_rows : whether dW is computed from `rows`
+# input : A[l-1], X or G (n_{l-1}, m)
+# rows : the same transposed, (m, n_{l-1})
+# A, dZ : (n_l, m); the last layer's A becomes its dZ
+# dW : (n_l, n_{l-1})
+# db : (n_l,) the sums of dZ
+MATRICES = dict.fromkeys(("input", "rows", "A", "dZ", "dW", "db"), MATRIX)
+LAYER = record(
+    "units inputs weights biases first_unit kind by_rows", keep_prob=np.float64, **MATRICES
+)
 
 
 def state_type(dtype: Any) -> Any:
-    """A training under way. Matrices of examples have `row` bytes from row to row, whole SIMD
-    registers; beyond their examples are finite numbers, in dZ zeros.
+    """A training. The columns of matrices of examples are filled up to whole SIMD registers, with
+    finite numbers, in dZ with zeros.
 
     lanes, size : of a SIMD register, and the bytes of a number
     granule : products compute a multiple of so many columns
     gathered : whether batches are gathered from X (m, n_0) and Y (m, n_L)
     forward_only : to the last layer's logits, without their bias, which replace the labels
-    portion : the examples that a thread works on at once
-    copy : from one thread's activations to the next's
-    outputs : n_L
+    portion : the most examples that a thread works on at once
+    units : of all layers
+    D : for each step of a call, the masks of all units by examples
+    theta : the flat parameters; M, V : their moments
+    counters : of the barrier
+    no : 0, because Numba compiles a function again for a literal
     labels : (n_L, m) of the batch
     P0 : W⁰ X of sample space
-    D : for each step of a call, the masks of all units by examples
-    units : of all layers
-    theta : the flat parameters; in sample space S is in the place of W[1]
-    M, V : the optimizer's moments
-    gradient : from one thread's gradient to the next's
-    db : for each thread the sums of dZ over its examples
-    work : for each thread two rows for the softmax
-    no : 0, because Numba compiles a function again for a literal
+    db : the layers' one after the other
+    work : two rows for the softmax
     """
     return record(
-        "lanes size granule optimizer in_sample_space gathered dropout forward_only portion row "
-        "copy outputs X Y labels labels_row labels_copy labels_example P0 D units theta M V "
-        "gradient db db_row work counters no",
-        **{"zero": dtype, "beta1": dtype, "beta2": dtype},
+        "lanes size granule optimizer in_sample_space gathered dropout forward_only portion units "
+        "X Y D theta M V counters no",
+        **dict.fromkeys(("labels", "P0", "db", "work"), MATRIX),
+        **dict.fromkeys(("zero", "beta1", "beta2"), dtype),
     )
-
-
-# A layer. Where an array has a copy for each thread, the address is that of the first.
-#
-# units, inputs : n_l and n_{l-1}; in sample space the first layer has m inputs
-# weights, biases : where W and b begin in theta
-# first_unit : among the units of all layers
-# input : A[l-1], X or G (n_{l-1}, m)
-# rows : it transposed, (m, n_{l-1}), if dW is computed `by_rows`
-# ..._copy, ..._example : from thread to thread; from example to example of a whole batch
-# A, dZ : (n_l, m); the last layer's A becomes its dZ
-# dW : (n_l, n_{l-1})
-LAYER = record(
-    "units inputs weights biases first_unit kind input input_row input_copy input_example "
-    "by_rows rows rows_row rows_copy rows_example A dZ dW dW_row",
-    keep_prob=np.float64,
-)
 
 
 class Now(NamedTuple):
@@ -128,20 +130,17 @@ def add_product(
     add: int,
 ) -> None:
     """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
-    (a, a_row), (b, b_row), (c, c_row), size, wide = A, B, out, s.size, 2 * s.lanes
+    (a, a_row), (b, b_row), (c, c_row), wide = A, B, out, 2 * s.lanes
+    high, across = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + wide - 1) // wide
     for start in range(0, depth, DEPTH):
         terms, more = min(DEPTH, depth - start), add + start
-        factor = a_row, A_column
-        if rows < columns:  # read A again and again, else B
-            for j in range(0, columns, wide):
-                for i in range(0, rows, TILE_ROWS):
-                    left, to = (rows - i, columns - j, terms), c + i * c_row + j * size
-                    tile(s.zero, (*left, a + i * a_row, *factor, b + j * size, b_row, to, c_row, more))
-        else:
-            for i in range(0, rows, TILE_ROWS):
-                for j in range(0, columns, wide):
-                    left, to = (rows - i, columns - j, terms), c + i * c_row + j * size
-                    tile(s.zero, (*left, a + i * a_row, *factor, b + j * size, b_row, to, c_row, more))
+        for k in range(high * across):
+            # read again and again the smaller of A and B
+            i, j = (k % high, k // high) if rows < columns else (k // across, k % across)
+            i, j = i * TILE_ROWS, j * wide
+            left, to = (rows - i, columns - j, terms), c + i * c_row + j * s.size
+            factors = a + i * a_row, a_row, A_column, b + j * s.size, b_row
+            tile(s.zero, (*left, *factors, to, c_row, more))
         a, b = a + DEPTH * A_column, b + DEPTH * b_row
 
 
@@ -169,82 +168,73 @@ def transpose(s: Any, rows: int, columns: int, A: Operand, out: Operand) -> None
 # ---------------------------------------------------------- what a thread does with its examples
 
 
-def gather(s: Any, layer: Any, now: Now, e: Examples) -> None:
-    """Copy these examples, X as rows and as columns."""
-    n, outputs = layer.inputs, s.outputs
-    rows, columns = layer.rows + e.copy * layer.rows_copy, layer.input + e.copy * layer.input_copy
-    Y = view(s.zero, s.labels + e.copy * s.labels_copy, (outputs, s.labels_row // s.size))
-    for i in range(e.m):
-        example = now.order[e.first + i]
-        x = view(s.zero, s.X + example * n * s.size, (n,))
-        y = view(s.zero, s.Y + example * outputs * s.size, (outputs,))
-        row = view(s.zero, rows + i * layer.rows_row, (n,))
-        for k in range(n):
-            row[k] = x[k]
-        for k in range(outputs):
-            Y[k, i] = y[k]
-    transpose(s, e.m, n, (rows, layer.rows_row), (columns, layer.input_row))
+def place(matrix: Any, e: Examples) -> int:
+    """The address of a matrix's part for these examples."""
+    return matrix.address + e.copy * matrix.copy + e.first * matrix.example
 
 
-def forward(s: Any, layer: Any, now: Now, e: Examples, last: bool) -> None:
-    """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
-    n, inputs, place = layer.units, layer.inputs, layer.A + e.copy * s.copy
-    W, X = s.theta + layer.weights * s.size, input_of(layer, e)
-    add_product(s, n, e.columns, inputs, (W, inputs * s.size), s.size, X, (place, s.row), s.no)
-    A = view(s.zero, place, (n, s.row // s.size))
-    if layer.first_unit == 0 and s.in_sample_space != 0:
-        P0 = view(s.zero, s.P0 + e.first * s.size, (n, layer.input_row // s.size))
-        c = type(s.zero)(now.plan[C])
-        for i in range(n):
-            for j in range(e.columns):
-                A[i, j] += c * P0[i, j]
-    if not last:
-        b, dropout = biases(s, layer), s.dropout != 0 and layer.keep_prob < 1
-        bias_activation(A, b, layer.kind, masks(s, layer, now, e), dropout, e.columns)
+def operand(matrix: Any, e: Examples) -> Operand:
+    return place(matrix, e), matrix.row
 
 
-def input_of(layer: Any, e: Examples) -> Operand:
-    """A[l-1] (n_{l-1}, m), X or G"""
-    place = layer.input + e.copy * layer.input_copy + e.first * layer.input_example
-    return place, layer.input_row
-
-
-def rows_of(layer: Any, e: Examples) -> Operand:
-    """The transposed input (m, n_{l-1})"""
-    place = layer.rows + e.copy * layer.rows_copy + e.first * layer.rows_example
-    return place, layer.rows_row
+def array(s: Any, matrix: Any, e: Examples, rows: int) -> Matrix:
+    """Rows of a matrix, as wide as they are apart."""
+    return view(s.zero, place(matrix, e), (rows, matrix.row // s.size))
 
 
 def biases(s: Any, layer: Any) -> Vector:
     return view(s.zero, s.theta + layer.biases * s.size, (layer.units,))
 
 
-def bias_gradients(s: Any, layer: Any, copy: int) -> Vector:
-    return view(s.zero, s.db + copy * s.db_row + layer.first_unit * s.size, (layer.units,))
-
-
 def masks(s: Any, layer: Any, now: Now, e: Examples) -> Matrix:
-    """D[l] (n_l, m) from the first of these examples on; without dropout none are read."""
-    place = now.masks + layer.first_unit * now.m + e.first
-    return view(s.zero, s.D + place * s.size, (layer.units, now.m))
+    """D[l] (n_l, m) from the first of these examples on; not to be read without dropout."""
+    start = now.masks + layer.first_unit * now.m + e.first
+    return view(s.zero, s.D + start * s.size, (layer.units, now.m))
+
+
+def gather(s: Any, layer: Any, outputs: int, now: Now, e: Examples) -> None:
+    """Copy these examples: their labels, and X as rows and as columns."""
+    n, (rows, row), Y = layer.inputs, operand(layer.rows, e), array(s, s.labels, e, outputs)
+    for i in range(e.m):
+        example = now.order[e.first + i]
+        x, copy = view(s.zero, s.X + example * n * s.size, (n,)), view(s.zero, rows + i * row, (n,))
+        for k in range(n):
+            copy[k] = x[k]
+        y = view(s.zero, s.Y + example * outputs * s.size, (outputs,))
+        for k in range(outputs):
+            Y[k, i] = y[k]
+    transpose(s, e.m, n, operand(layer.rows, e), operand(layer.input, e))
+
+
+def forward(s: Any, layer: Any, now: Now, e: Examples, last: bool) -> None:
+    """A[l] = g(W[l] A[l-1] + b[l]); for the last layer the logits without their bias."""
+    n, inputs, W = layer.units, layer.inputs, s.theta + layer.weights * s.size
+    X, out, A = operand(layer.input, e), operand(layer.A, e), array(s, layer.A, e, n)
+    add_product(s, n, e.columns, inputs, (W, inputs * s.size), s.size, X, out, s.no)
+    if layer.first_unit == 0 and s.in_sample_space != 0:
+        P0, c = array(s, s.P0, e, n), type(s.zero)(now.plan[C])
+        for i in range(n):
+            for j in range(e.columns):
+                A[i, j] += c * P0[i, j]
+    if not last:
+        dropout = s.dropout != 0 and layer.keep_prob < 1
+        b, D = biases(s, layer), masks(s, layer, now, e)
+        bias_activation(A, b, layer.kind, D, dropout, e.columns)
 
 
 def output(s: Any, layer: Any, now: Now, e: Examples) -> float:
     """The last layer's logits become its dZ; returns the loss. With `forward_only` they replace
     the labels, without their bias."""
     n, m = layer.units, e.m
-    Z = view(s.zero, layer.A + e.copy * s.copy, (n, s.row // s.size))
-    labels = s.labels + e.copy * s.labels_copy + e.first * s.labels_example
-    Y, work = view(s.zero, labels, (n, s.labels_row // s.size)), s.work + e.copy * 2 * s.row
+    Z, Y = array(s, layer.A, e, n), array(s, s.labels, e, n)
     if s.forward_only != 0:
         for i in range(n):
             for j in range(m):
                 Y[i, j] = Z[i, j]
         return 0.0
-    b, db, kind = biases(s, layer), bias_gradients(s, layer, e.copy), layer.kind
-    space = view(s.zero, work, (2, s.row // s.size))
+    b, db, work = biases(s, layer), view(s.zero, place(layer.db, e), (n,)), array(s, s.work, e, 2)
     scale = type(s.zero)(now.plan[SCALE])
-    loss = output_gradient(Z, b, Y, kind, scale, db, now.recorded, space, m)
+    loss = output_gradient(Z, b, Y, layer.kind, scale, db, now.recorded, work, m)
     for i in range(n):
         for j in range(m, rounded_up(m, s.lanes)):
             Z[i, j] = s.zero
@@ -253,34 +243,36 @@ def output(s: Any, layer: Any, now: Now, e: Examples) -> float:
 
 def backward(s: Any, layer: Any, before: Any, now: Now, e: Examples) -> None:
     """dZ[l-1] = W[l]ᵀ dZ[l] ∘ g'(Z[l-1])"""
-    n, inputs, ld, shift = layer.units, layer.inputs, s.row // s.size, e.copy * s.copy
-    W, dZ = s.theta + layer.weights * s.size, (layer.dZ + shift, s.row)
-    place = before.dZ + shift
-    add_product(s, inputs, e.columns, n, (W, s.size), inputs * s.size, dZ, (place, s.row), s.no)
-    dA, A = view(s.zero, place, (inputs, ld)), view(s.zero, before.A + shift, (inputs, ld))
-    db, D, dropout = bias_gradients(s, before, e.copy), masks(s, before, now, e), s.dropout != 0
-    keep = type(s.zero)(before.keep_prob)
-    activation_gradient(dA, A, before.kind, db, D, keep, dropout and keep < 1, e.columns)
+    n, inputs, W = layer.units, layer.inputs, s.theta + layer.weights * s.size
+    dZ, out = operand(layer.dZ, e), operand(before.dZ, e)
+    add_product(s, inputs, e.columns, n, (W, s.size), inputs * s.size, dZ, out, s.no)
+    dA, A = array(s, before.dZ, e, inputs), array(s, before.A, e, inputs)
+    db, D, keep = (
+        view(s.zero, place(before.db, e), (inputs,)),
+        masks(s, before, now, e),
+        before.keep_prob,
+    )
+    dropout, keep_prob = s.dropout != 0 and keep < 1, type(s.zero)(keep)
+    activation_gradient(dA, A, before.kind, db, D, keep_prob, dropout, e.columns)
 
 
 def gradient(s: Any, layer: Any, e: Examples, add: int) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ of these examples, or its sum with that of earlier ones with `add`. In
-    sample space dS = dZ[1], which the threads put side by side."""
-    n, inputs, m, dZ = layer.units, layer.inputs, e.m, (layer.dZ + e.copy * s.copy, s.row)
-    out = layer.dW + e.copy * s.gradient, layer.dW_row
+    sample space the threads put their dZ side by side."""
+    n, inputs, m, out = layer.units, layer.inputs, e.m, operand(layer.dW, e)
     if layer.first_unit == 0 and s.in_sample_space != 0:
-        Z = view(s.zero, dZ[0], (n, s.row // s.size))
-        dS = view(s.zero, layer.dW + e.first * s.size, (n, layer.dW_row // s.size))
+        Z, dS = array(s, layer.dZ, e, n), array(s, layer.dW, e, n)
         for i in range(n):
             for j in range(m):
                 dS[i, j] = Z[i, j]
     elif layer.by_rows != 0:
-        rows = rows_of(layer, e)
+        rows = operand(layer.rows, e)
         if layer.first_unit > 0:
-            transpose(s, inputs, m, input_of(layer, e), rows)
-        add_product(s, n, inputs, m, dZ, s.size, rows, out, add)
+            transpose(s, inputs, m, operand(layer.input, e), rows)
+        add_product(s, n, inputs, m, operand(layer.dZ, e), s.size, rows, out, add)
     else:
-        add_inner_products(s, n, inputs, m, dZ, input_of(layer, e), out, add)
+        dZ, X = operand(layer.dZ, e), operand(layer.input, e)
+        add_inner_products(s, n, inputs, m, dZ, X, out, add)
 
 
 # -------------------------------------------------------------------------------------- steps
@@ -300,7 +292,7 @@ def step(s: Any, layers: Vector, now: Now, part: int, parts: int) -> float:
         m = min(s.portion, last - start)
         e = Examples(start, m, rounded_up(m, s.granule), part)
         if s.gathered != 0:
-            gather(s, layers[0], now, e)
+            gather(s, layers[0], layers[top].units, now, e)
         for l in range(top + 1):
             forward(s, layers[l], now, e, l == top)
         loss += output(s, layers[top], now, e)
@@ -319,26 +311,25 @@ def step(s: Any, layers: Vector, now: Now, part: int, parts: int) -> float:
 
 def update(s: Any, layer: Any, now: Now, part: int, parts: int, threads: int) -> None:
     """W[l] and b[l] of this thread's units, by the sums over so many threads."""
-    n, inputs, weights, kind = layer.units, layer.inputs, layer.weights, type(s.zero)
-    first, last, summed = part * n // parts, (part + 1) * n // parts, threads
-    if layer.first_unit == 0 and s.in_sample_space != 0:
-        summed = 1
-    shrink = kind(now.plan[SHRINK])
+    n, inputs, dW, db = layer.units, layer.inputs, layer.dW, layer.db
+    first, last, shrink = part * n // parts, (part + 1) * n // parts, type(s.zero)(now.plan[SHRINK])
+    copies = threads if dW.copy != 0 else min(threads, 1)
     for i in range(first, last):
-        descend(s, now, weights + i * inputs, inputs, layer.dW + i * layer.dW_row, s.gradient, summed, shrink)
-    db = s.db + (layer.first_unit + first) * s.size
-    descend(s, now, layer.biases + first, last - first, db, s.db_row, threads, s.zero)
+        at = layer.weights + i * inputs
+        descend(s, now, at, inputs, dW.address + i * dW.row, dW.copy, copies, shrink)
+    at = db.address + first * s.size
+    descend(s, now, layer.biases + first, last - first, at, db.copy, threads, s.zero)
 
 
 def descend(
-    s: Any, now: Now, place: int, count: int, steps: int, row: int, threads: int, shrink: float
+    s: Any, now: Now, place: int, count: int, steps: int, copy: int, threads: int, shrink: float
 ) -> None:
-    """Update `count` parameters from `place` on by the sum of so many rows of steps."""
+    """Update `count` parameters from `place` on by the sum of so many threads' steps."""
     kind, start = type(s.zero), place * s.size
     theta, step = view(s.zero, s.theta + start, (count,)), view(s.zero, steps, (count,))
     M, V = view(s.zero, s.M + start, (count,)), view(s.zero, s.V + start, (count,))
     for other in range(1, threads):
-        more = view(s.zero, steps + other * row, (count,))
+        more = view(s.zero, steps + other * copy, (count,))
         for j in range(count):
             step[j] += more[j]
     if shrink != 0:
@@ -380,7 +371,7 @@ def train(
     l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
     """
     s, cost, start, drawn = state[0], 0.0, 0, 0
-    db = view(s.zero, s.db + part * s.db_row, (s.units,))
+    db = view(s.zero, s.db.address + part * s.db.copy, (s.units,))
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order

@@ -195,7 +195,18 @@ def tile(
             with e.builder.if_then(fits):
                 A = e.clamped(a, a_row, height, rows)
                 C = e.clamped(c, c_row, height, rows)
-                write_tile(e if width else e.halved(), max(width, 1), rows, depth, A, a_column, b, b_row, C, add)
+                write_tile(
+                    e if width else e.halved(),
+                    max(width, 1),
+                    rows,
+                    depth,
+                    A,
+                    a_column,
+                    b,
+                    b_row,
+                    C,
+                    add,
+                )
                 e.builder.ret_void()
 
 
@@ -250,8 +261,10 @@ def inner_tile(
     c_row: Any,
     add: Any,
 ) -> None:
-    """C ← A Bᵀ, or C + A Bᵀ with `add`, in up to INNER_ROWS rows and INNER_COLUMNS columns; the rows
-    of A and B are contiguous, and as long as so many vectors."""
+    """C ← A Bᵀ, or C + A Bᵀ with `add`, in up to INNER_ROWS rows and INNER_COLUMNS columns.
+
+    The rows of A and B are contiguous, and as long as so many vectors.
+    """
     left = e.clamped(a, a_row, INNER_ROWS, rows)
     right = e.clamped(b, b_row, INNER_COLUMNS, columns)
 
@@ -273,7 +286,10 @@ def inner_tile(
     C = e.clamped(c, c_row, INNER_ROWS, rows)
     for i, j in itertools.product(range(INNER_ROWS), range(INNER_COLUMNS)):
         with e.builder.if_then(e.builder.and_(e.greater(rows, i), e.greater(columns, j))):
-            total, lane = sums[(i * INNER_COLUMNS + j) // e.lanes], (i * INNER_COLUMNS + j) % e.lanes
+            total, lane = (
+                sums[(i * INNER_COLUMNS + j) // e.lanes],
+                (i * INNER_COLUMNS + j) % e.lanes,
+            )
             e.put(e.builder.extract_element(total, ir.IntType(32)(lane)), C[i], j, add)
 
 
@@ -302,7 +318,9 @@ def view(_context: Any, number: Any, _address: Any, shape: Any) -> Any:
 
     def codegen(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         array = context.make_array(array_type)(context, builder)
-        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_value_type(number)))
+        size = context.get_constant(
+            types.intp, context.get_abi_sizeof(context.get_value_type(number))
+        )
         sizes, strides = cgutils.unpack_tuple(builder, values[2]), [size]
         for length in sizes[:0:-1]:
             strides.insert(0, builder.mul(strides[0], length))
@@ -313,7 +331,9 @@ def view(_context: Any, number: Any, _address: Any, shape: Any) -> Any:
     return array_type(number, _address, shape), codegen
 
 
-SPINS = int(__import__("os").environ.get("SPINS", 2000))  # looks at the barrier before a thread offers its core to others
+SPINS = int(
+    __import__("os").environ.get("SPINS", 2000)
+)  # looks at the barrier before a thread offers its core to others
 YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
 
