@@ -49,7 +49,9 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
         numba.config.CACHE_DIR = given
 
 
-def compiled(function: FunctionType, scope: Functions, suffix: str = "", **options: Any) -> Any:
+def compiled(
+    function: FunctionType, scope: Functions, suffix: str = "", compiler: Any = njit, **options: Any
+) -> Any:
     """`function` through Numba, with `scope` as its globals.
 
     The suffix distinguishes the variants of a function on disk: Numba names a cache file after the
@@ -58,7 +60,7 @@ def compiled(function: FunctionType, scope: Functions, suffix: str = "", **optio
     variant = FunctionType(function.__code__, scope, function.__name__ + suffix)
     variant.__qualname__ = variant.__name__
     variant.__doc__ = function.__doc__
-    return njit(variant, **options)
+    return compiler(variant, **options)
 
 
 # They have one caller each, in which they would be optimised a second time.
@@ -110,7 +112,11 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
 NUMPY = {"error_model": "numpy"}
-CALLED_BY_COMPILED_CODE = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+CALLED_BY_COMPILED_CODE = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "compiler": numba.njit,
+}
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
 # "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
 # "contract" there are no FMAs.

@@ -260,7 +260,11 @@ TRAININGS = {
     "digits-mlp": replace(_digits(128, "adam", 10, 1e-3), seeds=(1, 2, 3, 4, 5)),
     # nets that others publish times of: SimpleChains.jl, a table's few columns, OpenNN on HIGGS
     "4-32-16-4": _random(
-        Network([4, 32, 16, 4], hidden="tanh", output="softmax"), 10_000, 500, 1e-3, optimizer="adam"
+        Network([4, 32, 16, 4], hidden="tanh", output="softmax"),
+        10_000,
+        500,
+        1e-3,
+        optimizer="adam",
     ),
     "24-8-2": _random(Network([24, 8, 2], hidden="tanh", output="softmax"), 200, 20_000, 0.1),
     "28-300x5-1": _random(
