@@ -139,7 +139,7 @@ def cpu_functions() -> Functions:
 
 @functools.cache
 def train() -> Any:
-    """`cpu.steps.train` compiled, to be called from Python; it runs without the interpreter's lock."""
+    """`cpu.steps.train` compiled, to be called from Python; it releases the interpreter's lock."""
     from .cpu import steps
 
     return compiled(steps.train, vars(steps) | cpu_functions(), _sources(), nogil=True, **FAST)

@@ -484,7 +484,7 @@ class TrainingContestant:
         while sum(seconds) < SHORT and len(seconds) < MOST:
             self.restart(seed)
             seconds.append(self.advance(self.case.recipe.epochs))
-        if len(seeds) > 1:
+        if len(seeds) > 1 and self.params is not None:
             self.test_accuracies[seed] = self._outcome()[2]
         return statistics.median(seconds) / self.case.recipe.epochs
 

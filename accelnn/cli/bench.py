@@ -153,8 +153,8 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
 
         try:
             for dtype in sorted(dtypes):
-                say(f"compiling accelnn for {dtype} (once, half a minute)")
-                result.warm_up_seconds[dtype] = warm_up(dtype)
+                say(f"compiling accelnn for {dtype} (once, about six seconds)")
+                result.warm_up_seconds[dtype] = warm_up(dtype, progress=False)
             say("measuring the machine's limits")
             for place in cases.places():
                 if place.name in used_places:

@@ -11,12 +11,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     Parser(
         prog="accelnn warm-up",
-        description="Compile the CPU's solvers, about half a minute for each dtype the first time; "
-        "later trainings load them from Numba's cache in a second.",
+        description="Compile the CPU's solvers, which takes about six seconds for each dtype the "
+        "first time; later trainings load them from Numba's cache in half a second.",
     ).parse_args(arguments)
-    out, err = console(sys.stdout), console(sys.stderr)
+    out = console(sys.stdout)
     for dtype in ("float64", "float32"):
-        with err.status(f"compiling {dtype} solvers, about half a minute"):
-            seconds = accelnn.warm_up(dtype)
+        seconds = accelnn.warm_up(dtype)
         out.print(f"{dtype} solvers are ready: {seconds:.1f} s")
     return 0

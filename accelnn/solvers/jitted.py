@@ -1,7 +1,6 @@
 """Gradient descent as one compiled call for many steps: `accelnn.kernels.cpu.steps`.
 
-Neither Python nor NumPy runs between two products, Numba's threads share a product, and an update
-is part of the product before it. Serves full batches, mini-batches and sample space.
+Neither Python nor NumPy runs between two steps. Serves full batches, mini-batches and sample space.
 """
 
 import functools
@@ -21,10 +20,6 @@ from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, Trainer, draw_mask
 from accelnn.solvers.layout import Layout
 
-# Inputs from which examples are stored as rows: BLAS then forms the first product, and a row is
-# gathered in one go. With fewer, loops run along the examples.
-EXAMPLES_FIRST_FROM = 32
-
 # Limits of one compiled call, which Ctrl-C cannot interrupt: multiply-adds, about half a second of
 # them, and the elements of its dropout masks, all drawn before it
 LONGEST_CALL, LARGEST_MASKS = 2e10, 2**20
@@ -41,7 +36,7 @@ class Jitted(Trainer):
         self.compile_seconds = load(job.params.dtype)
         batched = job.batch_size is not None
         self.orders = batches.orders(job.examples, job.seed) if batched else iter(())
-        self.state = Layout(job, self.params, self.space)
+        self.layout = Layout(job, self.params, self.space)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -60,7 +55,7 @@ class Jitted(Trainer):
     def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
         """Take these steps, in calls short enough to be interrupted; returns the sum of the costs
         of the first `recorded`, each times its examples."""
-        state, layers, largest = self.state, self.params.layers, int(sizes.max())
+        layers, largest = self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = min(self.job.net.keep_prob, default=1) < 1
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
@@ -75,15 +70,15 @@ class Jitted(Trainer):
             chosen = order[first : first + taken.sum()]
             counted = min(max(recorded - start, 0), len(taken))
             if dropout:
-                state.set_masks(self._masks(taken))
+                self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
             plan = self._plan(rates[start : start + most], taken)
-            total += _train(state, plan, taken, chosen, l2, counted)
+            total += _train(self.layout, plan, taken, chosen, l2, counted)
             self.steps += len(taken)
         return total
 
     def _plan(self, rates: Array, sizes: Array) -> Array:
-        """`Now.plan` of each step: α, scale, shrinkage, ε and c."""
+        """A row of the plan for each step: α, scale, shrinkage, ε and c."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
         plan = np.zeros((len(rates), 5))
         plan[:, [0, 3]] = self.corrected(rates)
@@ -96,7 +91,7 @@ class Jitted(Trainer):
     def _masks(self, sizes: Array) -> Array:
         """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
         net = self.job.net
-        # and zeros behind them, because whole vectors are read
+        # Zeros follow, because whole vectors are read.
         D = np.zeros(sum(net.layers[1:]) * int(sizes.sum()) + max(sizes) + 64, self.params.dtype)
         start = 0
         for m in sizes:
@@ -108,19 +103,19 @@ class Jitted(Trainer):
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
-        state, Z = self._validation_pass
-        _train(state, np.zeros((1, 5)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
+        layout, Z = self._validation_pass
+        _train(layout, np.zeros((1, 5)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
         return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
 
     @functools.cached_property
     def _validation_pass(self) -> tuple[Any, Array]:
-        """The state of a step on the validation set that ends with the last product forward, and
-        where that leaves the logits, without their bias."""
+        """A step on the validation set that ends with the last product forward, and where that
+        leaves the logits, without their bias."""
         X, Y = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
         job = replace(self.job, net=net, X=X, Y=Y, batch_size=None)
-        state = Layout(job, self.params, forward_only=True)
-        return state, state.labels[: len(Y), : Y.shape[1]]
+        layout = Layout(job, self.params, forward_only=True)
+        return layout, layout.labels[: len(Y), : Y.shape[1]]
 
 
 class JittedGram(InSampleSpace, Jitted):
@@ -143,9 +138,9 @@ def load(dtype: Any) -> float:
         one = np.zeros((1, 1), dtype)
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
         plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
-        s = Layout(job, job.params)
-        arguments = s.state, s.layers, plan, sizes, order, 0.0, 0, 0, 1
-        seconds = jit.prepare(jit.train(), arguments)
+        smallest = Layout(job, job.params)
+        arguments = plan, sizes, order, 0.0, 0, 0, 1
+        seconds = jit.prepare(jit.train(), (smallest.state, smallest.layers, *arguments))
         _loaded.add(dtype)
         return seconds
 

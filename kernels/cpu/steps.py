@@ -130,17 +130,20 @@ def add_product(
     add: int,
 ) -> None:
     """out ← A B, or out + A B with `add`; it writes whole vectors, of B's rows and of its own."""
-    (a, a_row), (b, b_row), (c, c_row), wide = A, B, out, 2 * s.lanes
-    high, across = (rows + TILE_ROWS - 1) // TILE_ROWS, (columns + wide - 1) // wide
+    (a, a_row), (b, b_row), (c, c_row), wide, size = A, B, out, 2 * s.lanes, s.size
+    whole, rest = columns // wide, columns % wide
+    # a vector and a half are two tiles, because one would compute two vectors
+    split = s.lanes < rest <= s.lanes + s.lanes // 2
+    high, across = (rows + TILE_ROWS - 1) // TILE_ROWS, whole + (rest > 0) + split
     for start in range(0, depth, DEPTH):
         terms, more = min(DEPTH, depth - start), add + start
         for k in range(high * across):
-            # read again and again the smaller of A and B
-            i, j = (k % high, k // high) if rows < columns else (k // across, k % across)
-            i, j = i * TILE_ROWS, j * wide
-            left, to = (rows - i, columns - j, terms), c + i * c_row + j * s.size
-            factors = a + i * a_row, a_row, A_column, b + j * s.size, b_row
-            tile(s.zero, (*left, *factors, to, c_row, more))
+            # read the smaller of A and B again and again
+            i, q = (k % high, k // high) if rows < columns else (k // across, k % across)
+            i, j = i * TILE_ROWS, q * wide if q <= whole else whole * wide + s.lanes
+            width = s.lanes if split and q == whole else columns - j
+            factors = a + i * a_row, a_row, A_column, b + j * size, b_row
+            tile(s.zero, (rows - i, width, terms, *factors, c + i * c_row + j * size, c_row, more))
         a, b = a + DEPTH * A_column, b + DEPTH * b_row
 
 
@@ -286,7 +289,9 @@ def wait(s: Any, parts: int) -> None:
 
 def step(s: Any, layers: Vector, now: Now, part: int, parts: int) -> float:
     """A thread's part of a step; returns the loss of its examples."""
-    top, share = len(layers) - 1, rounded_up((now.m + parts - 1) // parts, s.granule)
+    top, share = len(layers) - 1, (now.m + parts - 1) // parts
+    if s.gathered == 0:
+        share = rounded_up(share, s.lanes)
     first, last, loss = part * share, min((part + 1) * share, now.m), 0.0
     for start in range(first, last, s.portion):
         m = min(s.portion, last - start)
