@@ -17,6 +17,7 @@ from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
+import numpy as np
 import platformdirs
 
 from . import loops
@@ -112,23 +113,30 @@ FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": Fals
 EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
 
 
+def cpu_functions(dtype: Any = np.float64) -> Functions:
+    """The compiled functions of the CPU's steps for arrays of this dtype, in an order in which
+    callers come last."""
+    return _cpu_functions(np.dtype(dtype) == np.float32)
+
+
 @functools.cache
-def cpu_functions() -> Functions:
-    """The compiled functions of the CPU's steps, in an order in which callers come last."""
+def _cpu_functions(single: bool) -> Functions:
     from .cpu import elementary, fused, steps
 
-    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
+    suffix = "_single" * single + _sources()
+    numbers = ModuleType(elementary.__name__)  # `elementary` for the arrays' dtype
+    vars(numbers).update(vars(elementary) | (elementary.SINGLE if single else {}))
+    modules = ((numbers, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
     functions: Functions = {}
     for module, options in modules:
         imported = {name: f for name, f in functions.items() if name in vars(module)}
-        functions |= serial_functions(module, imported, _sources(), **options)
+        functions |= serial_functions(module, imported, suffix, **options)
     return functions
 
 
-@functools.cache
-def train() -> Any:
-    """`cpu.steps.train` compiled."""
-    return cpu_functions()["train"]
+def train(dtype: Any = np.float64) -> Any:
+    """`cpu.steps.train` compiled for arrays of this dtype."""
+    return cpu_functions(dtype)["train"]
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -144,18 +152,18 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
         return False
 
 
-def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
+def prepare(function: Any, arguments: tuple[Any, ...], dtype: Any = None) -> float:
     """Load a function compiled for arguments of these types, or compile it; returns the seconds.
 
-    Another process compiles `train`, and this one loads the result; if that fails, this one
-    compiles. Otherwise the last bits of a float32 training would differ between the process that
-    compiles and later ones: a loaded function has its own, once more optimised, copies of the
-    functions that it calls.
+    If the function is `train`, `dtype` is the one it was made for. Another process compiles it, and
+    this one loads the result; if that fails, this one compiles. Otherwise the last bits of a
+    float32 training would differ between the process that compiles and later ones: a loaded
+    function has its own, once more optimised, copies of the functions that it calls.
     """
     start = time.perf_counter()
     signature = tuple(map(numba.typeof, arguments))
-    if function is train() and function.stats.cache_path and not kept(function, arguments):
-        task = pickle.dumps((sys.path, pickle.dumps(signature)))
+    if dtype is not None and function.stats.cache_path and not kept(function, arguments):
+        task = pickle.dumps((sys.path, np.dtype(dtype).name, pickle.dumps(signature)))
         # the child takes its path from the parent: "-c" would put the current folder first
         isolated = "-I" if sys.flags.isolated else "-P"
         command = [sys.executable, isolated, "-c", COMPILE_TRAIN]
@@ -166,9 +174,9 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
 
 COMPILE_TRAIN = """
 import pickle, sys
-sys.path, signature = pickle.load(sys.stdin.buffer)
+sys.path, dtype, signature = pickle.load(sys.stdin.buffer)
 from accelnn.kernels import jit
-jit.train().compile(pickle.loads(signature))
+jit.train(dtype).compile(pickle.loads(signature))
 """
 
 

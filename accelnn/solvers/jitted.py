@@ -287,7 +287,7 @@ def load(dtype: Any) -> float:
         plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
         s = State(job, job.params)
         arguments = s.state, s.layers, plan, sizes, order, 0.0, 0, 0, 1
-        seconds = jit.prepare(jit.train(), arguments)
+        seconds = jit.prepare(jit.train(dtype), arguments, dtype)
         _loaded.add(dtype)
         return seconds
 
@@ -323,7 +323,8 @@ def _train(*arguments: Any) -> float:
     """Take compiled steps, one training at a time, because each uses all cores already."""
     from accelnn.kernels import jit
 
-    train, parts = jit.train(), arguments[0].threads
+    dtype, parts = arguments[0].arrays["theta"].dtype, arguments[0].threads
+    train = jit.train(dtype)
     arguments = arguments[0].state, arguments[0].layers, *arguments[1:]
     with _shared.running:
         pool = _shared.pool
