@@ -120,7 +120,7 @@ def tanh(x: float) -> float:
 
 
 def split(x: float) -> tuple[int, float]:
-    """n and f with x = 2ⁿ⁻ᵇ (1 + f) and sqrt(1/2) <= 1 + f < sqrt(2), for normal x and the bias b."""
+    """n and f with x = 2ⁿ⁻ᵇ (1 + f) and sqrt(1/2) <= 1 + f < sqrt(2); x is normal, b the bias."""
     shifted = integer(bits(x) + (ONE_BITS - SQRT_HALF_BITS))  # the exponent grows from sqrt(2) on
     n = (shifted >> FRACTION) & EXPONENT_MASK
     return n, from_bits((shifted & FRACTION_MASK) + SQRT_HALF_BITS) - ONE
