@@ -126,7 +126,7 @@ def _cpu_functions(single: bool) -> Functions:
     suffix = "_single" * single + _sources()
     numbers = ModuleType(elementary.__name__)  # `elementary` for the arrays' dtype
     vars(numbers).update(vars(elementary) | (elementary.SINGLE if single else {}))
-    # LLVM does not inline logistic_loss by itself: 10,000 losses took 140 us, and take 14 us inline.
+    # LLVM does not inline logistic_loss by itself: 10,000 losses took 140 us, and 14 us inlined.
     # In float64, vectors would change the last bits of recorded costs.
     inline = FAST | {"forceinline": single}
     modules = ((numbers, EXACT), (loops, inline), (fused, FAST), (steps, FAST))
