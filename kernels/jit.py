@@ -126,14 +126,17 @@ def _cpu_functions(single: bool) -> Functions:
     suffix = "_single" * single + _sources()
     numbers = ModuleType(elementary.__name__)  # `elementary` for the arrays' dtype
     vars(numbers).update(vars(elementary) | (elementary.SINGLE if single else {}))
-    # LLVM does not inline logistic_loss by itself: 10,000 losses took 140 us, and 14 us inlined.
-    # In float64, vectors would change the last bits of recorded costs.
-    inline = FAST | {"forceinline": single}
-    modules = ((numbers, EXACT), (loops, inline), (fused, FAST), (steps, FAST))
+    modules = ((numbers, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
     functions: Functions = {}
     for module, options in modules:
         imported = {name: f for name, f in functions.items() if name in vars(module)}
         functions |= serial_functions(module, imported, suffix, **options)
+        if single and module is loops:
+            # LLVM does not inline this by itself: 10,000 losses took 140 us, and 14 us inlined. In
+            # float64, SIMD lanes would change the last bits of recorded costs.
+            inlined = FAST | {"forceinline": True}
+            function, scope = loops.logistic_loss, vars(loops) | functions
+            functions["logistic_loss"] = compiled(function, scope, "_inlined" + suffix, **inlined)
     return functions
 
 
