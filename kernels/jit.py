@@ -11,12 +11,13 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numba
+import numpy as np
 import platformdirs
 
 from . import loops
@@ -63,28 +64,26 @@ def compiled(
     return compiler(variant, **options)
 
 
-# They have one caller each, in which they would be optimised a second time.
-INLINED = {"step", "output", "forward", "backward", "gradient", "update", "gather"}
-
-
 def serial_functions(
-    module: ModuleType, imported: Functions | None = None, suffix: str = "", **options: Any
+    module: ModuleType,
+    imported: Functions | None = None,
+    inlined: Collection[str] = (),
+    **options: Any,
 ) -> Functions:
     """All functions of a module, compiled; `imported` replaces functions of other modules.
 
-    Functions that return a view are inlined, because their caller owns the viewed array.
+    Numba inlines the functions in `inlined`, and those that return a view, because their caller
+    owns the viewed array.
     """
     scope = vars(module) | (imported or {})
     for name, function in functions_of(module).items():
         returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
-        inline = {"inline": "always"} if returns_view or name in INLINED else {}
-        scope[name] = compiled(function, scope, suffix, **options, **inline)
+        inline = {"inline": "always"} if returns_view or name in inlined else {}
+        scope[name] = compiled(function, scope, **options, **inline)
     return {name: scope[name] for name in functions_of(module)}
 
 
-def parallel_functions(
-    module: ModuleType, serial: Functions, suffix: str = "", **options: Any
-) -> Functions:
+def parallel_functions(module: ModuleType, serial: Functions, **options: Any) -> Functions:
     """Twins of the functions that use prange or call a function that does.
 
     One pass is enough, because a module defines each function before its callers.
@@ -97,7 +96,7 @@ def parallel_functions(
         uses = twins & {op.argval for op in code if op.opname == "LOAD_GLOBAL"}
         if uses:
             options["parallel"] = "prange" in uses
-            scope[name] = compiled(function, scope, "_parallel" + suffix, **options)
+            scope[name] = compiled(function, scope, "_parallel", **options)
             twins.add(name)
     return {name: scope[name] for name in functions_of(module)}
 
@@ -112,37 +111,40 @@ parallel = SimpleNamespace(**parallel_functions(loops, _serial))
 # quotient would use no SIMD lanes. NaN and infinity keep their meaning. Without _nrt, counting
 # references to views took 4 of the 10 us of a step of the smallest network.
 NUMPY = {"error_model": "numpy"}
-CALLED_BY_COMPILED_CODE = {
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "compiler": numba.njit,
-}
 FAST: dict[str, Any] = {"fastmath": {"contract", "reassoc", "nsz"}, "_nrt": False} | NUMPY
 # "reassoc" would undo the rounding by `elementary.ROUNDING` and the constants in two parts; without
 # "contract" there are no FMAs.
 EXACT: dict[str, Any] = {"fastmath": {"contract"}, "forceinline": True} | NUMPY
+# Functions that only compiled code calls need no wrappers, and `train` alone is kept on disk.
+WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "compiler": numba.njit}
+# Functions with one caller, in which LLVM would optimise them a second time, and one that LLVM does
+# not inline by itself, so that 10,000 losses took 140 us instead of 14
+INLINED = ("step", "output", "forward", "backward", "gradient", "update", "gather", "logistic_loss")
 
 
 @functools.cache
-def cpu_functions() -> Functions:
-    """The compiled functions of the CPU's steps, in an order in which callers come last."""
+def cpu_functions(dtype: Any) -> Functions:
+    """The compiled functions of the CPU's steps for arrays of this dtype, in an order in which
+    callers come last; only compiled code can call them."""
     from .cpu import elementary, fused, steps
 
-    modules = ((elementary, EXACT), (loops, FAST), (fused, FAST), (steps, FAST))
+    numbers = ModuleType(elementary.__name__)  # `elementary` for the dtype
+    single = elementary.SINGLE if np.dtype(dtype) == np.float32 else {}
+    vars(numbers).update(vars(elementary) | single)
     functions: Functions = {}
-    for module, options in modules:
-        options = options | CALLED_BY_COMPILED_CODE
+    for module, options in ((numbers, EXACT), (loops, FAST), (fused, FAST), (steps, FAST)):
         imported = {name: f for name, f in functions.items() if name in vars(module)}
-        functions |= serial_functions(module, imported, _sources(), **options)
+        functions |= serial_functions(module, imported, INLINED, **options | WITHIN)
     return functions
 
 
 @functools.cache
-def train() -> Any:
-    """`cpu.steps.train` compiled, to be called from Python; it releases the interpreter's lock."""
+def train(dtype: Any) -> Any:
+    """`cpu.steps.train` compiled for arrays of this dtype; it releases the interpreter's lock."""
     from .cpu import steps
 
-    return compiled(steps.train, vars(steps) | cpu_functions(), _sources(), nogil=True, **FAST)
+    scope, suffix = vars(steps) | cpu_functions(dtype), f"_{np.dtype(dtype).name}_{_sources()}"
+    return compiled(steps.train, scope, suffix, nogil=True, **FAST)
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -158,18 +160,18 @@ def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
         return False
 
 
-def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
+def prepare(function: Any, arguments: tuple[Any, ...], dtype: Any = None) -> float:
     """Load a function compiled for arguments of these types, or compile it; returns the seconds.
 
-    Another process compiles `train`, and this one loads the result; if that fails, this one
-    compiles. Otherwise the last bits of a float32 training would differ between the process that
-    compiles and later ones: a loaded function has its own, once more optimised, copies of the
-    functions that it calls.
+    If the function is `train`, `dtype` is the one it was made for. Another process compiles it, and
+    this one loads the result; if that fails, this one compiles. Otherwise the last bits of a
+    float32 training would differ between the process that compiles and later ones: a loaded
+    function has its own, once more optimised, copies of the functions that it calls.
     """
     start = time.perf_counter()
     signature = tuple(map(numba.typeof, arguments))
-    if function is train() and function.stats.cache_path and not kept(function, arguments):
-        task = pickle.dumps((sys.path, pickle.dumps(signature)))
+    if dtype is not None and function.stats.cache_path and not kept(function, arguments):
+        task = pickle.dumps((sys.path, np.dtype(dtype).name, pickle.dumps(signature)))
         # the child takes its path from the parent: "-c" would put the current folder first
         isolated = "-I" if sys.flags.isolated else "-P"
         command = [sys.executable, isolated, "-c", COMPILE_TRAIN]
@@ -180,9 +182,9 @@ def prepare(function: Any, arguments: tuple[Any, ...]) -> float:
 
 COMPILE_TRAIN = """
 import pickle, sys
-sys.path, signature = pickle.load(sys.stdin.buffer)
+sys.path, dtype, signature = pickle.load(sys.stdin.buffer)
 from accelnn.kernels import jit
-jit.train().compile(pickle.loads(signature))
+jit.train(dtype).compile(pickle.loads(signature))
 """
 
 
@@ -195,4 +197,4 @@ def _sources() -> str:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
-    return "_" + digest.hexdigest()[:8]
+    return digest.hexdigest()[:8]

@@ -124,15 +124,16 @@ def l2(yhat: Vector, y: Vector) -> float:
 
 def sigmoid(z: float) -> float:
     """1 / (1 + e⁻ᶻ), for negative z as eᶻ / (1 + eᶻ): the exponential never overflows."""
-    e = exp(-abs(z))
-    return (e if z < 0.0 else 1.0) / (1.0 + e)
+    one, e = type(z)(1), exp(-abs(z))
+    return (e if z < 0.0 else one) / (one + e)
 
 
 def logistic_loss(z: float, y: float) -> float:
     """-y log σ(z) - (1 - y) log(1 - σ(z)) = max(z, 0) - y z + log(1 + e^-|z|), from the logit z:
     finite for every finite z, and 0 if a right one is infinite."""
-    weight = 1.0 - y if z > 0.0 else y
-    return (weight * abs(z) if weight != 0.0 else 0.0) + log1p(exp(-abs(z)))
+    zero, one = type(z)(0), type(z)(1)
+    weight = one - y if z > 0.0 else y
+    return (weight * abs(z) if weight != 0.0 else zero) + log1p(exp(-abs(z)))
 
 
 def logistic_explicit(w: Vector, b: float, X: Matrix, Y: Vector, dw: Vector) -> tuple[float, float]:

@@ -372,7 +372,7 @@ def test_a_signal_between_two_compiled_calls_leaves_sample_space_in_step(monkeyp
         options = {"learning_rate": 0.1, "solver": "gram-jitted", "optimizer": optimizer}
         accelnn.fit(*given, epochs=1, **options)  # compiles what is not compiled
         with monkeypatch.context() as patch:
-            patch.setattr(jit, "train", lambda: counted)
+            patch.setattr(jit, "train", lambda _dtype: counted)
             with pytest.raises(accelnn.Interrupted) as interrupted:
                 accelnn.fit(*given, epochs=5000, record_every=5000, **options)
         history = interrupted.value.history

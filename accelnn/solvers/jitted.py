@@ -139,8 +139,8 @@ def load(dtype: Any) -> float:
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
         plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
         smallest = Layout(job, job.params)
-        arguments = plan, sizes, order, 0.0, 0, 0, 1
-        seconds = jit.prepare(jit.train(), (smallest.state, smallest.layers, *arguments))
+        arguments = smallest.state, smallest.layers, plan, sizes, order, 0.0, 0, 0, 1
+        seconds = jit.prepare(jit.train(dtype), arguments, dtype)
         _loaded.add(dtype)
         return seconds
 
@@ -149,7 +149,7 @@ def _train(layout: Layout, *arguments: Any) -> float:
     """Take compiled steps; the sum of the costs, which each thread has for its examples."""
     from accelnn.kernels import jit
 
-    train, parts = jit.train(), layout.threads
+    train, parts = jit.train(layout.dtype), layout.threads
 
     def part(i: int) -> float:
         return float(train(layout.state, layout.layers, *arguments, i, parts))

@@ -40,6 +40,7 @@ class Layout:
         from accelnn.kernels.cpu import steps, tiles
 
         sizes, dtype = params.layers, params.dtype
+        self.dtype = dtype
         m, units, lanes = max(job.sizes), sum(sizes[1:]), tiles.lanes(dtype)
         gathered = job.batch_size is not None
         granule = lanes // 2 if gathered else lanes  # inner products need whole vectors
