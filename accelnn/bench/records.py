@@ -132,7 +132,7 @@ class TrainingRecord(Record):
 class Report:
     """All that one run of the benchmark measured.
 
-    warm_up_seconds : by dtype, to compile (six seconds) or load (half a second) accelnn's solvers
+    warm_up_seconds : by dtype, to compile (seven seconds) or load (half a second) accelnn's solvers
     """
 
     machine: Mapping[str, Any]

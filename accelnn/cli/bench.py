@@ -153,7 +153,7 @@ def _measure(plan: Plan, options: argparse.Namespace, until: float, result: Repo
 
         try:
             for dtype in sorted(dtypes):
-                say(f"compiling accelnn for {dtype} (once, about six seconds)")
+                say(f"compiling accelnn for {dtype} (once, about seven seconds)")
                 result.warm_up_seconds[dtype] = warm_up(dtype, progress=False)
             say("measuring the machine's limits")
             for place in cases.places():

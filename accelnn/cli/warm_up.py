@@ -11,7 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     Parser(
         prog="accelnn warm-up",
-        description="Compile the CPU's solvers, which takes about six seconds for each dtype the "
+        description="Compile the CPU's solvers, which takes about seven seconds for each dtype the "
         "first time; later trainings load them from Numba's cache in half a second.",
     ).parse_args(arguments)
     out = console(sys.stdout)

@@ -50,7 +50,7 @@ def warm_up(*dtypes: Any, progress: bool = True) -> float:
     dtypes : "float64", "float32"; both by default
     progress : whether a terminal shows which dtype is being prepared
 
-    Returns the seconds it took: about half a second for a dtype to load, six seconds to compile.
+    Returns the seconds it took: about half a second for a dtype to load, seven seconds to compile.
     Raises ValueError for another dtype.
     """
     from accelnn.cli.console import console
