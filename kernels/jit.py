@@ -68,6 +68,7 @@ def serial_functions(
     module: ModuleType,
     imported: Functions | None = None,
     inlined: Collection[str] = (),
+    suffix: str = "",
     **options: Any,
 ) -> Functions:
     """All functions of a module, compiled; `imported` replaces functions of other modules.
@@ -79,7 +80,7 @@ def serial_functions(
     for name, function in functions_of(module).items():
         returns_view = function.__annotations__.get("return") is Any  # as Vector and Matrix are
         inline = {"inline": "always"} if returns_view or name in inlined else {}
-        scope[name] = compiled(function, scope, **options, **inline)
+        scope[name] = compiled(function, scope, suffix, **options, **inline)
     return {name: scope[name] for name in functions_of(module)}
 
 
@@ -134,7 +135,7 @@ def cpu_functions(dtype: Any) -> Functions:
     functions: Functions = {}
     for module, options in ((numbers, EXACT), (loops, FAST), (fused, FAST), (steps, FAST)):
         imported = {name: f for name, f in functions.items() if name in vars(module)}
-        functions |= serial_functions(module, imported, INLINED, **options | WITHIN)
+        functions |= serial_functions(module, imported, INLINED, _suffix(dtype), **options | WITHIN)
     return functions
 
 
@@ -143,8 +144,8 @@ def train(dtype: Any) -> Any:
     """`cpu.steps.train` compiled for arrays of this dtype; it releases the interpreter's lock."""
     from .cpu import steps
 
-    scope, suffix = vars(steps) | cpu_functions(dtype), f"_{np.dtype(dtype).name}_{_sources()}"
-    return compiled(steps.train, scope, suffix, nogil=True, **FAST)
+    scope = vars(steps) | cpu_functions(dtype)
+    return compiled(steps.train, scope, _suffix(dtype), nogil=True, **FAST)
 
 
 def kept(function: Any, arguments: tuple[Any, ...]) -> bool:
@@ -189,12 +190,17 @@ jit.train(dtype).compile(pickle.loads(signature))
 """
 
 
+def _suffix(dtype: Any) -> str:
+    """A name for this version of all sources, compiled for a dtype.
+
+    Numba compiles the functions of a changed file again, but not their callers in other files. And
+    two processes compile for the two dtypes, so that a function could get the same symbol in both.
+    """
+    return f"_{np.dtype(dtype).name}_{_sources()}"
+
+
 @functools.cache
 def _sources() -> str:
-    """A name for this version of all sources.
-
-    Numba compiles the functions of a changed file again, but not their callers in other files.
-    """
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
