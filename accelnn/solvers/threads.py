@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# Rates per microsecond for `step_time`, measured on 2 cores of an AMD EPYC. Meeting at a barrier
-# took 0.3 to 0.5 us when the two cores shared a cache and several times as long when they did not.
+# Rates per microsecond for `step_time`, from 2 cores of an AMD EPYC. Meeting at a barrier took 0.3
+# to 0.5 us when the two cores shared a cache, and up to 7 us when they did not. It is charged more,
+# because BLAS's threads stay awake for 25 ms after a product: a 40 us step on two threads then took
+# five times as long, which a gain of 10 us is not worth.
 MULTIPLY_ADD_BYTES = 1e5  # 25,000 multiply-adds in float32 per thread, half as many in float64
 BYTES_BETWEEN_CORES = 2e4
-MEETING = 2.5  # microseconds with two threads
+MEETING = 20.0  # microseconds with two threads
 CROWD = 16  # this many more threads double it
 
 
