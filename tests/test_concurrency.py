@@ -7,33 +7,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import threadpoolctl
 from helpers import workers
 
 import accelnn
 from accelnn.solvers import jitted
 
 
-def run(kind, **variables):
+def run(kind):
     script = [sys.executable, "-W", "ignore::DeprecationWarning", workers.__file__, kind]
-    ended = subprocess.run(
-        script, capture_output=True, text=True, timeout=120, env=os.environ | variables
-    )
-    assert ended.returncode == 0, (kind, variables, ended.returncode, ended.stderr[-2000:])
-
-
-def test_blas_has_one_thread_until_the_last_training_ends():
-    numbers = [one["num_threads"] for one in jitted._blas().info()]
-    with threadpoolctl.threadpool_limits(3, "blas"):
-        first, second = jitted.one_blas_thread(), jitted.one_blas_thread()
-        for step, expected in (
-            *((first.__enter__, 1), (second.__enter__, 1)),
-            *((lambda: first.__exit__(None, None, None), 1),),
-            *((lambda: second.__exit__(None, None, None), 3),),
-        ):
-            step()
-            assert {one["num_threads"] for one in jitted._blas().info()} == {expected}
-    assert [one["num_threads"] for one in jitted._blas().info()] == numbers
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, (kind, ended.returncode, ended.stderr[-2000:])
 
 
 def test_trainings_in_threads_are_right():
@@ -44,12 +27,6 @@ def test_trainings_in_threads_are_right():
 def test_trainings_in_forked_processes_are_right():
     run("forked")
     run("forked_within_a_training")
-
-
-@pytest.mark.slow
-def test_numbas_own_threads_serve_trainings_in_threads_and_forked_processes():
-    for kind in ("in_threads", "forked"):
-        run(kind, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="4")
 
 
 @pytest.mark.slow
