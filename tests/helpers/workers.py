@@ -6,6 +6,7 @@ each, and BLAS has as many threads as before.
 
 import multiprocessing
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,17 +60,27 @@ def joblib_loky() -> list:
     return list(Parallel(2, backend="loky")(delayed(train)(name) for name in SOLVERS))
 
 
-def forked_within_a_training() -> list:
-    """As if another thread forked while one was training and one loading compiled code."""
+def forked_while_held(lock) -> list:
+    """As if a thread that holds a lock worked on while another forked."""
     receive, send = multiprocessing.Pipe(duplex=False)
-    with threads._pool.running, jitted._loading:
+    with lock:
         if (child := os.fork()) == 0:
             send.send(train("jitted"))
             os._exit(0)
-    assert receive.poll(60), "the child waits for a lock"
-    result = receive.recv()
-    os.waitpid(child, 0)
-    return [result]
+    try:
+        assert receive.poll(30), "the child waits for the lock"
+        return [receive.recv()]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def forked_within_a_training() -> list:
+    return forked_while_held(threads._pool.running)
+
+
+def forked_while_loading() -> list:
+    return forked_while_held(jitted._loading)
 
 
 if __name__ == "__main__":
