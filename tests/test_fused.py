@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
+import threadpoolctl
 from helpers.trainings import both, check_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,13 @@ NETS = {  # of each depth and each width
     ),
 }
 BATCHES = {"whole": lambda _: None, "mini-batches": lambda m: min(m, 5 if m < 30 else 20)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_blas_thread():
+    """If something else runs, BLAS's threads wait for one another: 30 times as long."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture

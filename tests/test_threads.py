@@ -168,9 +168,9 @@ def pool(monkeypatch):
     fresh.executor.shutdown(wait=False)
 
 
-def meeting(parts):
+def meeting(parts, timeout=10):
     """A function of a part that returns when all parts are running, and the thread's number."""
-    barrier = threading.Barrier(parts, timeout=10)
+    barrier = threading.Barrier(parts, timeout=timeout)
 
     def meet(part):
         barrier.wait()
@@ -245,7 +245,7 @@ def test_threads_start_again_once_they_can(pool, startable):
         pool.run(meeting(5), 5)
     time.sleep(0.2)  # until the two that started are idle
     startable[0] = 10
-    assert [part for part, _ in pool.run(meeting(5), 5)] == [0, 1, 2, 3, 4]
+    assert [part for part, _ in pool.run(meeting(5, timeout=2), 5)] == [0, 1, 2, 3, 4]
 
 
 def test_an_error_of_a_part_reaches_the_caller_and_the_pool_goes_on(pool):
