@@ -16,7 +16,7 @@ import threadpoolctl
 import accelnn
 from accelnn.solvers import jitted, threads
 
-threads.best_count = lambda *_: 3  # fork and spawn pass it on
+threads.best_count = lambda *_: 2  # fork and spawn pass it on
 
 random = np.random.default_rng(0)
 X, Y = random.normal(size=(400, 2000)), random.integers(10, size=2000)
