@@ -4,17 +4,19 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import workers
 
 import accelnn
 from accelnn.solvers import jitted
 
+WORKERS = Path(__file__).parent / "helpers" / "workers.py"
+
 
 def run(kind):
-    script = [sys.executable, "-W", "ignore::DeprecationWarning", workers.__file__, kind]
+    script = [sys.executable, "-W", "ignore::DeprecationWarning", WORKERS, kind]
     ended = subprocess.run(script, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, (kind, ended.returncode, ended.stderr[-2000:])
 

@@ -16,7 +16,7 @@ import threadpoolctl
 import accelnn
 from accelnn.solvers import jitted, threads
 
-threads.best_count = lambda *_: 2  # fork and spawn pass it on
+threads.best_count = lambda *_: 2  # at import, for processes that spawn starts
 
 random = np.random.default_rng(0)
 X, Y = random.normal(size=(400, 2000)), random.integers(10, size=2000)
@@ -68,7 +68,7 @@ def forked_while_held(lock) -> list:
             send.send(train("jitted"))
             os._exit(0)
     try:
-        assert receive.poll(30), "the child waits for the lock"
+        assert receive.poll(15), "the child waits for the lock"
         return [receive.recv()]
     finally:
         os.kill(child, signal.SIGKILL)
