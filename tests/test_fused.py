@@ -1,154 +1,162 @@
-"""The compiled steps: whole trainings against the vectorised ones, products by BLAS on blocks of
-matrices, and how compiled code is looked up and prepared. test_operations.py has the operations."""
+"""The compiled steps: whole trainings on one thread and on several against the vectorised ones, and
+how compiled code is looked up and prepared. test_operations.py and test_tiles.py have the parts."""
 
-import functools
 import importlib.util
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numba
 import numpy as np
 import pytest
-from hypothesis import given
+import threadpoolctl
+from helpers.trainings import both, check_same
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import accelnn
-from accelnn import SGD, Network, Parameters
-from accelnn.functions import OUTPUTS
+from accelnn import Network
+from accelnn.functions import ACTIVATIONS, OUTPUTS
 from accelnn.kernels import jit
-from accelnn.kernels.cpu import blas, steps
-from accelnn.solvers import jitted
-from accelnn.solvers.job import Job
+from accelnn.kernels.cpu import tiles
+from accelnn.solvers import jitted, layout
 
 pytestmark = pytest.mark.slow
 
 DTYPES = ("float64", "float32")
+OPTIMIZERS = {"sgd": 0.3, "momentum": 0.1, "adam": 0.02}  # and their learning rates
+EXAMPLES = (1, 7, 8, 9, 33)  # less than a SIMD register, and whole ones and one more
+NETS = {  # of each depth and each width
+    "one layer": Network([3, 1], l2=0.1),
+    "two layers": Network([17, 3, 2], hidden="tanh"),
+    "three layers with L2": Network([70, 17, 1, 3], hidden=("tanh", "sigmoid"), l2=0.5),
+    "four layers with dropout": Network(
+        [3, 70, 17, 3, 4], hidden=("relu", "tanh", "leaky_relu"), keep_prob=(0.8, 1.0, 0.7), l2=0.1
+    ),
+}
+BATCHES = {"whole": lambda _: None, "mini-batches": lambda m: min(m, 5 if m < 30 else 20)}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_a_compiled_training_is_the_vectorised_one(optimizer, monkeypatch):
-    X = np.random.default_rng(0).normal(size=(5, 90))
-    for batch_size, output, loops in itertools.product([None, 8], OUTPUTS, [True, False]):
-        monkeypatch.setattr(blas, "has_small_kernels", lambda loops=loops: not loops)
-        net = Network(
-            [5, 7, 6, 3], hidden=("tanh", "leaky_relu"), output=output, keep_prob=0.8, l2=0.1
-        )
-        Y = accelnn.one_hot(np.arange(90) % 3, 3)
-        options = {"epochs": 5, "learning_rate": 0.05, "record_every": 2, "validation": 0.2}
-        options |= {"optimizer": optimizer, "batch_size": batch_size}
-        expected, plain = accelnn.fit(net, net.init("he"), X, Y, solver="direct", **options)
-        params, history = accelnn.fit(net, net.init("he"), X, Y, solver="jitted", **options)
-        case = f"{batch_size} {output} {loops}"
-        np.testing.assert_allclose(params.flat, expected.flat, 1e-11, 1e-12, err_msg=case)
-        np.testing.assert_allclose(history.costs, plain.costs, 1e-12, err_msg=case)
-        np.testing.assert_allclose(
-            history.validation_costs, plain.validation_costs, 1e-12, err_msg=case
-        )
+@pytest.fixture(autouse=True, scope="module")
+def one_blas_thread():
+    """If something else runs, BLAS's threads wait for one another: 30 times as long."""
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture
+def on_threads(monkeypatch):
+    """A function that sets the number of threads of compiled steps."""
+
+    def set_threads(count):
+        monkeypatch.setattr("accelnn.solvers.threads.best_count", lambda *_: count)
+
+    return set_threads
+
+
+def check_training(net, m, solver="jitted", tolerance=1e-11, **options):
+    """Its parameters and costs are those of the vectorised training."""
+    options = {"epochs": 4, "learning_rate": OPTIMIZERS[options["optimizer"]]} | options
+    check_same(both(net, solver, m, **options), tolerance, (net, m, options))
 
 
 # --------------------------------------------------------------------------------------------
-# products
-
-PRODUCTS = [  # rows, depth, columns
-    *itertools.product((1, 2, 7), (1, 17), (1, 3)),
-    *((1, 300, 1), (7, 209, 209), (1, 400, 300), (300, 400, 1), (4, 70, 2000), (50, 60, 55)),
-    *((3, 1, 64), (2, 6, 65), (5, 3, 100), (6, 130, 5), (12, 80, 70)),
-]
-FACTORS = [(1, 0), (-1, 1), (1, 0.9), (0.5, -2)]  # α, β
+# whole trainings
 
 
-def areas_of(rows, columns):
-    """Areas of a matrix: all of it, those of several threads, and a part from its middle."""
-    yield [(0, rows, 0, columns)]
-    yield [steps.block(rows, columns, part, 3) for part in range(3)]
-    yield [(rows // 3, rows - rows // 4, columns // 4, columns - columns // 3)]
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_a_compiled_training_is_the_vectorised_one(on_threads, threads, optimizer):
+    on_threads(threads)
+    for net, output, m, batch in itertools.product(NETS.values(), OUTPUTS, EXAMPLES, BATCHES):
+        last = 2 if output == "softmax" and net.layers[-1] == 1 else net.layers[-1]
+        net = replace(net, layers=(*net.layers[:-1], last), output=output)
+        check_training(net, m, optimizer=optimizer, batch_size=BATCHES[batch](m))
 
 
-def check_products(multiply, shape, dtype, A_transposed, B_transposed, alpha, beta):
-    """Each area of C becomes α A B + β C; the rest stays. If β is 0, C is NaN before."""
-    rows, depth, columns = shape
-    for areas in areas_of(rows, columns):
-        random, kind = np.random.default_rng(0), np.dtype(dtype).type
-        A = random.normal(size=(depth, rows) if A_transposed else (rows, depth)).astype(dtype)
-        B = random.normal(size=(columns, depth) if B_transposed else (depth, columns)).astype(dtype)
-        C = random.normal(size=(rows, columns)).astype(dtype)
-        if beta == 0:
-            C[...] = np.nan
-        expected = C.astype("f8")
-        full = (A.T if A_transposed else A).astype("f8") @ (B.T if B_transposed else B)
-        full = alpha * full + (beta * expected if beta else 0)
-        for area in areas:
-            first, last, start, stop = area
-            expected[first:last, start:stop] = full[first:last, start:stop]
-            multiply(A, A_transposed, B, B_transposed, C, kind(alpha), kind(beta), area)
-        tolerance = 16 * np.finfo(dtype).eps * max(depth, 8) ** 0.5
-        case = f"{shape} {A_transposed, B_transposed} {alpha, beta} {areas}"
-        np.testing.assert_allclose(C, expected, tolerance, tolerance * 4, err_msg=case)
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_a_training_in_float32_is_the_vectorised_one(on_threads, threads):
+    on_threads(threads)
+    for net, m, batch in itertools.product(NETS.values(), EXAMPLES, BATCHES):
+        options = {"dtype": "float32", "batch_size": BATCHES[batch](m)}
+        check_training(net, m, tolerance=2e-4, optimizer="momentum", **options)
 
 
-def product_of(functions, dtype, loops):
-    """`steps.product`, with loops for thin products or without."""
-    params, one = Parameters(np.zeros(2, dtype), (1, 1)), np.zeros((1, 1), dtype)
-    state = jitted._state(Job(Network([1, 1]), params, one, one, SGD()), params)
-    settings = np.array([*range(8)])
-    settings[steps.LOOPS] = loops
-    return functools.partial(functions["product"], state._replace(settings=settings))
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_a_training_in_sample_space_is_the_vectorised_one(on_threads, threads, optimizer):
+    on_threads(threads)
+    for net, m, dtype in itertools.product(NETS.values(), EXAMPLES, DTYPES):
+        tolerance = {"float64": 1e-11, "float32": 2e-4}[dtype]
+        check_training(net, m, "gram-jitted", tolerance, optimizer=optimizer, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("loops", [0, 1])
-def test_products_of_blocks_are_those_of_numpy(dtype, loops):
-    product = product_of(jit.cpu_functions(), dtype, loops)
-    transposed = [(0, 0), (1, 0), (0, 1)]  # A, B
-    for shape, which, factors in itertools.product(PRODUCTS, transposed, FACTORS):
-        check_products(product, shape, dtype, *which, *factors)
+@pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_portions_and_both_ways_to_the_gradient_are_the_same_training(
+    on_threads, threads, rows, monkeypatch
+):
+    """Portions of one vector and of two; dW from transposed inputs, or as inner products."""
+    on_threads(threads)
+    monkeypatch.setattr(layout, "WIDE", 1 if rows else 10**9)
+    monkeypatch.setattr(layout, "MANY", 10**9)
+    monkeypatch.setattr(layout, "ACTIVATIONS", 1)
+    for net, dtype, vectors, batch in itertools.product(NETS.values(), DTYPES, (1, 2), (None, 60)):
+        monkeypatch.setattr(layout, "FEWEST", vectors * tiles.lanes(dtype))
+        tolerance = {"float64": 1e-11, "float32": 2e-4}[dtype]
+        options = {"optimizer": "momentum", "dtype": dtype}
+        check_training(net, 101, tolerance=tolerance, batch_size=batch, **options)
+        if batch is None:
+            check_training(net, 101, "gram-jitted", tolerance, **options)
 
 
-def test_loops_of_thin_products_as_plain_python(monkeypatch):
-    def gemm(*_arguments):
-        raise AssertionError("a product of BLAS")
+def test_portions_and_ways_to_the_gradient_are_what_these_tests_set(monkeypatch):
+    ways, portions = set(), set()
+    train = jitted._train
 
-    monkeypatch.setattr(steps, "gemm", gemm)
-    product = product_of(vars(steps), "float64", loops=1)
-    for shape, which in (
-        *(((3, depth, 64), (0, 0)) for depth in range(1, 9)),
-        *(((rows, 3, 70), (1, 0)) for rows in range(3, 6)),
-        *(((rows, 64, columns), (0, 1)) for rows in range(3, 6) for columns in range(3, 6)),
-    ):
-        rows, depth, columns = shape
-        A = np.random.default_rng(0).normal(size=(depth, rows) if which[0] else (rows, depth))
-        B = np.random.default_rng(1).normal(size=(columns, depth) if which[1] else (depth, columns))
-        C = np.full((rows, columns), np.nan)
-        product(A, which[0], B, which[1], C, 2.0, 0.0, (0, rows, 0, columns))
-        expected = 2 * (A.T if which[0] else A) @ (B.T if which[1] else B)
-        np.testing.assert_allclose(C, expected, 1e-13, 1e-13, err_msg=str((shape, which)))
+    def watched(layout, *arguments):
+        ways.update(layout.layers["by_rows"].tolist())
+        portions.add(int(layout.state["portion"][0]))
+        return train(layout, *arguments)
 
-
-def test_scipys_blas_replaces_a_missing_one_of_numpy(monkeypatch):
-    blas.address.cache_clear()
-    monkeypatch.setattr(blas, "_openblas", list)
-    try:
-        routine = blas.address("float64")
-    finally:
-        blas.address.cache_clear()
-    product = functools.partial(jit.cpu_functions()["gemm"], routine)
-    check_products(product, (5, 6, 7), "float64", 0, 0, 1, 0)
+    monkeypatch.setattr(jitted, "_train", watched)
+    monkeypatch.setattr(layout, "ACTIVATIONS", 1)
+    monkeypatch.setattr(layout, "FEWEST", tiles.lanes("float64"))
+    for wide in (1, 10**9):
+        ways.clear()
+        monkeypatch.setattr(layout, "WIDE", wide)
+        check_training(NETS["two layers"], 101, optimizer="sgd")
+        assert ways == {int(wide == 1)}
+    assert portions == {tiles.lanes("float64")}
 
 
-sides = st.integers(1, 700)
+@pytest.mark.parametrize("threads", [8])
+def test_more_threads_than_cores_end_with_the_same_training(on_threads, threads):
+    on_threads(threads)
+    for batch_size, optimizer in itertools.product((None, 64), OPTIMIZERS):
+        options = {"batch_size": batch_size, "optimizer": optimizer, "epochs": 10}
+        check_training(NETS["four layers with dropout"], 200, **options)
 
 
-@given(rows=sides, columns=sides, parts=st.integers(1, 20))
-def test_blocks_cover_a_matrix_exactly_once_and_are_of_about_one_size(rows, columns, parts):
-    times, sizes = np.zeros((rows, columns), int), []
-    for part in range(parts):
-        first, last, start, stop = steps.block(rows, columns, part, parts)
-        assert 0 <= first <= last <= rows
-        assert 0 <= start <= stop <= columns
-        times[first:last, start:stop] += 1
-        sizes.append((last - first) * (stop - start))
-    assert (times == 1).all()
-    assert max(sizes) - min(sizes) <= max(rows, columns)
+layers = st.lists(st.integers(1, 40), min_size=2, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), layers=layers, m=st.integers(1, 80), threads=st.integers(1, 5))
+def test_a_training_of_any_size_is_the_vectorised_one(data, layers, m, threads):
+    drawn = st.sampled_from
+    hidden = tuple(data.draw(drawn([*ACTIVATIONS])) for _ in layers[2:])
+    output, l2 = data.draw(drawn([*OUTPUTS])), data.draw(drawn([0.0, 0.3]))
+    layers[-1] = max(layers[-1], 2) if output == "softmax" else layers[-1]
+    keep_prob = data.draw(drawn([1.0, 0.7]))
+    options = {"optimizer": data.draw(drawn(["sgd", "momentum"])), "epochs": 3}
+    options |= {"batch_size": data.draw(st.none() | st.integers(1, m)), "learning_rate": 0.02}
+    net = Network(layers, hidden or "relu", output, l2, keep_prob)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accelnn.solvers.threads.best_count", lambda *_: threads)
+        patch.setattr(layout, "ACTIVATIONS", data.draw(drawn([1, 2**18])))
+        patch.setattr(layout, "FEWEST", data.draw(drawn([1, 2, 8])) * tiles.lanes("float64"))
+        patch.setattr(layout, "WIDE", data.draw(drawn([1, 64, 10**9])))
+        check_training(net, m, **options)
 
 
 # --------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
-"""Every form of the four operations against one float64 reference: vectorised, compiled for one
-thread and shared by three, and CUDA. The constants that the forms have in common agree."""
+"""Every form of the four operations against one float64 reference: vectorised, compiled on whole
+arrays and on blocks of examples, and CUDA. The constants that the forms have in common agree."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from doubles import host_cuda
+from helpers import compiled
 from helpers.philox import dropout_mask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,8 +15,8 @@ from scipy import special
 import accelnn
 from accelnn import SGD, Adam, Momentum, backend, functions, operations, optimizers
 from accelnn.backend import to_device, to_host
-from accelnn.kernels import jit, loops
-from accelnn.kernels.cpu import fused, steps
+from accelnn.kernels import loops
+from accelnn.kernels.cpu import fused
 from accelnn.kernels.gpu import cuda
 
 DTYPES = ("float64", "float32")
@@ -85,48 +85,61 @@ class Vectorised:
 
 
 class Compiled:
-    """The loops of kernels/cpu/fused.py, shared by so many threads."""
+    """The loops of kernels/cpu/fused.py, on so many blocks of examples one after the other.
 
-    def __init__(self, threads):
-        self.parts, self.threads = range(threads), threads
-        self.functions = SimpleNamespace(**jit.cpu_functions())
+    A block lies in an array with more columns, which the loops leave alone, as in compiled steps.
+    """
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+
+    def optimizer_step(self, optimizer, theta, *arguments):
+        compiled.functions(str(theta.dtype)).optimizer_step(optimizer, theta, *arguments)
 
     def update(self, theta, step):
         none, zero = theta[:0], theta.dtype.type(0)
-        self.functions.optimizer_step(fused.SGD, theta, step, none, none, (zero,) * 4)
+        self.optimizer_step(fused.SGD, theta, step, none, none, (zero,) * 4)
 
     def momentum_update(self, theta, step, M, beta, rate):
-        numbers = beta, beta, rate, beta
-        self.functions.optimizer_step(fused.MOMENTUM, theta, step, M, M[:0], numbers)
+        self.optimizer_step(fused.MOMENTUM, theta, step, M, M[:0], (beta, beta, rate, beta))
 
     def adam_update(self, theta, step, M, V, *numbers):
-        self.functions.optimizer_step(fused.ADAM, theta, step, M, V, numbers)
+        self.optimizer_step(fused.ADAM, theta, step, M, V, numbers)
+
+    def on_blocks(self, name, A, others, arguments):
+        """Call a function for each block of A, which it changes, and of the others' same columns.
+        `arguments` has those that follow A, from the blocks of the others. Returns the results."""
+        function, results = getattr(compiled.functions(str(A.dtype)), name), []
+        for columns in np.array_split(np.arange(A.shape[1]), self.blocks):
+            m, (block, *rest) = len(columns), (self.stored(one[:, columns]) for one in (A, *others))
+            before = block[:, m:].copy()
+            results.append(function(block, *arguments(*rest), m))
+            np.testing.assert_array_equal(block[:, m:], before)
+            A[:, columns] = block[:, :m]
+        return results
+
+    def stored(self, array):
+        wide = np.full((len(array), array.shape[1] + 3), 7.0, array.dtype)
+        wide[:, : array.shape[1]] = array
+        return wide
 
     def bias_activation(self, Z, b, activation, D):
-        masks, kind = Z if D is None else D, loops.KINDS[activation]
-        for part in self.parts:
-            area = steps.block(*Z.shape, part, self.threads)
-            self.functions.bias_activation(Z, b[:, 0], kind, masks, D is not None, area)
+        kind, masks = loops.KINDS[activation], Z if D is None else D
+        given = b.reshape(-1), kind
+        self.on_blocks("bias_activation", Z, [masks], lambda D_: (*given, D_, D is not None))
 
     def activation_gradient(self, dA, A, activation, db, D, keep_prob):
-        masks, kind = A if D is None else D, loops.KINDS[activation]
-        keep, sums = dA.dtype.type(keep_prob), np.zeros((len(dA), self.threads), dA.dtype)
-        for part in self.parts:
-            area = steps.block(*dA.shape, part, self.threads)
-            columns = sums[:, part], masks, keep, D is not None, area
-            self.functions.activation_gradient(dA, A, kind, *columns)
-        sums.sum(axis=1, keepdims=True, out=db)
+        masks, keep, db[...] = A if D is None else D, dA.dtype.type(keep_prob), 0
+        given, how = (loops.KINDS[activation], db.reshape(-1)), (keep, D is not None)
+        others = [A, masks]
+        self.on_blocks("activation_gradient", dA, others, lambda A_, D_: (A_, *given, D_, *how))
 
     def output_gradient(self, Z, b, Y, output, scale, db, cost):
-        (n, m), loss, with_loss = Z.shape, 0.0, cost is not None
-        sums, work = np.zeros((n, self.threads), Z.dtype), np.empty((2, m), Z.dtype)
-        for part in self.parts:
-            columns = part * m // self.threads, (part + 1) * m // self.threads
-            how = loops.KINDS[output], Z.dtype.type(scale), sums[:, part], with_loss, work, *columns
-            loss += self.functions.output_gradient(Z, b[:, 0], Y, *how)
-        sums.sum(axis=1, keepdims=True, out=db)
-        if with_loss:
-            cost[...] = loss / m
+        db[...], work = 0, np.full((2, Z.shape[1] + 3), np.nan, Z.dtype)
+        given = loops.KINDS[output], Z.dtype.type(scale), db.reshape(-1), cost is not None, work
+        losses = self.on_blocks("output_gradient", Z, [Y], lambda Y_: (b.reshape(-1), Y_, *given))
+        if cost is not None:
+            cost[...] = sum(losses) / Z.shape[1]
 
 
 class Cuda:
@@ -224,7 +237,10 @@ class Cuda:
 @pytest.fixture(
     params=[
         "vectorised",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("double", "compiled", "shared")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("double", "compiled", "in blocks")
+        ),
         pytest.param("cuda", marks=pytest.mark.slow),
         pytest.param("cupy", marks=pytest.mark.gpu),
         pytest.param("cuda on a GPU", marks=pytest.mark.gpu),
@@ -237,7 +253,7 @@ def form(request):
         request.getfixturevalue("double" if name == "double" else "double_with_kernels")
     elif name in ("cupy", "cuda on a GPU"):
         backend.use("cupy")
-    if name in ("compiled", "shared"):
+    if name in ("compiled", "in blocks"):
         return Compiled(1 if name == "compiled" else 3)
     return Cuda() if "cuda" in name else Vectorised()
 

@@ -154,7 +154,7 @@ import accelnn
 {}
 print(*sorted(set(sys.modules) - before))
 """
-    needed = {"numpy", "psutil", "threadpoolctl"}
+    needed = {"numpy", "psutil"}
     for uses, expected in (("", {"accelnn"}), ("accelnn.fit", {"accelnn"} | needed)):
         imported = python("-c", code.format(uses), cwd=tmp_path).split()
         assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names == expected

@@ -28,7 +28,7 @@ CASES = {
 }
 
 # Prints the digests of the results of the trainings named, in the order given. 150 examples of 200
-# features: BLAS does products, threads share them, and sample space is worth while.
+# features: several threads may share them, and sample space is worth while.
 SCRIPT = """
 import hashlib, json, sys
 import numpy as np

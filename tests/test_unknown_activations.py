@@ -1,14 +1,18 @@
 """Activations that no kernel has: vectorised solvers train them, the others refuse them at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from doubles import host_cuda
+from helpers import compiled
 
 import accelnn
 from accelnn import Network, functions, kernels, to_device, to_host
 from accelnn.backend import array_module
 from accelnn.kernels import jit, loops
 from accelnn.kernels.gpu import cuda
+from accelnn.solvers import threads
 
 
 def softplus(x, out=None):
@@ -118,27 +122,36 @@ def test_loops_raise(run):
 
 
 def test_compiled_layers_raise():
-    Z, dA, db, area = np.ones((3, 4)), np.ones((3, 4)), np.ones((3, 1)), (0, 3, 0, 4)
-    functions, work = jit.cpu_functions(), np.ones((2, 4))
+    Z, dA, db = np.ones((3, 4)), np.ones((3, 4)), np.ones(3)
+    functions, work = compiled.functions("float64"), np.ones((2, 4))
     for kind in (6, -1):
         with pytest.raises(ValueError, match="unknown kind of activation"):
-            functions["bias_activation"](Z, db[:, 0], kind, Z, False, area)
+            functions.bias_activation(Z, db, kind, Z, False, 4)
     for kind in (loops.SOFTMAX, loops.LINEAR, 6, -1):
         with pytest.raises(ValueError, match="unknown kind of hidden activation"):
-            functions["activation_gradient"](dA, Z, kind, db[:, 0], Z, 1.0, False, area)
+            functions.activation_gradient(dA, Z, kind, db, Z, 1.0, False, 4)
     for kind in (loops.TANH, loops.RELU, 6, -1):
         with pytest.raises(ValueError, match="unknown kind of output"):
-            functions["output_gradient"](Z, db[:, 0], Z, kind, 0.5, db[:, 0], True, work, 0, 4)
+            functions.output_gradient(Z, db, Z, kind, 0.5, db, True, work, 4)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_compiled_training_raises_on_all_its_threads(threads, monkeypatch):
-    monkeypatch.setitem(loops.KINDS, "tanh", 6)
-    monkeypatch.setattr("numba.get_num_threads", lambda: threads)
-    random = np.random.default_rng(0)
-    net, X, Y = Network([100, 300, 1], hidden="tanh"), random.random((100, 50)), np.ones((1, 50))
-    with pytest.raises((ValueError, SystemError)):
-        accelnn.fit(net, net.init(), X, Y, epochs=2, learning_rate=0.1, solver="jitted")
+@added
+@pytest.mark.parametrize("solver", COMPILED)
+def test_compiled_steps_that_would_raise_on_one_thread_do_not_begin(
+    activation, solver, monkeypatch
+):
+    """The other threads would wait for it forever."""
+
+    def begun(*_arguments):
+        raise AssertionError("begun")
+
+    monkeypatch.setattr(threads, "run", begun)
+    net, X, Y = problem(activation)
+    options = {"epochs": 2, "learning_rate": 0.1, "solver": solver}
+    with pytest.raises(AssertionError, match="begun"):
+        accelnn.fit(replace(net, hidden="tanh"), net.init("scaled"), X, Y, **options)
+    with pytest.raises(ValueError, match=f"no hidden activation '{activation}'"):
+        accelnn.fit(net, net.init("scaled"), X, Y, **options)
 
 
 @pytest.mark.usefixtures("double_with_kernels")

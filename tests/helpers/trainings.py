@@ -27,7 +27,7 @@ NETS = {
         keep_prob=(0.6, 1.0, 0.8),
         l2=0.3,
     ),
-    "products by BLAS": Network([60, 50, 12, 3], hidden="tanh", output="softmax"),
+    "wide layers": Network([60, 50, 12, 3], hidden="tanh", output="softmax"),
 }
 OPTIMIZERS = {
     "sgd": "sgd",
