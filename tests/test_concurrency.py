@@ -35,7 +35,6 @@ def test_trainings_in_forked_processes_are_right():
 
 
 @needs_fork
-@pytest.mark.xfail(reason="jitted._loading stays locked in the child")
 def test_a_process_forked_while_another_thread_loads_compiled_code_trains():
     run("forked_while_loading")
 

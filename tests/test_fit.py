@@ -359,7 +359,7 @@ def test_a_signal_between_two_compiled_calls_leaves_sample_space_in_step(monkeyp
 
     given = wide_problem(l2=5.0)
     monkeypatch.setattr(jitted, "LONGEST_CALL", 1e5)
-    train, calls = jit.train(), []
+    train, calls = jit.train(np.dtype("float64")), []
 
     def counted(*args):
         calls.append(1)

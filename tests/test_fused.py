@@ -3,6 +3,8 @@ how compiled code is looked up and prepared. test_operations.py and test_tiles.p
 
 import importlib.util
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -198,9 +200,31 @@ def test_compiled_code_on_disk_is_found_without_a_call(twice):
 def test_a_training_runs_loaded_code_even_if_this_process_had_it_compiled():
     for dtype in DTYPES:
         jitted.load(dtype)
-        stats = jit.train(dtype).stats
+        stats = jit.train(np.dtype(dtype)).stats
         assert sum(stats.cache_hits.values()) == 1
         assert not stats.cache_misses
+
+
+IN_BOTH_DTYPES = """
+import sys, numpy as np, accelnn
+accelnn.warm_up(*sys.argv[1:], progress=False)
+net, random = accelnn.Network([300, 7, 1]), np.random.default_rng(0)
+X, Y = random.random((300, 50)), np.ones((1, 50))
+for dtype in sys.argv[1:]:
+    first = net.init("he", dtype=dtype)
+    costs = [
+        accelnn.fit(net, first, X, Y, epochs=3, solver=solver, learning_rate=0.01)[1].costs
+        for solver in ("direct", "jitted", "gram-jitted")
+    ]
+    np.testing.assert_allclose(costs[1:], [costs[0]] * 2, rtol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("dtypes", [DTYPES, DTYPES[::-1]])
+def test_compiled_code_of_both_dtypes_can_be_loaded_in_either_order(dtypes):
+    """Each dtype is compiled by a process of its own, which could give two functions one symbol."""
+    run = subprocess.run([sys.executable, "-c", IN_BOTH_DTYPES, *dtypes], check=False)
+    assert run.returncode == 0
 
 
 def test_code_for_other_types_is_not_found(twice):

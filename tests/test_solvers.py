@@ -134,8 +134,7 @@ def test_one_compiled_form_serves_every_training():
         both(NETS[name], "jitted", optimizer=optimizer, batch_size=batch)
     both(NETS["tanh with L2"], "gram-jitted")
     assert jitted.load("float64") == 0
-    theta = [str(signature[0]) for signature in jit.train().signatures]
-    assert len(theta) == len(set(theta)) <= 2  # float64, and float32 if a test needed it
+    assert len(jit.train(np.dtype("float64")).signatures) == 1
 
 
 @in_sample_space

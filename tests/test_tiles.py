@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 
-from accelnn.kernels.cpu import tiles
+from accelnn.kernels.cpu import steps, tiles
 from accelnn.kernels.cpu.tiles import (
     INNER_COLUMNS,
     INNER_ROWS,
@@ -157,7 +157,7 @@ def test_rows_are_an_odd_number_of_vectors_apart():
 
 def test_sizes_are_rounded_up_to_whole_vectors():
     for n, granule in product(range(100), (1, 2, 4, 8, 16)):
-        rounded = tiles.rounded_up(n, granule)
+        rounded = steps.rounded_up(n, granule)
         assert n <= rounded < n + granule
         assert rounded % granule == 0
 

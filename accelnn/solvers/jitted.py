@@ -5,7 +5,6 @@ Neither Python nor NumPy runs between two steps. Serves full batches, mini-batch
 
 import functools
 import itertools
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +121,6 @@ class JittedGram(InSampleSpace, Jitted):
     """A training in compiled steps in sample space."""
 
 
-_loading = threading.Lock()
 _loaded: set[np.dtype[Any]] = set()  # the dtypes for which the compiled steps are in memory
 
 
@@ -131,7 +129,7 @@ def load(dtype: Any) -> float:
     from accelnn.kernels import jit
 
     dtype = np.dtype(dtype)
-    with _loading:
+    with threads.loading():
         if dtype in _loaded:
             return 0.0
         # Arguments of the smallest training: those of any other of this dtype have the same types.

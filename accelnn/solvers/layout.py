@@ -46,7 +46,7 @@ class Layout:
         granule = lanes // 2 if gathered else lanes  # inner products need whole vectors
         self.threads = threads.best_count(m, params.flat.size, units, dtype.itemsize, lanes)
         portion = max(ACTIVATIONS // (2 * units * dtype.itemsize) // lanes * lanes, FEWEST)
-        portion = min(portion, MOST, tiles.rounded_up(-(-m // self.threads), granule))
+        portion = min(portion, MOST, steps.rounded_up(-(-m // self.threads), granule))
         row, columns = tiles.padded(portion, lanes), tiles.padded(m, lanes)
         self._arrays: list[Array] = [params.flat]
 

@@ -8,8 +8,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 # Rates per microsecond for `step_time`, from 2 cores of an AMD EPYC. Meeting at a barrier took 0.3
@@ -83,38 +84,41 @@ def best_count(m: int, parameters: int, units: int, size: int, lanes: int) -> in
 
 
 class _Pool:
-    """The threads of this process, and a lock so that one training at a time uses them."""
+    """What the trainings of one process share: its threads, each with a queue of what to do, and
+    locks so that one training at a time uses them, and one loads compiled code."""
 
     def __init__(self) -> None:
-        self.running = threading.Lock()
-        self.executor = ThreadPoolExecutor(10_000, "accelnn")  # it starts them on demand
-        self.started = 0
+        self.running, self.loading = threading.Lock(), threading.Lock()
+        self.queues: list[SimpleQueue[tuple[Future[Any], Callable[[int], Any], int]]] = []
 
     def run(self, function: Callable[[int], Any], threads: int) -> list[Any]:
         with self.running:
-            self._start(threads - 1)
-            others = [self.executor.submit(function, part) for part in range(1, threads)]
+            # All threads start before one of them waits for the others, in case a start fails.
+            while len(self.queues) < threads - 1:
+                queue: Any = SimpleQueue()
+                threading.Thread(target=_work, args=(queue,), daemon=True).start()
+                self.queues.append(queue)
+            others: list[Future[Any]] = [Future() for _ in range(1, threads)]
+            for part, (future, queue) in enumerate(zip(others, self.queues, strict=False), start=1):
+                queue.put((future, function, part))
             return [function(0), *(other.result() for other in others)]
 
-    def _start(self, count: int) -> None:
-        """Start threads before they wait for one another, so that a failure leaves none waiting."""
-        if count <= self.started:
-            return
-        go_on = threading.Event()
+
+def _work(queue: Any) -> None:
+    while True:
+        future, function, part = queue.get()
         try:
-            waiting = [self.executor.submit(go_on.wait) for _ in range(count)]
-        finally:
-            go_on.set()
-        for one in waiting:
-            one.result()
-        self.started = count
+            future.set_result(function(part))
+        except BaseException as error:  # the thread that waits raises it
+            future.set_exception(error)
+        del future, function  # the queue may wait long, and they hold arrays
 
 
 _pool = _Pool()
 
 
 def _after_fork() -> None:
-    """Start with a new pool in a child process, where no other thread exists."""
+    """Start afresh in a child process, where no other thread exists."""
     global _pool
     _pool = _Pool()
 
@@ -123,9 +127,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run(function: Callable[..., Any], threads: int) -> list[Any]:
+def run(function: Callable[[int], Any], threads: int) -> list[Any]:
     """The results of `function(part)` for each part from 0 to threads - 1, all at the same time.
 
     The caller runs part 0. A function that waits for the other parts must not raise.
     """
     return _pool.run(function, threads)
+
+
+def loading() -> threading.Lock:
+    """The lock to hold while compiled code is loaded."""
+    return _pool.loading

@@ -36,10 +36,6 @@ def lanes(dtype: Any) -> int:
     return vector_bytes() // int(np.dtype(dtype).itemsize)
 
 
-def rounded_up(n: int, granule: int) -> int:
-    return (n + granule - 1) // granule * granule
-
-
 def padded(n: int, lanes: int) -> int:
     """At least n elements from row to row of a matrix: an odd number of vectors, because rows a
     power of two apart would compete for the same places in the cache."""
@@ -339,11 +335,14 @@ YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
 @emitted
 def barrier(e: Emitter, counters: Any, parts: Any) -> None:
-    """Wait until `parts` threads are here. `counters` are 16 integers, zero at first: how many have
-    arrived, and in another cache line how often all have."""
+    """Wait until `parts` threads are here.
+
+    `counters` are two integers 128 bytes apart, zero at first: how many threads have arrived, and
+    how often all have.
+    """
     builder, size = e.builder, 8
     arrived = builder.inttoptr(counters, INT.as_pointer())
-    rounds = builder.inttoptr(builder.add(counters, INT(64)), INT.as_pointer())
+    rounds = builder.inttoptr(builder.add(counters, INT(128)), INT.as_pointer())
     entry = builder.load_atomic(rounds, "acquire", size)
     others = builder.atomic_rmw("add", arrived, INT(1), "acq_rel")
     with builder.if_then(builder.icmp_signed("==", builder.add(others, INT(1)), parts)):

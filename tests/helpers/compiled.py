@@ -4,6 +4,7 @@ import functools
 from types import SimpleNamespace
 
 import numba
+import numpy as np
 
 from accelnn.kernels import jit
 
@@ -17,7 +18,7 @@ def callable_from_python(function):
 
 
 @functools.cache
-def functions(_dtype):
+def functions(dtype):
     """Those of `jit.cpu_functions` for matrices of a dtype."""
-    compiled = jit.cpu_functions().items()
+    compiled = jit.cpu_functions(np.dtype(dtype)).items()
     return SimpleNamespace(**{name: callable_from_python(one) for name, one in compiled})

@@ -14,7 +14,7 @@ import numpy as np
 import threadpoolctl
 
 import accelnn
-from accelnn.solvers import jitted, threads
+from accelnn.solvers import threads
 
 threads.best_count = lambda *_: 2  # at import, for processes that spawn starts
 
@@ -80,7 +80,7 @@ def forked_within_a_training() -> list:
 
 
 def forked_while_loading() -> list:
-    return forked_while_held(jitted._loading)
+    return forked_while_held(threads.loading())
 
 
 if __name__ == "__main__":
