@@ -51,7 +51,7 @@ def njit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def compiled(
-    function: FunctionType, scope: Functions, suffix: str = "", compiler: Any = njit, **options: Any
+    function: Any, scope: Functions, suffix: str = "", compiler: Any = njit, **options: Any
 ) -> Any:
     """`function` through Numba, with `scope` as its globals.
 

@@ -152,4 +152,4 @@ def _train(layout: Layout, *arguments: Any) -> float:
     def part(i: int) -> float:
         return float(train(layout.state, layout.layers, *arguments, i, parts))
 
-    return sum(threads.run(part, parts))
+    return float(sum(threads.run(part, parts)))

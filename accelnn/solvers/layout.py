@@ -13,7 +13,7 @@ from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, layer_table
 
 # Bytes of the activations that a thread works on at once. On 2 cores with 1 MiB of L2 each, steps
-# of [784, 256, 128, 10] on 1,024 examples took 5.1 ms with this many and 5.6 ms with four times it.
+# of [784, 256, 128, 10] on 1,024 examples took 5.1 ms with this many and 5.6 ms with all at once.
 ACTIVATIONS = 2**18
 FEWEST, MOST = 64, 1024  # examples at once
 # dW is computed from the transposed input if that has at least WIDE columns and fewer than MANY

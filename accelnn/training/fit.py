@@ -46,8 +46,8 @@ def fit(
     """Train by gradient descent, on all examples at once or in mini-batches.
 
     Runs where the parameters are, in their precision, and changes none of its arguments. Trainings
-    may run in several threads at once, and in forked processes, where compiled solvers use one
-    thread if the parent ran them with OpenMP. Returns the trained Parameters and the History.
+    may run in several threads at once, and in forked processes. Returns the trained Parameters and
+    the History.
 
     Parameters
     ----------

@@ -173,7 +173,8 @@ def transpose(s: Any, rows: int, columns: int, A: Operand, out: Operand) -> None
 
 def place(matrix: Any, e: Examples) -> int:
     """The address of a matrix's part for these examples."""
-    return matrix.address + e.copy * matrix.copy + e.first * matrix.example
+    address: int = matrix.address + e.copy * matrix.copy + e.first * matrix.example
+    return address
 
 
 def operand(matrix: Any, e: Examples) -> Operand:

@@ -116,7 +116,7 @@ class Emitter:
             rows.append(self.builder.add(start, self.builder.mul(row, stride)))
         return rows
 
-    def loop(self, count: Any, first: list[Any], body: Any) -> list[Any]:
+    def loop(self, count: Any, first: list[Any], body: Any) -> Any:
         """Values after `count` passes, at least one, of `body`, which returns the next values."""
         before, block = self.builder.block, self.function.append_basic_block()
         self.builder.branch(block)
@@ -307,7 +307,7 @@ def transpose_block(e: Emitter, a: Any, a_row: Any, b: Any, b_row: Any) -> None:
         e.store(row, e.builder.add(b, e.builder.mul(b_row, INT(i))))
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def view(_context: Any, number: Any, _address: Any, shape: Any) -> Any:
     """The C-contiguous array of a number's dtype, at an address, with a shape."""
     array_type = types.Array(number, len(shape), "C")
