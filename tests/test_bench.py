@@ -577,7 +577,7 @@ def test_an_interrupt_keeps_the_rows_measured_so_far(monkeypatch, capsys):
 
 
 def test_an_interrupt_before_the_first_measurement_is_recorded_as_such(monkeypatch, capsys):
-    def interrupted(*_args):
+    def interrupted(*_args, **_options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "alternate", interrupted)
@@ -784,7 +784,7 @@ def test_compiled_solvers_are_warmed_up_first_and_for_the_dtypes_of_the_training
     monkeypatch, capsys
 ):
     warmed = []
-    monkeypatch.setattr(command, "warm_up", lambda dtype: warmed.append(dtype) or 12.34)
+    monkeypatch.setattr(command, "warm_up", lambda dtype, **_: warmed.append(dtype) or 12.34)
     monkeypatch.setattr(command, "run_case", lambda *_: warmed.append("measured"))
     main(["train"])
     assert warmed[0] == "float64"

@@ -261,6 +261,8 @@ def test_the_notes_loops_keep_to_the_type_of_their_argument(name):
     expected = {"sigmoid": 1 / (1 + math.exp(-2)), "logistic_loss": math.log1p(math.exp(-2))}[name]
     assert getattr(loops, name)(*arguments) == pytest.approx(expected, rel=1e-15)
     assert getattr(jit.serial, name)(*arguments) == pytest.approx(expected, rel=1e-15)
-    single = jit.cpu_functions("float32")[name]
+    function = jit.cpu_functions("float32")[name]
+    calls = {"sigmoid": lambda z: function(z), "logistic_loss": lambda z, y: function(z, y)}
+    single = numba.njit(calls[name])
     single(*map(np.float32, arguments))
     assert [types.return_type for types in single.nopython_signatures] == [numba.float32]

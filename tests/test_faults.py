@@ -256,14 +256,13 @@ def test_the_process_that_compiles_imports_nothing_from_the_current_folder(monke
     (tmp_path / "pickle.py").write_text("raise SystemExit('imported')")
     started = []
     function = SimpleNamespace(stats=SimpleNamespace(cache_path="cache"), compile=lambda _: None)
-    monkeypatch.setattr(jit, "train", lambda: function)
     monkeypatch.setattr(jit, "kept", lambda *_: False)
     monkeypatch.setattr(jit.subprocess, "run", lambda command, **_: started.append(command))
-    jit.prepare(function, ())
+    jit.prepare(function, (), "float64")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     [[*python, code]] = started
-    assert "import pickle" in code
+    assert "pickle.load" in code
     subprocess.run([*python, "import pickle"], check=True)
 
 
