@@ -5,7 +5,7 @@ that ran before in the process changes it.
 """
 
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -53,19 +53,23 @@ def warm_up(*dtypes: Any, progress: bool = True) -> float:
     Returns the seconds it took: about half a second for a dtype to load, seven seconds to compile.
     Raises ValueError for another dtype.
     """
-    from accelnn.cli.console import console
-
     chosen = [np.dtype(dtype) for dtype in dtypes or ("float64", "float32")]
     for dtype in chosen:
         if dtype not in FLOATS:
             raise ValueError(f"expected dtype float32 or float64, got {dtype}")
     seconds = 0.0
     for dtype in chosen:
-        message = f"preparing the {dtype} solvers, up to ten seconds"
-        with console(sys.stderr).status(message) if progress else nullcontext():
+        with _status(dtype) if progress else nullcontext():
             seconds += jitted.load(dtype)
     _warm.update(chosen)
     return seconds
+
+
+def _status(dtype: np.dtype[Any]) -> AbstractContextManager[Any]:
+    """A line on the terminal, if standard error is one."""
+    from accelnn.cli.console import console
+
+    return console(sys.stderr).status(f"preparing the {dtype} solvers, up to ten seconds")
 
 
 def trainer_of(solver: str, job: Job) -> type[Trainer]:

@@ -251,12 +251,8 @@ def backward(s: Any, layer: Any, before: Any, now: Now, e: Examples) -> None:
     dZ, out = operand(layer.dZ, e), operand(before.dZ, e)
     add_product(s, inputs, e.columns, n, (W, s.size), inputs * s.size, dZ, out, s.no)
     dA, A = array(s, before.dZ, e, inputs), array(s, before.A, e, inputs)
-    db, D, keep = (
-        view(s.zero, place(before.db, e), (inputs,)),
-        masks(s, before, now, e),
-        before.keep_prob,
-    )
-    dropout, keep_prob = s.dropout != 0 and keep < 1, type(s.zero)(keep)
+    db, D = view(s.zero, place(before.db, e), (inputs,)), masks(s, before, now, e)
+    keep_prob, dropout = type(s.zero)(before.keep_prob), s.dropout != 0 and before.keep_prob < 1
     activation_gradient(dA, A, before.kind, db, D, keep_prob, dropout, e.columns)
 
 
@@ -319,7 +315,7 @@ def update(s: Any, layer: Any, now: Now, part: int, parts: int, threads: int) ->
     """W[l] and b[l] of this thread's units, by the sums over so many threads."""
     n, inputs, dW, db = layer.units, layer.inputs, layer.dW, layer.db
     first, last, shrink = part * n // parts, (part + 1) * n // parts, type(s.zero)(now.plan[SHRINK])
-    copies = threads if dW.copy != 0 else min(threads, 1)
+    copies = threads if dW.copy != 0 else 1
     for i in range(first, last):
         at = layer.weights + i * inputs
         descend(s, now, at, inputs, dW.address + i * dW.row, dW.copy, copies, shrink)

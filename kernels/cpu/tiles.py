@@ -191,18 +191,8 @@ def tile(
             with e.builder.if_then(fits):
                 A = e.clamped(a, a_row, height, rows)
                 C = e.clamped(c, c_row, height, rows)
-                write_tile(
-                    e if width else e.halved(),
-                    max(width, 1),
-                    rows,
-                    depth,
-                    A,
-                    a_column,
-                    b,
-                    b_row,
-                    C,
-                    add,
-                )
+                vectors = e if width else e.halved()
+                write_tile(vectors, width or 1, rows, depth, A, a_column, b, b_row, C, add)
                 e.builder.ret_void()
 
 
@@ -282,11 +272,9 @@ def inner_tile(
     C = e.clamped(c, c_row, INNER_ROWS, rows)
     for i, j in itertools.product(range(INNER_ROWS), range(INNER_COLUMNS)):
         with e.builder.if_then(e.builder.and_(e.greater(rows, i), e.greater(columns, j))):
-            total, lane = (
-                sums[(i * INNER_COLUMNS + j) // e.lanes],
-                (i * INNER_COLUMNS + j) % e.lanes,
-            )
-            e.put(e.builder.extract_element(total, ir.IntType(32)(lane)), C[i], j, add)
+            vector, lane = divmod(i * INNER_COLUMNS + j, e.lanes)
+            total = e.builder.extract_element(sums[vector], ir.IntType(32)(lane))
+            e.put(total, C[i], j, add)
 
 
 @emitted
