@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelnn.models import Model, load, save
     from accelnn.network import Network, Parameters
     from accelnn.numerical import gradient_check
-    from accelnn.optimizers import SGD, Adam, Momentum
+    from accelnn.optimizers import SGD, Adam, HeavyBall, Momentum, Nesterov
     from accelnn.solvers import warm_up
     from accelnn.training import Checkpoint, History, Interrupted
     from accelnn.training.fit import fit
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = ["Network", "Parameters", "gradient_check", "one_hot"]
-__all__ += ["SGD", "Adam", "Checkpoint", "History", "Interrupted", "Momentum", "fit", "minimize"]
+__all__ += ["SGD", "Adam", "HeavyBall", "Momentum", "Nesterov"]
+__all__ += ["Checkpoint", "History", "Interrupted", "fit", "minimize"]
 __all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
 __all__ += ["Model", "datasets", "load", "plots", "save"]
 
@@ -42,7 +43,7 @@ _NAMES = {
     "models": ("Model", "load", "save"),
     "network": ("Network", "Parameters"),
     "numerical": ("gradient_check",),
-    "optimizers": ("SGD", "Adam", "Momentum"),
+    "optimizers": ("SGD", "Adam", "HeavyBall", "Momentum", "Nesterov"),
     "solvers": ("warm_up",),
     "training": ("Checkpoint", "History", "Interrupted", "fit", "minimize"),
 }

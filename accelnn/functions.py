@@ -6,6 +6,7 @@ over the m examples. `out`, of the shape and dtype of the result, receives it, i
 be the input.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -68,6 +69,21 @@ def _of_pairs(formula: Formula) -> Formula:
 
     def function(prediction: Array, label: Array) -> Array:
         return formula(*_same_shape(prediction, label))
+
+    return _named_as(formula, function)
+
+
+def _mean(formula: Formula) -> Formula:
+    """The loss of (prediction, label, weights=None) as a mean over the examples, from its formula
+    for each output and example: Σ w loss / Σ w, or 0 if all weights (m,) are 0."""
+
+    def function(prediction: Array, label: Array, weights: Array = None) -> Array:
+        xp, prediction, label = _same_shape(prediction, label)
+        losses = formula(xp, prediction, label)
+        if weights is None:
+            return losses.sum() / _examples(losses)
+        total = weights.sum()
+        return (losses * weights).sum() / xp.where(total > 0, total, 1)
 
     return _named_as(formula, function)
 
@@ -141,6 +157,20 @@ def identity(x: Array, out: Array = None) -> Array:
         return x
     _room(xp, x, out)[...] = x
     return out
+
+
+@_elementwise
+def identity_slope(_xp: Any, _a: Array, out: Array) -> Array:
+    """1"""
+    out[...] = 1
+    return out
+
+
+@_elementwise
+def exponential(xp: Any, x: Array, out: Array) -> Array:
+    """e^x, the activation of a Poisson output; infinite from 710 on, without a warning"""
+    with np.errstate(over="ignore"):
+        return xp.exp(x, out=out)
 
 
 @_elementwise
@@ -219,18 +249,39 @@ def L2_derivative(_xp: Any, yhat: Array, y: Array) -> Array:
     return 2 * (yhat - y)
 
 
-@_of_pairs
+@_mean
 def half_mean_squared_error(xp: Any, A: Array, Y: Array) -> Array:
     """1/(2m) Σ (A - Y)²"""
-    return xp.square(A - Y).sum() / (2 * _examples(A))
+    return xp.square(A - Y) / 2
 
 
-@_of_pairs
+@_mean
+def mean_absolute_error(xp: Any, A: Array, Y: Array) -> Array:
+    """1/m Σ |A - Y|"""
+    return xp.abs(A - Y)
+
+
+@_mean
+def huber_loss(xp: Any, A: Array, Y: Array) -> Array:
+    """1/m Σ (A - Y)²/2 of errors up to 1, and |A - Y| - 1/2 of larger ones (Huber 1964)."""
+    size = xp.abs(A - Y)
+    within = xp.minimum(size, 1)
+    return within * (size - within / 2)
+
+
+@_mean
+@_no_warnings
+def half_poisson_deviance_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
+    """1/m Σ [Y log(Y / A) - Y + A] of expected counts A = e^Z and counts Y; 0 log 0 is 0."""
+    return xp.where(Y == 0, 0, Y * (xp.log(Y) - Z)) - Y + exponential(Z)
+
+
+@_mean
 @_no_warnings
 def binary_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ [Y log A + (1 - Y) log(1 - A)] of probabilities A and labels Y; 0 log 0 is 0."""
     losses = xp.where(Y == 0, 0, Y * xp.log(A)) + xp.where(Y == 1, 0, (1 - Y) * xp.log1p(-A))
-    return -losses.sum() / _examples(A)
+    return -losses
 
 
 @_of_pairs
@@ -241,19 +292,18 @@ def binary_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     return xp.where(Y == 0, 1 / (1 - A), slopes) / _examples(A)
 
 
-@_of_pairs
+@_mean
 def binary_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The binary cross-entropy of A = sigmoid(Z): 1/m Σ [max(Z, 0) - Z Y + log(1 + e^-|Z|)]."""
     factor = (Z > 0) - Y  # max(Z, 0) - Z Y = factor Z, and 0 for a right certainty
-    losses = factor * xp.where(factor == 0, 0, Z) + xp.log1p(xp.exp(-xp.abs(Z)))
-    return losses.sum() / _examples(Z)
+    return factor * xp.where(factor == 0, 0, Z) + xp.log1p(xp.exp(-xp.abs(Z)))
 
 
-@_of_pairs
+@_mean
 @_no_warnings
 def categorical_cross_entropy(xp: Any, A: Array, Y: Array) -> Array:
     """-1/m Σ Y log A of probabilities A and one-hot labels Y; 0 log 0 is 0."""
-    return -xp.where(Y == 0, 0, Y * xp.log(A)).sum() / _examples(A)
+    return -xp.where(Y == 0, 0, Y * xp.log(A))
 
 
 @_of_pairs
@@ -263,7 +313,7 @@ def categorical_cross_entropy_derivative(xp: Any, A: Array, Y: Array) -> Array:
     return xp.where(Y == 0, 0, -Y / A / _examples(A))
 
 
-@_of_pairs
+@_mean
 @_no_warnings
 def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     """The categorical cross-entropy of A = softmax(Z), by log-sum-exp."""
@@ -273,7 +323,7 @@ def categorical_cross_entropy_from_logits(xp: Any, Z: Array, Y: Array) -> Array:
     shifted = xp.where(at_top & (ties == 1), 0, Z - largest)  # ∞ - ∞ too, of a single ∞
     # log1p of the sum without a largest term, because 1 would swallow small ones
     others = xp.where(at_top, 0, xp.exp(shifted)).sum(axis=0, keepdims=True) + (ties - 1)
-    return xp.where(Y == 0, 0, Y * (xp.log1p(others) - shifted)).sum() / _examples(Z)
+    return xp.where(Y == 0, 0, Y * (xp.log1p(others) - shifted))
 
 
 def _examples(A: Array) -> int:
@@ -299,16 +349,46 @@ class Activation(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output's activation, and the loss of (logits Z, labels Y) whose gradient is (A - Y) / m;
-    for softmax, columns of Y sum to 1."""
+    """The output's activation and its loss. For softmax, columns of Y sum to 1.
+
+    function : g(Z, out=None) of the logits
+    loss : of (logits Z, labels Y, weights=None), a mean over the examples
+    residual : of (A - Y, out=None), the derivative of an example's loss by its logits, with
+        A = g(Z); None if that is A - Y itself
+    classes : whether the labels are classes, and the outputs probabilities
+    least : the lowest value that labels may have
+    """
 
     function: Formula
     loss: Formula
+    residual: Formula | None = None
+    classes: bool = False
+    least: float = -math.inf
+
+    def error(self, A: Array, Y: Array) -> None:
+        """A ← m times the derivative of the loss by the logits, from A = g(Z)."""
+        A -= Y
+        if self.residual is not None:
+            self.residual(A, out=A)
 
     def derivative(self, Z: Array, Y: Array) -> Array:
-        """∂loss/∂Z = (A - Y) / m"""
+        """∂loss/∂Z"""
         _, Z, Y = _same_shape(Z, Y)
-        return (self.function(Z) - Y) / _examples(Z)
+        A = self.function(Z, out=Z.copy())
+        self.error(A, Y)
+        return A / _examples(Z)
+
+
+@_elementwise
+def sign(xp: Any, x: Array, out: Array) -> Array:
+    """-1, 0 or 1"""
+    return xp.sign(x, out=out)
+
+
+@_elementwise
+def clipped(xp: Any, x: Array, out: Array) -> Array:
+    """x in -1..1"""
+    return xp.clip(x, -1, 1, out=out)
 
 
 ACTIVATIONS = {
@@ -316,12 +396,16 @@ ACTIVATIONS = {
     "tanh": Activation(tanh, tanh_slope),
     "relu": Activation(relu, relu_slope),
     "leaky_relu": Activation(leaky_relu, leaky_relu_slope),
+    "identity": Activation(identity, identity_slope),
 }
 
 OUTPUTS = {
-    "sigmoid": Output(sigmoid, binary_cross_entropy_from_logits),
-    "softmax": Output(softmax, categorical_cross_entropy_from_logits),
+    "sigmoid": Output(sigmoid, binary_cross_entropy_from_logits, None, True, 0.0),
+    "softmax": Output(softmax, categorical_cross_entropy_from_logits, None, True, 0.0),
     "linear": Output(identity, half_mean_squared_error),
+    "absolute": Output(identity, mean_absolute_error, sign),
+    "huber": Output(identity, huber_loss, clipped),
+    "poisson": Output(exponential, half_poisson_deviance_from_logits, least=0.0),
 }
 
 binary_cross_entropy_from_logits_derivative = OUTPUTS["sigmoid"].derivative

@@ -176,7 +176,7 @@ def _read(path: Path) -> tuple[bytes, Array]:
 
 
 def _n_classes(net: Network) -> int:
-    return 0 if net.output == "linear" else max(net.layers[-1], 2)
+    return max(net.layers[-1], 2) if net.classifies else 0
 
 
 def _check(model: Model) -> None:

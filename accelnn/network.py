@@ -101,15 +101,17 @@ class Network:
     Parameters
     ----------
     layers : sizes n_0, ..., n_L, the number of features first
-    hidden : "sigmoid" | "tanh" | "relu" | "leaky_relu", or one of these per hidden layer
-    output : "sigmoid" (cross-entropy) | "softmax" (categorical cross-entropy) | "linear" (half
-        the mean squared error)
+    hidden : "sigmoid" | "tanh" | "relu" | "leaky_relu" | "identity", or one per hidden layer
+    output : for classes "sigmoid" (cross-entropy) | "softmax" (categorical cross-entropy); for
+        values "linear" (half the mean squared error) | "absolute" (mean absolute error) | "huber"
+        (Huber's loss, quadratic up to an error of 1) | "poisson" (e^Z, half the Poisson deviance)
     l2 : λ, adding λ/(2m) Σ ‖W‖² to the cost; biases are not penalised
     keep_prob : the share of units that dropout keeps while training, in (0, 1]; a number, or
         one per hidden layer
 
-    The methods take `params` of this network, features X (n_0, m), and labels Y as in `targets`.
-    They raise ValueError if shapes, labels or values do not fit, and TypeError for other types or
+    The methods take `params` of this network, features X (n_0, m), labels Y as in `targets`, and
+    weights of the examples (m,), all 1 by default: with them, the cost divides by their sum instead
+    of m, in L2's part too. They raise ValueError if shapes, labels or values do not fit, and TypeError for other types or
     if host and device arrays are mixed.
     """
 
@@ -177,9 +179,14 @@ class Network:
             W[...] = INITIALISATIONS[kind](random, W.shape, layer_scale)
         return Parameters(chosen.to_device(flat, dtype), self.layers)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the outputs are probabilities of classes; else they are values."""
+        return OUTPUTS[self.output].classes
+
     @at_work("predicting")
     def forward(self, params: Parameters, X: Array) -> Array:
-        """The output activations (n_L, m): probabilities, or the values of a linear output."""
+        """The output activations (n_L, m): probabilities, or values."""
         X, _ = self.check(params, X)
         Z = forward(Workspace(self, params, X.shape[1]), X)
         Z += params[-1][1]
@@ -187,13 +194,13 @@ class Network:
 
     @at_work("predicting")
     def predict(self, params: Parameters, X: Array) -> Array:
-        """The label of each example, (m,) int64; for a linear output the values (n_L, m).
+        """The label of each example, (m,) int64; without classes the outputs (n_L, m).
 
         One sigmoid output gives 1 if its probability exceeds a half, else 0; several outputs give
         the index of the largest. Raises ValueError if an output is NaN, and waits for the device.
         """
         A = self.forward(params, X)
-        if self.output == "linear":
+        if not self.classifies:
             return A
         if unknown := int(array_module(A).isnan(A).any(axis=0).sum()):
             found = f"the outputs of {unknown} of {A.shape[1]} examples are NaN"
@@ -203,26 +210,31 @@ class Network:
     @at_work("computing an accuracy")
     def accuracy(self, params: Parameters, X: Array, Y: Array) -> float:
         """The share of examples whose label `predict` gets right; waits for the device."""
-        if self.output == "linear":
-            raise ValueError("a linear output has no labels to be right or wrong: use net.cost")
+        if not self.classifies:
+            found = f"a {self.output} output has no labels to be right or wrong"
+            raise ValueError(f"{found}: use net.cost")
         X, _ = self.check(params, X, Y)
         return accuracy(self.predict(params, X), Y)
 
     @at_work("computing a cost")
-    def cost(self, params: Parameters, X: Array, Y: Array) -> float:
+    def cost(self, params: Parameters, X: Array, Y: Array, weights: Array = None) -> float:
         """The cost, with L2 and without dropout; waits for the device."""
         X, Y = self.check(params, X, Y)
+        weights, total = checked_weights(weights, X, params)
         Z = forward(Workspace(self, params, X.shape[1]), X)
         Z += params[-1][1]
-        return float(OUTPUTS[self.output].loss(Z, Y) + penalty(self, params, X.shape[1]))
+        return float(OUTPUTS[self.output].loss(Z, Y, weights) + penalty(self, params, total))
 
     @at_work("computing gradients")
-    def gradients(self, params: Parameters, X: Array, Y: Array) -> Parameters:
+    def gradients(
+        self, params: Parameters, X: Array, Y: Array, weights: Array = None
+    ) -> Parameters:
         """dW and db of every layer: the gradient of `cost`."""
         X, Y = self.check(params, X, Y)
         work, gradients = Workspace(self, params, X.shape[1]), params.empty_like()
+        work.weights, work.total = checked_weights(weights, X, params)
         forward(work, X)
-        backward(work, X, Y, 1 / work.m, gradients)
+        backward(work, X, Y, 1 / work.total, gradients)
         return gradients
 
     def targets(self, Y: Array, dtype: Any = None) -> Array:
@@ -230,18 +242,18 @@ class Network:
         the device.
 
         Y : integer labels (m,), 0 or 1 for one sigmoid and 0 ... n_L - 1 for several outputs;
-            values (m,) for one linear output; or (n_L, m) already: 0..1 for one sigmoid, one-hot
-            for several outputs, any values for linear
+            values (m,) for one output of another kind; or (n_L, m) already: 0..1 for one sigmoid,
+            one-hot for several outputs of a classifier, from 0 on for poisson, else any values
         """
         Y, outputs = as_array(Y, "Y"), self.layers[-1]
         if isinstance(Y, HostColumns):
             Y = np.asarray(Y)
         if Y.ndim == 1:
-            if outputs > 1 and self.output == "linear":
-                expected = f"expected Y of shape ({outputs}, m) for {outputs} linear outputs"
+            if outputs > 1 and not self.classifies:
+                expected = f"expected Y of shape ({outputs}, m) for {outputs} {self.output} outputs"
                 raise ValueError(f"{expected}, got {Y.shape}")
             Y = Y[None] if outputs == 1 else one_hot(Y, outputs)
-        if self.output != "linear" and Y.size:
+        if OUTPUTS[self.output].least > -math.inf and Y.size:
             low, high = float(Y.min()), float(Y.max())
             if math.isfinite(high - low):  # `fit` counts values that are not
                 self.check_range(low, high)
@@ -259,9 +271,10 @@ class Network:
         return X, None if Y is None else self.targets(Y, params.dtype)
 
     def check_range(self, low: float, high: float) -> None:
-        """Raise ValueError if labels of a sigmoid or softmax go this low or high."""
-        if low < 0 or high > 1:
-            expected = f"expected labels Y in 0..1 for {self.output} outputs"
+        """Raise ValueError if the outputs cannot have labels that go this low or high."""
+        if low < OUTPUTS[self.output].least or (self.classifies and high > 1):
+            bounds = "in 0..1" if self.classifies else "of at least 0"
+            expected = f"expected labels Y {bounds} for {self.output} outputs"
             raise ValueError(f"{expected}, got {low:g}..{high:g}")
 
     def check_sums(self, Y: Array) -> None:
@@ -288,7 +301,7 @@ class Network:
             if X.ndim == 1:
                 hint = ": pass X.reshape(-1, 1) for one example, X.reshape(1, -1) for one feature"
             raise ValueError(f"expected X of shape ({features}, m), got {X.shape}{hint}")
-        m, flat = X.shape[1], self.output != "linear" or outputs == 1
+        m, flat = X.shape[1], self.classifies or outputs == 1
         if Y is None:
             return
         if m == 0:
@@ -299,6 +312,22 @@ class Network:
         hints = {(m, outputs): ": pass Y.T (columns are examples)", (1, m): ": pass Y.ravel()"}
         expected = f"expected Y of shape ({outputs}, {m}){labels}"
         raise ValueError(f"{expected}, got {Y.shape}{hints.get(Y.shape, '')}")
+
+
+def checked_weights(weights: Array, X: Array, params: Parameters) -> tuple[Array, float]:
+    """The weights of the examples as numbers like the parameters, and their sum; None and m without
+    weights. Raises ValueError if they are no m numbers from 0 on, or all 0."""
+    m = X.shape[1]
+    if weights is None:
+        return None, m
+    weights = array_module(params.flat).asarray(as_array(weights, "weights"), params.dtype)
+    if weights.shape != (m,):
+        raise ValueError(f"expected weights of shape ({m},), got {weights.shape}")
+    low, total = float(weights.min()), float(weights.sum(dtype=np.float64))
+    if not (low >= 0 and 0 < total < math.inf):
+        found = f"the lowest is {low:g} and the sum {total:g}"
+        raise ValueError(f"expected weights of 0 or more, not all 0 and finite: {found}")
+    return weights, total
 
 
 def labels_of(A: Array) -> Array:
@@ -312,10 +341,14 @@ class Workspace:
     xp : the module of the arrays
     A[l], dA[l] : (n_l, m) for each layer l = 1 ... L; A[L] holds the logits, then their gradient
     D[l] : (n_l, m) of 0 and 1 / keep_prob if layer l drops units while training, else None
+    weights, total : of the examples (m,), and their sum; None and m if all weigh the same
     """
+
+    weights: Array | None = None
 
     def __init__(self, net: Network, params: Parameters, m: int, dropout: bool = False) -> None:
         self.net, self.params, self.m = net, params, m
+        self.total: float = m
         self.xp = array_module(params.flat)
         self.A = [self.xp.empty((n, m), params.dtype) for n in net.layers[1:]]
         self.D = [
@@ -349,12 +382,13 @@ def backward(
 ) -> None:
     """dW[l] = dZ[l] A[l-1]ᵀ + λ/m W[l], dA[l-1] = W[l]ᵀ dZ[l], dZ[l] = dA[l] ∘ g'(Z[l]).
 
-    Follows `forward`, whose activations it overwrites. With scale 1/m, `gradients` receives the
-    gradients, with α/m a step of gradient descent; `cost`, a 0-d array or None, the cost.
+    Follows `forward`, whose activations it overwrites. With scale 1/m, or 1/Σw if the examples have
+    weights, `gradients` receives the gradients, with α/m a step of gradient descent; `cost`, a 0-d
+    array or None, the cost.
     """
     dZ = backpropagate(work, Y, scale, gradients, cost)
     if cost is not None:
-        cost += penalty(work.net, work.params, work.m)
+        cost += penalty(work.net, work.params, work.total)
     W, dW = work.params[0][0], gradients[0][0]
     work.xp.matmul(dZ, X.T, out=dW)
     if work.net.l2:
@@ -366,7 +400,8 @@ def backpropagate(
 ) -> Array:
     """`backward` without dW[1] and the cost of L2; returns dZ[1]."""
     net, params, xp, dZ = work.net, work.params, work.xp, work.A[-1]
-    output_gradient(dZ, params[-1][1], Y, net.output, scale, gradients[-1][1], cost)
+    given = dZ, params[-1][1], Y, net.output, scale, gradients[-1][1]
+    output_gradient(*given, cost, work.weights)
     for l in range(len(params) - 1, 0, -1):
         W, dW = params[l][0], gradients[l][0]
         dA, A, db = work.dA[l - 1], work.A[l - 1], gradients[l - 1][1]
@@ -379,12 +414,14 @@ def backpropagate(
     return dZ
 
 
-def cost_and_accuracy(net: Network, params: Parameters, Z: Array, Y: Array) -> tuple[Array, Array]:
-    """The cost without L2 and the accuracy, None for a linear output, 0-d on the device, from Z of
-    `forward`, which is overwritten."""
+def cost_and_accuracy(
+    net: Network, params: Parameters, Z: Array, Y: Array, weights: Array = None
+) -> tuple[Array, Array]:
+    """The cost without L2 and the accuracy, 0-d on the device, from Z of `forward`, which is
+    overwritten. The accuracy does not count weights, and is None without classes."""
     Z += params[-1][1]
-    cost = OUTPUTS[net.output].loss(Z, Y)
-    if net.output == "linear":
+    cost = OUTPUTS[net.output].loss(Z, Y, weights)
+    if not net.classifies:
         return cost, None
     A = OUTPUTS[net.output].function(Z, out=Z)
     right = labels_of(A) == labels_of(Y)
@@ -392,8 +429,8 @@ def cost_and_accuracy(net: Network, params: Parameters, Z: Array, Y: Array) -> t
     return cost, right.mean()
 
 
-def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: int) -> Array:
-    """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost."""
+def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: float) -> Array:
+    """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost; m is Σw with weights."""
     if not net.l2:
         return 0.0
     return net.l2 / (2 * m) * sum((W * W).sum() for W, _ in params)

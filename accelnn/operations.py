@@ -33,17 +33,26 @@ def activation_gradient(
 
 
 def output_gradient(
-    Z: Array, b: Array, Y: Array, output: str, scale: float, db: Array, cost: Array | None
+    Z: Array,
+    b: Array,
+    Y: Array,
+    output: str,
+    scale: float,
+    db: Array,
+    cost: Array | None,
+    weights: Array | None = None,
 ) -> None:
-    """Z ← dZ = (A - Y) · scale with A = g(Z + b), and db ← Σ dZ; cost ← the loss, if given.
+    """Z ← dZ = error · w · scale, where the error is A - Y for most losses, with A = g(Z + b) and
+    the examples' weights w (m,), if given; db ← Σ dZ; cost ← the loss, if given.
 
-    With scale 1/m, each dW and db computed from dZ is a gradient of the cost; with α/m, it is a
-    step of gradient descent. dZ is the smallest array that the factor can be applied to.
+    With scale 1/m, or 1/Σw, each dW and db computed from dZ is a gradient of the cost; with α/m, it
+    is a step of gradient descent. dZ is the smallest array that the factor can be applied to.
     """
+    kind = OUTPUTS[output]
     Z += b
     if cost is not None:
-        cost[...] = OUTPUTS[output].loss(Z, Y)
-    OUTPUTS[output].function(Z, out=Z)
-    Z -= Y
-    Z *= scale
+        cost[...] = kind.loss(Z, Y, weights)
+    kind.function(Z, out=Z)
+    kind.error(Z, Y)
+    Z *= scale if weights is None else scale * weights
     Z.sum(axis=1, keepdims=True, out=db)

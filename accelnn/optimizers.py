@@ -1,4 +1,5 @@
-"""Optimizers on flat parameters: gradient descent, momentum, Adam; and learning-rate schedules."""
+"""Optimizers on flat parameters: gradient descent, three kinds of momentum, and Adam; and
+learning-rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -43,6 +44,10 @@ class Optimizer:
         """The factor of the gradient that `update` receives; backward applies it for free."""
         return 1 - self.betas[0]
 
+    def corrected(self, learning_rate: float, step: int) -> tuple[float, float]:
+        """α and ε at a step 1, 2, 3, ..., as compiled steps need them."""
+        return learning_rate, 0.0
+
     def update(
         self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
     ) -> None:
@@ -67,7 +72,7 @@ class SGD(Optimizer):
 @dataclass(frozen=True, kw_only=True)
 class Momentum(Optimizer):
     """V ← β V + (1 - β) dθ, θ ← θ - α V: the notes' momentum, an average of the gradients.
-    PyTorch's V ← β V + dθ trains the same with the rate α (1 - β)."""
+    `HeavyBall` trains the same with the rate α (1 - β)."""
 
     beta: float = 0.9
 
@@ -88,6 +93,50 @@ class Momentum(Optimizer):
         V *= self.beta
         V += gradient
         theta -= array_module(theta).multiply(V, learning_rate, out=gradient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeavyBall(Optimizer):
+    """V ← β V + α dθ, θ ← θ - V (Polyak 1964): momentum as in PyTorch, and as in scikit-learn also
+    if the learning rate changes."""
+
+    beta: float = 0.9
+
+    moments: ClassVar[int] = 1
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_shares(beta=self.beta)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        return self.beta, 0.0
+
+    def scale(self, learning_rate: float) -> float:
+        return learning_rate
+
+    def update(
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
+    ) -> None:
+        [V] = moments
+        V *= self.beta
+        V += gradient
+        theta -= V
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nesterov(HeavyBall):
+    """V ← β V + α dθ, θ ← θ - (β V + α dθ): Nesterov's accelerated gradient, in the form of
+    Sutskever et al. (2013) with the gradient at θ, as in PyTorch and scikit-learn."""
+
+    def update(
+        self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
+    ) -> None:
+        [V] = moments
+        V *= self.beta
+        V += gradient
+        theta -= gradient
+        theta -= array_module(theta).multiply(V, self.beta, out=gradient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +184,9 @@ class Adam(Optimizer):
         theta -= change
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    one.name: one for one in (SGD, Momentum, HeavyBall, Nesterov, Adam)
+}
 
 
 def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
@@ -143,8 +194,8 @@ def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
         return OPTIMIZERS[optimizer]()
     if not isinstance(optimizer, Optimizer):
-        own = "accelnn.SGD(), accelnn.Momentum(beta=0.9), accelnn.Adam(beta1=0.9, beta2=0.999)"
-        expected = f"one of {list(OPTIMIZERS)}, or {own}"
+        own = "such as accelnn.Momentum(beta=0.9) or accelnn.Adam(beta1=0.9, beta2=0.999)"
+        expected = f"one of {list(OPTIMIZERS)}, or an instance {own}"
         raise ValueError(f"unknown optimizer {optimizer!r}: expected {expected}")
     return optimizer
 

@@ -114,19 +114,24 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
             yield [array[:, start : start + size] for array in data]
 
 
-def evaluate(net: Network, params: Parameters, X: Array, Y: Array) -> tuple[Array, Array | None]:
+def evaluate(
+    net: Network, params: Parameters, X: Array, Y: Array, weights: Array = None
+) -> tuple[Array, Array | None]:
     """`cost_and_accuracy` by chunks, 0-d on the parameters' device."""
-    xp, m = array_module(params.flat), X.shape[1]
+    xp, m, done = array_module(params.flat), X.shape[1], 0
     cost, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:
-            share = X_part.shape[1] / m
-            Z = forward(Workspace(net, params, X_part.shape[1]), X_part)
-            loss, accuracy = cost_and_accuracy(net, params, Z, Y_part)
-            cost += loss * share
+            count = X_part.shape[1]
+            Z = forward(Workspace(net, params, count), X_part)
+            w = None if weights is None else weights[done : done + count]
+            loss, accuracy = cost_and_accuracy(net, params, Z, Y_part, w)
+            cost += loss * (count if w is None else w.sum())
             if accuracy is not None:
-                right += accuracy * share
-    return cost.astype(params.dtype), None if net.output == "linear" else right
+                right += accuracy * count
+            done += count
+    cost /= m if weights is None else weights.sum()
+    return cost.astype(params.dtype), right / m if net.classifies else None
 
 
 @at_work("predicting")

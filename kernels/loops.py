@@ -21,10 +21,12 @@ Layers = Any  # a list or a tuple with one entry per layer
 prange = range  # iterations that are independent; numba.prange in the parallel twins
 
 # The activation of a layer
-SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR = range(6)
+SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR, ABSOLUTE, HUBER, POISSON = range(9)
 
 HIDDEN_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU}
+HIDDEN_KINDS |= {"identity": LINEAR}
 OUTPUT_KINDS = {"sigmoid": SIGMOID, "softmax": SOFTMAX, "linear": LINEAR}
+OUTPUT_KINDS |= {"absolute": ABSOLUTE, "huber": HUBER, "poisson": POISSON}
 KINDS = HIDDEN_KINDS | OUTPUT_KINDS
 
 LEAK = 0.01  # slope of the leaky ReLU below zero
@@ -197,7 +199,10 @@ def activate(z: Vector, bias: float, kind: int) -> None:
         for j in range(len(z)):
             x = z[j] + bias
             z[j] = leak * x if x < zero else x
-    elif kind in (SOFTMAX, LINEAR):
+    elif kind == POISSON:
+        for j in range(len(z)):
+            z[j] = exp(z[j] + bias)
+    elif kind in (SOFTMAX, LINEAR, ABSOLUTE, HUBER):
         for j in range(len(z)):
             z[j] += bias
     else:
@@ -226,6 +231,9 @@ def multiply_by_slope(da: Vector, a: Vector, keep_prob: float, kind: int) -> flo
         for j in range(len(a)):
             da[j] = da[j] if a[j] > zero else leak * da[j]
             total += da[j]
+    elif kind == LINEAR:
+        for j in range(len(a)):
+            total += da[j]
     else:
         raise ValueError("unknown kind of hidden activation")
     return total
@@ -237,9 +245,31 @@ def output_loss(a: float, y: float, kind: int) -> float:
         return -y * log(max(a, SMALLEST)) - (1.0 - y) * log(max(1.0 - a, SMALLEST))
     if kind == SOFTMAX:
         return -y * log(max(a, SMALLEST))
-    if kind == LINEAR:
-        return 0.5 * (a - y) * (a - y)
+    if kind == POISSON:
+        return (y * log(y / max(a, SMALLEST)) if y > 0.0 else 0.0) - y + a
+    if kind in (LINEAR, ABSOLUTE, HUBER):
+        return loss_of_error(a - y, kind)
     raise ValueError("unknown kind of output")
+
+
+def loss_of_error(error: float, kind: int) -> float:
+    """The loss of a linear output from a - y"""
+    size, one, half = abs(error), type(error)(1), type(error)(0.5)
+    if kind == ABSOLUTE:
+        return size
+    if kind == HUBER and size > one:
+        return size - half
+    return half * error * error
+
+
+def residual(error: float, kind: int) -> float:
+    """The derivative of the loss by the logit from a - y: itself, for most kinds"""
+    zero, one = type(error)(0), type(error)(1)
+    if kind == ABSOLUTE:
+        return one if error > zero else (-one if error < zero else zero * error)  # NaN stays
+    if kind == HUBER:
+        return one if error > one else (-one if error < -one else error)
+    return error
 
 
 def softmax_columns(Z: Matrix) -> None:
@@ -270,12 +300,12 @@ def layer_forward(W: Matrix, b: Matrix, A_prev: Matrix, kind: int, A: Matrix) ->
         softmax_columns(A)
 
 
-def output_error(A: Matrix, Y: Matrix, dZ: Matrix) -> None:
-    """dZ = (A - Y) / m, for sigmoid, softmax and linear outputs, each with its cost"""
+def output_error(A: Matrix, Y: Matrix, kind: int, dZ: Matrix) -> None:
+    """dZ = (A - Y) / m, or for absolute and Huber's losses the residual of A - Y"""
     for i in prange(len(A)):
         a, y, dz = A[i], Y[i], dZ[i]
         for j in range(len(a)):
-            dz[j] = (a[j] - y[j]) / len(a)
+            dz[j] = residual(a[j] - y[j], kind) / len(a)
 
 
 def hidden_error(W: Matrix, dZ: Matrix, A_prev: Matrix, kind: int, dZ_prev: Matrix) -> None:
@@ -330,8 +360,7 @@ def network_forward(W: Layers, b: Layers, A: Layers, kinds: Layers) -> None:
 
 
 def network_cost(A_out: Matrix, Y: Matrix, output: int) -> float:
-    """Mean over the examples of the cross-entropy (SIGMOID: summed over the outputs; SOFTMAX:
-    categorical) or of half the squared error (LINEAR)."""
+    """Mean over the examples of the loss, summed over the outputs."""
     total = 0.0
     for i in prange(len(Y)):
         a, y = A_out[i], Y[i]
@@ -356,7 +385,7 @@ def network_backward(
     W: Layers, A: Layers, Y: Matrix, kinds: Layers, dA: Layers, dW: Layers, db: Layers, lambd: float
 ) -> None:
     """dW and db of every layer, from the A of `network_forward`; dA is workspace."""
-    output_error(A[len(W)], Y, dA[len(W)])
+    output_error(A[len(W)], Y, kinds[len(W) - 1], dA[len(W)])
     for layer in range(len(W) - 1, -1, -1):
         layer_gradients(dA[layer + 1], A[layer], dW[layer], db[layer])
         if lambd > 0.0:

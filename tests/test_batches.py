@@ -132,6 +132,11 @@ def numbered(m):
     return np.stack([np.arange(m), -np.arange(m)]) * 1.0, np.arange(m)[None] * 10.0
 
 
+def parts(*given):
+    """X and Y to train on, and those held out"""
+    return [part for data in batches.split(*given) for part in data]
+
+
 @given(
     m=st.integers(2, 300),
     share=st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -139,7 +144,7 @@ def numbered(m):
 )
 def test_a_split_is_disjoint_and_complete_and_keeps_pairs(m, share, seed):
     X, Y = numbered(m)
-    X_train, Y_train, X_held, Y_held = batches.split(X, Y, share, seed)
+    (X_train, Y_train), (X_held, Y_held) = batches.split((X, Y), share, seed)
     np.testing.assert_array_equal(np.sort([*X_train[0], *X_held[0]]), np.arange(m))
     for X_part, Y_part in ((X_train, Y_train), (X_held, Y_held)):
         assert X_part.shape[1] >= 1
@@ -150,7 +155,7 @@ def test_a_split_is_disjoint_and_complete_and_keeps_pairs(m, share, seed):
 
 def test_a_split_has_its_share():
     for m, share, held_out in [(10, 0.2, 2), (10, 0.99, 9), (10, 0.01, 1), (2, 0.5, 1)]:
-        X_train, _, X_held, _ = batches.split(*numbered(m), share, 0)
+        (X_train, _), (X_held, _) = batches.split(numbered(m), share, 0)
         assert (X_train.shape[1], X_held.shape[1]) == (m - held_out, held_out)
 
 
@@ -159,12 +164,12 @@ def test_a_split_follows_its_seed_and_is_the_same_on_every_backend():
     X, Y = numbered(40)
     moved = to_device(X), to_device(Y)
     one, same, other = (
-        [to_host(part) for part in batches.split(*moved, 0.3, seed)] for seed in (1, 1, 2)
+        [to_host(part) for part in parts(moved, 0.3, seed)] for seed in (1, 1, 2)
     )
     for part, again in zip(one, same, strict=True):
         np.testing.assert_array_equal(part, again)
     assert not np.array_equal(one[2], other[2])
-    for part, on_host in zip(one, batches.split(X, Y, 0.3, 1), strict=True):
+    for part, on_host in zip(one, parts((X, Y), 0.3, 1), strict=True):
         np.testing.assert_array_equal(part, on_host)
 
 
@@ -172,6 +177,6 @@ def test_a_split_copies_the_data():
     X, Y = numbered(12)
     for array in (X, Y):
         array.setflags(write=False)
-    for part in batches.split(X, Y, 0.25, 0):
+    for part in parts((X, Y), 0.25, 0):
         assert not np.shares_memory(part, X)
         assert not np.shares_memory(part, Y)

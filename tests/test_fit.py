@@ -187,7 +187,7 @@ def test_a_history_is_copied_pickled_and_written_as_json(flower):
 
 def split_cost(net, params, data, epochs, learning_rate, validation):
     """The final cost of the examples that a share for validation leaves."""
-    X, Y, _, _ = batches.split(*data, validation, seed=0)
+    (X, Y), _ = batches.split(data, validation, seed=0)
     return accelnn.fit(net, params, X, Y, epochs=epochs, learning_rate=learning_rate)[1].final_cost
 
 

@@ -268,7 +268,7 @@ def test_a_validation_set_does_not_change_the_training(solver):
     """Nor does it matter whether it is a share split off by the seed or given as arrays."""
     net = NETS["tanh with L2"]
     first, (X, Y) = net.init("he", seed=3), data(net, M)
-    X_train, Y_train, *held_out = batches.split(X, Y, 0.25, 5)
+    (X_train, Y_train), held_out = batches.split((X, Y), 0.25, 5)
     options = FULL_BATCH | {"solver": solver, "seed": 5}
     alone, _ = accelnn.fit(net, first, X_train, Y_train, **options)
     trainings = [

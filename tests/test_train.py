@@ -252,7 +252,7 @@ def test_a_share_of_a_recipes_examples_is_watched_and_not_learned_from(capsys):
     [result] = run("circles", "--validation", 0.2, "--epochs", 250)[2:3]
     assert len(result["validation_costs"]) == len(result["costs"]) == 125
     recipe, data = RECIPES["circles"], datasets.circles()
-    X, Y, *watched = batches.split(data.X_train, data.Y_train, 0.2, recipe.seed)
+    (X, Y), watched = batches.split((data.X_train, data.Y_train), 0.2, recipe.seed)
     params, expected = accelnn.fit(
         recipe.net, recipe.first_weights(), X, Y, epochs=250, learning_rate=0.01
     )

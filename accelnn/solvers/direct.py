@@ -7,7 +7,7 @@ Arrays that a step writes are allocated before the first.
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
     X: Array
     Y: Array
-    work: Workspace
+    work: Workspace  # which has the examples' weights
 
 
 class Direct(Trainer):
@@ -37,7 +37,8 @@ class Direct(Trainer):
         self.work = {m: Workspace(job.net, self.params, m, dropout=True) for m in set(self.sizes)}
         self.batch_cost = self.xp.empty((), self.params.dtype)
         if job.batch_size is None:
-            whole = Batch(job.X, job.Y, self.work[job.examples])
+            [total] = job.totals(slice(None), [job.examples])
+            whole = self._batch(job.X, job.Y, slice(None), total)
             self.batches: Iterator[Batch] = itertools.repeat(whole)
         else:
             self.batches = self._streamed() if isinstance(job.X, HostColumns) else self._gathered()
@@ -62,7 +63,7 @@ class Direct(Trainer):
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         """Forward and backward: the gradients, as the optimizer scales them, and the cost."""
         X, Y, work = batch
-        scale = self.job.optimizer.scale(rate) / work.m
+        scale = self.scale(rate, work)
         forward(work, X)
         backward(work, X, Y, scale, self.gradients, cost)
 
@@ -73,20 +74,34 @@ class Direct(Trainer):
             size: [self.xp.empty((size, rows.shape[1]), rows.dtype) for rows in sources]
             for size in self.work
         }
-        for order in batches.orders(self.job.examples, self.job.seed):
-            order, start = self.xp.asarray(order), 0
-            for size in self.sizes:
+        for on_host in self.job.orders():
+            order, totals = self.xp.asarray(on_host), self.job.totals(on_host, self.sizes)
+            start = 0
+            for size, total in zip(self.sizes, totals, strict=True):
+                chosen = order[start : start + size]
                 for rows, batch in zip(sources, room[size], strict=True):
-                    batches.gather(rows, order[start : start + size], batch)
+                    batches.gather(rows, chosen, batch)
                 X, Y = room[size]
-                yield Batch(X.T, Y.T, self.work[size])
+                yield self._batch(X.T, Y.T, chosen, total)
                 start += size
 
     def _streamed(self) -> Iterator[Batch]:
         """The same of data that stays on the host."""
         job, m, most = self.job, self.job.examples, self.sizes[0]
-        orders = batches.orders(m, job.seed)
-        numbers = (part for order in orders for part in np.split(order, range(most, m, most)))
+        parts = (part for order in job.orders() for part in np.split(order, range(most, m, most)))
+        numbers, again = itertools.tee(parts)
         stream = streaming.stream((job.X, job.Y), numbers, most, self.xp)
-        for X, Y in job.resources.enter_context(closing(stream)):
-            yield Batch(X, Y, self.work[X.shape[1]])
+        batch = zip(job.resources.enter_context(closing(stream)), again, strict=False)
+        for (X, Y), chosen in batch:
+            yield self._batch(X, Y, chosen, job.totals(chosen, [len(chosen)])[0])
+
+    def _batch(self, X: Array, Y: Array, chosen: Any, total: float) -> Batch:
+        """The batch of these examples, the sum of whose weights is `total`."""
+        work = self.work[X.shape[1]]
+        if self.job.weights is not None:
+            work.weights, work.total = self.job.weights[chosen], total
+        return Batch(X, Y, work)
+
+    def scale(self, rate: float, work: Workspace) -> float:
+        """The factor of a batch's dZ; 0 if all its examples weigh nothing."""
+        return self.job.optimizer.scale(rate) / work.total if work.total else 0.0

@@ -12,9 +12,12 @@ acts. Nothing drifts, because W[1] X is formed from S at each step. Without hidd
 the textbook's dual form of gradient descent.
 """
 
+import functools
+
+import numpy as np
+
 from accelnn.backend import Array
 from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
-from accelnn.optimizers import SGD, Momentum
 from accelnn.solvers.direct import Batch, Direct
 from accelnn.solvers.job import Job, Trainer
 
@@ -38,7 +41,8 @@ class InSampleSpace(Trainer):
             self.G_validation = xp.matmul(X.T, X_validation)
         if job.net.l2:
             self.first_squares = (W * W).sum()
-        self.c, self._velocity = 1.0, 0.0
+        self._c = np.ones(1)
+        self._c_moments = [np.zeros(1) for _ in range(job.optimizer.moments)]
         rest = job.params.flat[W.size :]
         S = xp.zeros(W.shape[0] * job.examples, rest.dtype)
         return Parameters(xp.concatenate([S, rest]), (job.examples, *job.net.layers[1:]))
@@ -52,21 +56,37 @@ class InSampleSpace(Trainer):
             return "sample space needs full batches: the same examples in every step"
         if not optimizer.linear:
             return f"{optimizer.name} is not linear in the gradient, as sample space needs"
-        if job.net.l2 and type(optimizer) not in (SGD, Momentum):
-            return "sample space knows L2 for sgd and momentum only"
+        if job.state is not None and optimizer.moments:
+            return f"sample space cannot go on with the moments of {optimizer.name}"
         return None
+
+    @functools.cached_property
+    def total(self) -> float:
+        """The sum of the examples' weights."""
+        return float(self.job.totals(slice(None), [self.job.examples])[0])
+
+    @property
+    def c(self) -> float:
+        return float(self._c[0])
 
     def shrink(self, rate: float) -> float:
         """c before a step with this learning rate, which then becomes that after it."""
-        before, beta = self.c, self.job.optimizer.betas[0]
-        decay = self.job.net.l2 / self.job.examples
-        self._velocity = beta * self._velocity + (1 - beta) * decay * before
-        self.c = before - rate * self._velocity
+        before, optimizer = self.c, self.job.optimizer
+        decay = optimizer.scale(rate) * self.job.net.l2 / self.total * self._c
+        optimizer.update(self._c, decay, self._c_moments, rate, self.steps + 1)
         return before
+
+    def moments_of_params(self) -> list[Array]:
+        moments = []
+        for moment, (c,) in zip(self.moments, self._c_moments, strict=True):
+            S, (W, _) = Parameters(moment, self.params.layers)[0][0], self.job.params[0]
+            first = c * W + self.xp.matmul(S, self.job.X.T)
+            moments.append(self.xp.concatenate([first.ravel(), moment[S.size :]]))
+        return moments
 
     def penalty(self, SG: Array) -> Array:
         """λ/(2m) Σ ‖W‖², with ‖W[1]‖² = c² ‖W⁰‖² + 2 c ⟨S, P⁰⟩ + ⟨S G, S⟩."""
-        S, c, m = self.params[0][0], self.c, self.job.examples
+        S, c, m = self.params[0][0], self.c, self.total
         squares = c * c * self.first_squares + 2 * c * (S * self.P0).sum() + (SG * S).sum()
         net, upper = self.job.net, list(self.params)[1:]
         return net.l2 / (2 * m) * squares + penalty(net, upper, m)
@@ -76,7 +96,7 @@ class InSampleSpace(Trainer):
         self.xp.matmul(self.params[0][0], self.G_validation, out=work.A[0])
         work.A[0] += self.c * self.P0_validation
         Z = propagate(work)
-        return cost_and_accuracy(net, self.params, Z, self.job.validation[1])
+        return cost_and_accuracy(net, self.params, Z, *self.job.validation[1:])
 
     def parameters(self) -> Parameters:
         params = self.job.params.copy()
@@ -99,7 +119,7 @@ class Gram(InSampleSpace, Direct):
         c = self.shrink(rate)
         P += self.P0 if c == 1 else c * self.P0
         propagate(work)
-        scale = job.optimizer.scale(rate) / job.examples
+        scale = self.scale(rate, work)
         dZ = backpropagate(work, batch.Y, scale, self.gradients, cost)
         if cost is not None:
             cost += l2_cost

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from accelnn import batches
 from accelnn.backend import Array
 from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
@@ -33,9 +32,11 @@ class Jitted(Trainer):
         super().__init__(job)
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
-        batched = job.batch_size is not None
-        self.orders = batches.orders(job.examples, job.seed) if batched else iter(())
+        self.orders = iter(()) if job.batch_size is None else job.orders()
         self.layout = Layout(job, self.params, self.space)
+        for moment, before in zip(self.layout.moments, self.moments, strict=True):
+            moment[...] = before
+        self.moments = self.layout.moments
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -56,7 +57,7 @@ class Jitted(Trainer):
         of the first `recorded`, each times its examples."""
         layers, largest = self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
-        dropout = min(self.job.net.keep_prob, default=1) < 1
+        dropout = self.job.drops
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
@@ -71,21 +72,31 @@ class Jitted(Trainer):
             if dropout:
                 self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
-            plan = self._plan(rates[start : start + most], taken)
+            plan = self._plan(rates[start : start + most], taken, chosen)
             total += _train(self.layout, plan, taken, chosen, l2, counted)
             self.steps += len(taken)
         return total
 
-    def _plan(self, rates: Array, sizes: Array) -> Array:
-        """A row of the plan for each step: α, scale, shrinkage, ε and c."""
+    def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
+        """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
-        plan = np.zeros((len(rates), 5))
+        totals = self._totals(sizes, order)
+        plan = np.zeros((len(rates), 6))
         plan[:, [0, 3]] = self.corrected(rates)
-        plan[:, 1] = [optimizer.scale(rate) for rate in rates] / sizes
+        plan[:, 1] = [optimizer.scale(rate) for rate in rates]
+        plan[:, [1, 5]] = np.divide(
+            [plan[:, 1], sizes], totals, out=np.zeros((2, len(rates))), where=totals > 0
+        ).T
         plan[:, 2] = plan[:, 1] * l2
         if self.space is not None:
             plan[:, 4] = [self.space.shrink(rate) for rate in rates] if l2 else 1.0
         return plan
+
+    def _totals(self, sizes: Array, order: Array) -> Array:
+        """The sum of the weights of each batch."""
+        if len(order) or self.job.weights is None:
+            return self.job.totals(order, sizes)
+        return np.full(len(sizes), self.job.host_weights.sum())
 
     def _masks(self, sizes: Array) -> Array:
         """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
@@ -103,16 +114,16 @@ class Jitted(Trainer):
 
     def validation(self) -> tuple[Array, Array | None]:
         layout, Z = self._validation_pass
-        _train(layout, np.zeros((1, 5)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
-        return cost_and_accuracy(self.job.net, self.params, Z, self.job.validation[1])
+        _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
+        return cost_and_accuracy(self.job.net, self.params, Z, *self.job.validation[1:])
 
     @functools.cached_property
     def _validation_pass(self) -> tuple[Any, Array]:
         """A step on the validation set that ends with the last product forward, and where that
         leaves the logits, without their bias."""
-        X, Y = self.job.validation
+        X, Y, _ = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
-        job = replace(self.job, net=net, X=X, Y=Y, batch_size=None)
+        job = replace(self.job, net=net, X=X, Y=Y, weights=None, batch_size=None)
         layout = Layout(job, self.params, forward_only=True)
         return layout, layout.labels[: len(Y), : Y.shape[1]]
 
@@ -135,7 +146,7 @@ def load(dtype: Any) -> float:
         # Arguments of the smallest training: those of any other of this dtype have the same types.
         one = np.zeros((1, 1), dtype)
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
-        plan, sizes, order = np.zeros((1, 5)), np.ones(1, np.int64), np.zeros(0, np.int64)
+        plan, sizes, order = np.zeros((1, 6)), np.ones(1, np.int64), np.zeros(0, np.int64)
         smallest = Layout(job, job.params)
         arguments = smallest.state, smallest.layers, plan, sizes, order, 0.0, 0, 0, 1
         seconds = jit.prepare(jit.train(dtype), arguments, dtype)

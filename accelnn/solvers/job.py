@@ -3,7 +3,7 @@
 import functools
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from accelnn import batches, kernels, streaming
-from accelnn.backend import Array, array_module
+from accelnn.backend import Array, array_module, to_host
 from accelnn.columns import HostColumns
 from accelnn.kernels import loops
 from accelnn.kernels.cpu import fused
@@ -57,8 +57,10 @@ class Job:
     X, Y : (n_0, m) and (n_L, m), of the parameters' dtype and on their backend; or HostColumns,
         to be streamed in mini-batches to the device of the parameters
     batch_size : examples a step; None for all of them
-    validation : X and Y of the validation set, or None
-    precision : of the matrix products, as in `fit`; None for the parameters' own
+    validation : X and Y of the validation set, and its weights or None; or None
+    weights : of the examples (m,), of the parameters' dtype and on their backend, or None
+    shuffle, threads, precision : as in `fit`; a precision of None is the parameters' own
+    state : of the training that this one continues, or None
     resources : closed when the training ends, however it ends
     interruption : Ctrl-C, deferred while steps run
     """
@@ -72,6 +74,10 @@ class Job:
     seed: int = 0
     validation: Any = None
     precision: str | None = None
+    weights: Array | None = None
+    shuffle: bool | Iterable[Array] = True
+    state: "State | None" = None
+    threads: int | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -82,7 +88,8 @@ class Job:
     @property
     def streamed(self) -> bool:
         """Whether X, or that of the validation set, stays on the host."""
-        return any(isinstance(array, HostColumns) for array in (self.X, *(self.validation or ())))
+        validation = () if self.validation is None else self.validation
+        return any(isinstance(array, HostColumns) for array in (self.X, *validation))
 
     @property
     def examples(self) -> int:
@@ -93,6 +100,47 @@ class Job:
     def sizes(self) -> list[int]:
         """The number of examples in each step of an epoch."""
         return batches.sizes(self.examples, self.batch_size or self.examples)
+
+    @property
+    def drops(self) -> bool:
+        """Whether there is dropout."""
+        return min(self.net.keep_prob, default=1.0) < 1
+
+    @property
+    def first_epoch(self) -> int:
+        return 0 if self.state is None else self.state.epochs
+
+    def orders(self) -> Iterator[Array]:
+        """The order of the examples in each epoch of mini-batches."""
+        return batches.orders(self.examples, self.seed, self.shuffle, self.first_epoch)
+
+    def totals(self, order: Array, sizes: Sequence[int]) -> Array:
+        """The sum of the weights of each batch, on the host, from the examples' order; `sizes` are
+        the numbers of examples, which are the sums if all weigh the same."""
+        if self.weights is None:
+            return np.array(sizes, np.float64)
+        starts = np.cumsum([0, *sizes[:-1]])
+        return np.add.reduceat(self.host_weights[order], starts)
+
+    @functools.cached_property
+    def host_weights(self) -> Array:
+        return to_host(self.weights).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a training needs to go on beside its parameters: pass `history.state` to
+    `accelnn.fit(state=...)`.
+
+    epochs, steps : taken so far, from the first training on
+    moments : the optimizer's, each a flat array like the parameters
+    dropout : the state of its generator of random numbers, if it has one on the host
+    """
+
+    epochs: int
+    steps: int
+    moments: tuple[Array, ...] = ()
+    dropout: Any = None
 
 
 class Trainer:
@@ -110,10 +158,12 @@ class Trainer:
     not_captured = ""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.xp, self.steps = job, job.xp, 0
+        self.job, self.xp, self.steps = job, job.xp, 0 if job.state is None else job.state.steps
         self.params = self._first_params()
         self.gradients = self.params.empty_like()
         self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
+        for moment, before in zip(self.moments, job.state.moments if job.state else ()):
+            moment[...] = before
 
     def _first_params(self) -> Parameters:
         return self.job.params
@@ -145,15 +195,32 @@ class Trainer:
 
     def validation(self) -> tuple[Array, Array | None]:
         """The validation set's cost without L2, and its accuracy unless the output is linear."""
-        net, (X, Y) = self.job.net, self.job.validation
+        net, (X, *labels) = self.job.net, self.job.validation
         if isinstance(X, HostColumns):
-            return streaming.evaluate(net, self.params, X, Y)
+            return streaming.evaluate(net, self.params, X, *labels)
         Z = forward(self.validation_workspace, X)
-        return cost_and_accuracy(net, self.params, Z, Y)
+        return cost_and_accuracy(net, self.params, Z, *labels)
 
     def parameters(self) -> Parameters:
         """A copy of the present parameters."""
         return self.params.copy()
+
+    def state(self) -> State:
+        """From which another training goes on; the arrays are those of this one."""
+        epochs = self.job.first_epoch + self.epochs_run
+        generator = getattr(self.random, "bit_generator", None) if self.job.drops else None
+        dropout = generator.state if isinstance(generator, np.random.BitGenerator) else None
+        return State(epochs, self.steps, tuple(self.moments_of_params()), dropout)
+
+    def moments_of_params(self) -> list[Array]:
+        """The moments for `parameters()`."""
+        return self.moments
+
+    @property
+    def epochs_run(self) -> int:
+        """Epochs completed in this training."""
+        before = 0 if self.job.state is None else self.job.state.steps
+        return (self.steps - before) // len(self.job.sizes)
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
@@ -164,7 +231,10 @@ class Trainer:
         """Dropout's generator of random numbers, or, if a GPU's kernels run, numbers by place."""
         if self.xp is not np and kernels_compile(self.xp):
             return Philox(self.job.seed)
-        return self.xp.random.default_rng(self.job.seed)
+        random = self.xp.random.default_rng(self.job.seed)
+        if self.job.state is not None and self.job.state.dropout is not None:
+            random.bit_generator.state = self.job.state.dropout
+        return random
 
     def draw_masks(self, D: Iterable[Array | None]) -> None:
         """Fill the dropout masks D[l] of the next step; None for a layer that drops no units."""
@@ -175,10 +245,8 @@ class Trainer:
                 draw_mask(mask, keep, self.random)
 
     def corrected(self, rates: Array) -> Array:
-        """α and ε of the next steps, (steps, 2), as Adam corrects them; else α and 0."""
-        corrected = getattr(self.job.optimizer, "corrected", None)
-        if corrected is None:
-            return np.stack([rates, np.zeros(len(rates))], axis=1)
+        """α and ε of the next steps, (steps, 2), as the optimizer corrects them."""
+        corrected = self.job.optimizer.corrected
         return np.array([corrected(rate, self.steps + i) for i, rate in enumerate(rates, start=1)])
 
 

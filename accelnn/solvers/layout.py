@@ -23,7 +23,8 @@ ALIGNMENT = 128  # bytes of two cache lines, which some processors load together
 
 
 class Layout:
-    """The first two arguments of `steps.train`, `state` and `layers`, and what they point to.
+    """The first two arguments of `steps.train`, `state` and `layers`, and what they point to; the
+    optimizer's `moments` are zeros at first.
 
     job, params : the training, and the parameters it updates
     space : the trainer, if it trains in sample space
@@ -44,7 +45,8 @@ class Layout:
         m, units, lanes = max(job.sizes), sum(sizes[1:]), tiles.lanes(dtype)
         gathered = job.batch_size is not None
         granule = lanes // 2 if gathered else lanes  # inner products need whole vectors
-        self.threads = threads.best_count(m, params.flat.size, units, dtype.itemsize, lanes)
+        count = threads.best_count(m, params.flat.size, units, dtype.itemsize, lanes)
+        self.threads = min(count, job.threads or count)
         portion = max(ACTIVATIONS // (2 * units * dtype.itemsize) // lanes * lanes, FEWEST)
         portion = min(portion, MOST, steps.rounded_up(-(-m // self.threads), granule))
         row, columns = tiles.padded(portion, lanes), tiles.padded(m, lanes)
@@ -71,6 +73,10 @@ class Layout:
         X, Y = job.X if space is None else space.G, job.Y
         inputs = copies(sizes[0], row) if gathered else filled(X, columns)
         self.labels = copies(sizes[-1], row) if gathered else filled(Y, columns)
+        w = copies(1, row) if gathered else zeros(1, columns)
+        w[:] = 1
+        if job.weights is not None and not gathered:
+            w[0, :m] = job.weights
         A, dZ, db = copies(units, row), copies(units, row), copies(1, tiles.padded(units, lanes))
         table = layer_table(job.net, sizes)
         self.layers = np.zeros(len(table), steps.LAYER)
@@ -95,6 +101,7 @@ class Layout:
             inputs = A[:, unit:]
 
         moments = zeros(2, params.flat.size if job.optimizer.moments else 0)
+        self.moments = list(moments[: job.optimizer.moments])
         beta1, beta2 = job.optimizer.betas
         fields = {
             "lanes": lanes,
@@ -103,17 +110,20 @@ class Layout:
             "optimizer": fused.OPTIMIZERS[job.optimizer.name],
             "in_sample_space": space is not None,
             "gathered": gathered,
-            "dropout": min(job.net.keep_prob, default=1) < 1,
+            "dropout": job.drops,
             "forward_only": forward_only,
+            "all_examples": job.examples,
             "portion": portion,
             "units": units,
             "X": kept(_flat(job.X.T)) if gathered else 0,
             "Y": kept(_flat(job.Y.T)) if gathered else 0,
+            "weights": kept(job.weights) if gathered and job.weights is not None else 0,
             "theta": address(params.flat),
             "M": address(moments[0]),
             "V": address(moments[1]),
             "counters": kept(_aligned((32,), np.int64)),
             "labels": matrix(self.labels),
+            "w": matrix(w),
             "P0": matrix(filled(space.P0, columns)) if space is not None else 0,
             "db": matrix(db),
             "work": matrix(copies(2, row)),

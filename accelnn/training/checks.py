@@ -10,8 +10,10 @@ import numpy as np
 from accelnn import batches
 from accelnn.backend import Array, array_module, as_array
 from accelnn.columns import THREADS, HostColumns
+from accelnn.functions import OUTPUTS
 from accelnn.network import Network, Parameters, is_integer
-from accelnn.solvers.job import Job
+from accelnn.optimizers import Optimizer
+from accelnn.solvers.job import Job, State
 
 T = TypeVar("T")
 Data = tuple[Array, Array]  # X and Y
@@ -27,7 +29,7 @@ def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool 
         if bad := sum(_of_parts(array, not_finite)):
             found = f"{bad} NaN or infinite values among {array.size}"
             raise ValueError(f"{name} has {found}: clean them first")
-    if isinstance(Y, HostColumns) and net.output != "linear":  # `converted` checks arrays
+    if isinstance(Y, HostColumns) and OUTPUTS[net.output].least == 0:  # `converted` checks arrays
         ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
         net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
         _of_parts(Y, net.check_sums)
@@ -62,17 +64,30 @@ def set_apart(job: Job, validation: Any) -> None:
             raise ValueError(f"{expected}{validation!r}")
         if job.examples < 2:
             raise ValueError("a validation split needs at least 2 examples, got 1")
-        job.X, job.Y, X, Y = batches.split(job.X, job.Y, validation, job.seed)
-        job.validation = X, Y
+        data = job.X, job.Y, job.weights
+        (job.X, job.Y, job.weights), job.validation = batches.split(data, validation, job.seed)
         return
     try:
         X, Y = validation
     except (TypeError, ValueError):
         raise ValueError(f"{expected}{type(validation).__name__}") from None
     try:
-        job.validation = checked(job.net, job.params, X, Y, job.batch_size is not None)
+        job.validation = *checked(job.net, job.params, X, Y, job.batch_size is not None), None
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
+
+
+def fitting_state(state: Any, params: Parameters, optimizer: Optimizer) -> State | None:
+    """The state to go on from; raises TypeError or ValueError unless it fits."""
+    if state is None:
+        return None
+    if not isinstance(state, State):
+        raise TypeError(f"expected state as history.state of a training, got {type(state).__name__}")
+    shapes = [moment.shape for moment in state.moments]
+    if shapes != [params.flat.shape] * optimizer.moments:
+        expected = f"{optimizer.moments} moments of shape {params.flat.shape} for {optimizer.name}"
+        raise ValueError(f"expected a state with {expected}, got {shapes}")
+    return state
 
 
 def _of_parts(array: Array, function: Callable[[Array], T]) -> list[T]:

@@ -40,7 +40,8 @@ class Descent:
         if self.trainer.not_captured:
             history.reason += f": jitted; not captured: {self.trainer.not_captured}"
             history.solver = "direct"
-        self.starts = range(0, self.epochs, self.record_every)
+        first = job.first_epoch
+        self.starts = range(first, first + self.epochs, self.record_every)
         xp = array_module(job.params.flat)
         self.costs, self.validation_costs = xp.empty((2, len(self.starts)), job.params.dtype)
         self.accuracies = xp.full(len(self.starts), math.nan)
@@ -67,7 +68,7 @@ class Descent:
             lowest = self.starts[self.best_record]
             if self.patience is not None and start - lowest >= self.patience:
                 return f"patience: lowest validation cost after epoch {lowest}"
-            stop = min(start + self.record_every, self.epochs)
+            stop = min(start + self.record_every, self.starts.stop)
             self._advance(start, start + 1 if self.callbacks else stop, self.costs[record, ...])
             if self.callbacks:
                 if ask(self.callbacks, self._checkpoint(record)):
@@ -95,7 +96,7 @@ class Descent:
 
     def _checkpoint(self, record: int) -> Checkpoint:
         epoch, watched = self.starts[record], self.job.validation is not None
-        scored = watched and self.job.net.output != "linear"
+        scored = watched and self.job.net.classifies
         return Checkpoint(
             epoch=epoch,
             cost=float(self.costs[record]),
@@ -107,7 +108,8 @@ class Descent:
 
     def _complete(self, history: History) -> Parameters:
         """Enter the records into the history; returns the parameters, the best under patience."""
-        history.epochs_run = self.trainer.steps // len(self.job.sizes)
+        history.epochs_run = self.trainer.epochs_run
+        history.state = self.trainer.state()
         records = len(range(0, history.epochs_run, self.record_every))
         history.costs = to_host(self.costs[:records]).tolist()
         history.epochs = list(self.starts[:records])
@@ -116,7 +118,7 @@ class Descent:
             return trained
         cost, accuracy = self.trainer.validation()
         if math.isfinite(self.lowest) and not float(cost) < self.lowest:
-            trained, cost = self.best, self.lowest
+            trained, cost, history.state = self.best, self.lowest, None
             accuracy = None if accuracy is None else self.accuracies[self.best_record]
         history.final_validation_cost = float(cost)
         history.validation_costs = to_host(self.validation_costs[:records]).tolist()

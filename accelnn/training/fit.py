@@ -3,17 +3,17 @@
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from accelnn import batches, streaming
 from accelnn.backend import Array, array_module, at_work
-from accelnn.network import Network, Parameters, penalty
+from accelnn.network import Network, Parameters, checked_weights, penalty
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
-from accelnn.solvers.job import Job
+from accelnn.solvers.job import Job, State
 from accelnn.training import checks
 from accelnn.training.descent import Descent
 from accelnn.training.history import INTERRUPTED, Callback, History, Interrupted
@@ -40,6 +40,10 @@ def fit(
     seed: int = 0,
     validation: float | tuple[Array, Array] | None = None,
     patience: int | None = None,
+    weights: Array = None,
+    shuffle: bool | Iterable[Array] = True,
+    state: State | None = None,
+    threads: int | None = None,
     callbacks: Sequence[Callback] = (),
     verbose: bool | str = False,
 ) -> tuple[Parameters, History]:
@@ -57,12 +61,12 @@ def fit(
         while the parameters are on a device: mini-batches are streamed there, fastest if X is
         the .T of a contiguous (m, n_0) array
     Y : integer labels (m,); or (n_L, m): 0..1 for sigmoid outputs, columns that sum to 1 for
-        softmax, any values for linear
+        softmax, counts for poisson, else any values
     epochs : passes over X
     learning_rate : α, a number or a function of the epoch, such as those of
         `accelnn.optimizers`; by default 0.001 for Adam, required for the others
-    optimizer : "sgd" | "momentum" | "adam"; accelnn.SGD(), Momentum(...), Adam(...); or your own
-        `accelnn.optimizers.Optimizer`
+    optimizer : "sgd" | "momentum" | "heavyball" | "nesterov" | "adam"; or an instance such as
+        accelnn.Adam(beta1=0.9), or of your own `accelnn.optimizers.Optimizer`
     batch_size : examples a step, by default all. Each epoch visits the examples in a new random
         order; its last batch may be short. The cost of a batch has m = its size, L2 included
     solver : "auto", a choice by the job and by `accelnn.warm_up` alone; or one of
@@ -77,6 +81,13 @@ def fit(
         or their own (X, Y)
     patience : stop after this many epochs without a new lowest validation cost, as seen at the
         records, and return the parameters of the lowest
+    weights : of the examples, (m,) numbers from 0 on; the cost of a batch is Σ w loss / Σ w, and
+        λ/(2 Σ w) Σ ‖W‖² of L2. A share drawn for validation keeps its weights
+    shuffle : False takes the examples in the order of X in every epoch of mini-batches; or a
+        permutation (m,) for each epoch, in an iterable that may compute them one by one
+    state : `history.state` of a training with the same net, optimizer, data, batch_size and seed;
+        this one then goes on from its parameters as if there had been no break
+    threads : the most threads of compiled steps on the CPU; by default as many as pay
     callbacks : functions called with a Checkpoint after each recorded epoch; one that returns
         true ends the training. Records wait for the device only for callbacks, patience, verbose
     verbose : True shows a progress bar, "lines" prints the costs as the notes do
@@ -86,7 +97,7 @@ def fit(
     device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
     history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
-    given, streams = (X, Y), batch_size is not None
+    given, streams = (X, Y, weights), batch_size is not None
     X, Y = checks.checked(net, params, X, Y, streams)
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
@@ -100,14 +111,28 @@ def fit(
         raise ValueError(f"unknown solver {solver!r}: expected one of {names}; {hint}")
     epochs, seed = checks.count("epochs", epochs, 0), checks.count("seed", seed, 0)
     optional = {"batch_size": batch_size, "patience": patience, "record_every": record_every}
-    batch_size, patience, record_every = (
-        None if n is None else checks.count(name, n, 1) for name, n in optional.items()
+    batch_size, patience, record_every, threads = (
+        None if n is None else checks.count(name, n, 1)
+        for name, n in (*optional.items(), ("threads", threads))
     )
     if patience is not None and validation is None:
         raise ValueError("patience watches the validation cost: give validation as well")
     if record_every is None:
         record_every = max(1, min(epochs // 100, epochs if patience is None else patience // 5))
-    job = Job(net, params.copy(), X, Y, optimizer, batch_size, seed, precision=precision)
+    job = Job(
+        net,
+        params.copy(),
+        X,
+        Y,
+        optimizer,
+        batch_size,
+        seed,
+        precision=precision,
+        weights=checked_weights(weights, X, params)[0],
+        shuffle=shuffle,
+        state=checks.fitting_state(state, params, optimizer),
+        threads=threads,
+    )
     if validation is not None:
         checks.set_apart(job, validation)
 
@@ -133,16 +158,19 @@ def fit(
 
 @at_work("computing the final cost")
 def evaluate(
-    net: Network, params: Parameters, data: checks.Data, streams: bool = False, split: Any = None
+    net: Network, params: Parameters, given: Any, streams: bool = False, split: Any = None
 ) -> tuple[float, float | None]:
-    """The final cost and accuracy of a History, from `data` as the caller gave it, without the
-    share that was drawn for validation with a seed, if `split` gives both."""
-    X, Y = checks.converted(net, params, *data, streams)
+    """The final cost and accuracy of a History, from X, Y and weights as the caller gave them,
+    without the share that was drawn for validation with a seed, if `split` gives both."""
+    X, Y, weights = given
+    X, Y = checks.converted(net, params, X, Y, streams)
+    data = X, Y, checked_weights(weights, X, params)[0]
     if split is not None:
-        X, Y, _, _ = batches.split(X, Y, *split)
+        data, _ = batches.split(data, *split)
     with np.errstate(over="ignore", invalid="ignore"):
-        cost, accuracy = streaming.evaluate(net, params, X, Y)
-        cost = float(cost + penalty(net, params, X.shape[1]))
+        cost, accuracy = streaming.evaluate(net, params, *data)
+        total = data[0].shape[1] if data[2] is None else float(data[2].sum())
+        cost = float(cost + penalty(net, params, total))
     return cost, None if accuracy is None else float(accuracy)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from accelnn.backend import backend_of
 from accelnn.network import Parameters
+from accelnn.solvers.job import State
 
 INTERRUPTED = "interrupted"  # `History.stopped` after Ctrl-C
 
@@ -27,6 +28,9 @@ class History:
     final_validation_cost, final_validation_accuracy : of the parameters returned, or None
     stopped : why the training ended before its last epoch, or None
     compile_seconds : time to compile; the next training of this kind needs none
+    state : what `fit(state=...)` needs to go on from the parameters returned, if they are the last;
+        None if patience found better ones before
+    iterations : of SciPy's minimiser, or None
     """
 
     solver: str
@@ -46,6 +50,8 @@ class History:
     final_validation_accuracy: float | None = None
     stopped: str | None = None
     compile_seconds: float = 0.0
+    state: State | None = None
+    iterations: int | None = None
     _evaluate: Callable[[], tuple[float, float | None]] | None = None
 
     @classmethod
@@ -73,8 +79,9 @@ class History:
         return final
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and the final cost and accuracy, as plain values for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name[0] != "_"}
+        """All fields but the state, and the final cost and accuracy, as plain values for JSON."""
+        names = [f.name for f in fields(self) if f.name[0] != "_" and f.name != "state"]
+        values = {name: getattr(self, name) for name in names}
         return values | {"final_cost": self.final_cost, "final_accuracy": self.final_accuracy}
 
     def plot(self) -> Any:

@@ -31,8 +31,8 @@ Matrix = Any  # 2-D and C-contiguous
 Operand = tuple[int, int]  # a matrix's address, and bytes from row to row
 
 # the columns of a plan, a row for each step: the learning rate α; a factor of dZ; λ times that; ε
-# of Adam; c of sample space
-RATE, SCALE, SHRINK, EPSILON, C = range(5)
+# of Adam; c of sample space; a factor of the loss, the examples over the sum of their weights
+RATE, SCALE, SHRINK, EPSILON, C, LOSS = range(6)
 
 TILE_ROWS = tile_rows()
 DEPTH = 1024  # terms of a product that are summed up at once, so that a tile's operands stay in L2
@@ -73,21 +73,23 @@ def state_type(dtype: Any) -> Any:
     granule : products compute a multiple of so many columns
     gathered : whether batches are gathered from X (m, n_0) and Y (m, n_L)
     forward_only : to the last layer's logits, without their bias, which replace the labels
+    all_examples : of the training set
     portion : the most examples that a thread works on at once
     units : of all layers
     D : for each step of a call, the masks of all units by examples
     theta : the flat parameters; M, V : their moments
     counters : of the barrier
     no : 0, because Numba compiles a function again for a literal
-    labels : (n_L, m) of the batch
+    weights : of all examples, to be gathered; 0 if all weigh the same
+    labels, w : (n_L, m) and the weights (1, m) of the batch
     P0 : W⁰ X of sample space
     db : the layers' one after the other
     work : two rows for the softmax
     """
     return record(
         "lanes size granule optimizer in_sample_space gathered dropout forward_only portion units "
-        "X Y D theta M V counters no",
-        **dict.fromkeys(("labels", "P0", "db", "work"), MATRIX),
+        "all_examples X Y D weights theta M V counters no",
+        **dict.fromkeys(("labels", "w", "P0", "db", "work"), MATRIX),
         **dict.fromkeys(("zero", "beta1", "beta2"), dtype),
     )
 
@@ -98,7 +100,7 @@ class Now(NamedTuple):
     m: int  # examples of its batch
     order: Vector  # (m,) their indices
     masks: int  # where its masks begin in D
-    plan: Vector  # (5,) float64
+    plan: Vector  # (6,) float64
     recorded: bool  # whether to compute the loss
 
 
@@ -197,8 +199,12 @@ def masks(s: Any, layer: Any, now: Now, e: Examples) -> Matrix:
 
 
 def gather(s: Any, layer: Any, outputs: int, now: Now, e: Examples) -> None:
-    """Copy these examples: their labels, and X as rows and as columns."""
+    """Copy these examples: their labels, their weights, and X as rows and as columns."""
     n, (rows, row), Y = layer.inputs, operand(layer.rows, e), array(s, s.labels, e, outputs)
+    if s.weights != 0:
+        w, all_weights = array(s, s.w, e, 1), view(s.zero, s.weights, (s.all_examples,))
+        for i in range(e.m):
+            w[0, i] = all_weights[now.order[e.first + i]]
     for i in range(e.m):
         example = now.order[e.first + i]
         x, copy = view(s.zero, s.X + example * n * s.size, (n,)), view(s.zero, rows + i * row, (n,))
@@ -238,7 +244,8 @@ def output(s: Any, layer: Any, now: Now, e: Examples) -> float:
         return 0.0
     b, db, work = biases(s, layer), view(s.zero, place(layer.db, e), (n,)), array(s, s.work, e, 2)
     scale = type(s.zero)(now.plan[SCALE])
-    loss = output_gradient(Z, b, Y, layer.kind, scale, db, now.recorded, work, m)
+    w = array(s, s.w, e, 1)[0]
+    loss = output_gradient(Z, b, Y, w, layer.kind, scale, db, now.recorded, work, m)
     for i in range(n):
         for j in range(m, rounded_up(m, s.lanes)):
             Z[i, j] = s.zero
@@ -367,7 +374,7 @@ def train(
     of the first `recorded` steps, each times its examples.
 
     state, layers : arrays of `state_type`, (1,), and of LAYER
-    plan : (steps, 5) float64
+    plan : (steps, 6) float64
     sizes : (steps,) examples of each step's batch
     order : indices of the examples, batch after batch; empty if all batches are whole
     l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
@@ -380,9 +387,9 @@ def train(
         now = Now(m, chosen, drawn, plan[i], i < recorded)
         for unit in range(s.units):
             db[unit] = s.zero
-        if now.recorded and l2 > 0 and part == 0:
-            cost += l2 / 2 * squares(s, layers)
-        cost += step(s, layers, now, part, parts)
+        loss = l2 / 2 * squares(s, layers) if now.recorded and l2 > 0 and part == 0 else 0.0
+        loss += step(s, layers, now, part, parts)
+        cost += now.plan[LOSS] * loss
         start += m
         drawn += s.units * m
     return cost
