@@ -35,13 +35,13 @@ def orders(
             got = f"{order.dtype} of shape {order.shape}"
             raise ValueError(f"expected shuffle to give permutations of 0..{m - 1}, got {got}")
         yield order.astype(np.int64, copy=False)
-    raise ValueError("shuffle gave fewer permutations than there are epochs: one for each is needed")
+    raise ValueError("expected shuffle to give a permutation for each epoch, and it gave fewer")
 
 
 def is_permutation(order: Array) -> bool:
     """Whether integers (m,) are 0 ... m-1 in some order."""
     seen = np.zeros(len(order), bool)
-    in_range = bool(len(order) and 0 <= order.min() and order.max() < len(order))
+    in_range = bool(len(order) and order.min() >= 0 and order.max() < len(order))
     seen[order if in_range else []] = True
     return bool(seen.all())
 

@@ -160,7 +160,7 @@ def identity(x: Array, out: Array = None) -> Array:
 
 
 @_elementwise
-def identity_slope(_xp: Any, _a: Array, out: Array) -> Array:
+def identity_derivative(_xp: Any, _x: Array, out: Array) -> Array:
     """1"""
     out[...] = 1
     return out
@@ -396,7 +396,7 @@ ACTIVATIONS = {
     "tanh": Activation(tanh, tanh_slope),
     "relu": Activation(relu, relu_slope),
     "leaky_relu": Activation(leaky_relu, leaky_relu_slope),
-    "identity": Activation(identity, identity_slope),
+    "identity": Activation(identity, identity_derivative),
 }
 
 OUTPUTS = {

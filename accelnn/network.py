@@ -111,8 +111,8 @@ class Network:
 
     The methods take `params` of this network, features X (n_0, m), labels Y as in `targets`, and
     weights of the examples (m,), all 1 by default: with them, the cost divides by their sum instead
-    of m, in L2's part too. They raise ValueError if shapes, labels or values do not fit, and TypeError for other types or
-    if host and device arrays are mixed.
+    of m, in L2's part too. They raise ValueError if shapes, labels or values do not fit, and
+    TypeError for other types or if host and device arrays are mixed.
     """
 
     layers: Sequence[int]

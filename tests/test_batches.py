@@ -163,9 +163,7 @@ def test_a_split_has_its_share():
 def test_a_split_follows_its_seed_and_is_the_same_on_every_backend():
     X, Y = numbered(40)
     moved = to_device(X), to_device(Y)
-    one, same, other = (
-        [to_host(part) for part in parts(moved, 0.3, seed)] for seed in (1, 1, 2)
-    )
+    one, same, other = ([to_host(part) for part in parts(moved, 0.3, seed)] for seed in (1, 1, 2))
     for part, again in zip(one, same, strict=True):
         np.testing.assert_array_equal(part, again)
     assert not np.array_equal(one[2], other[2])

@@ -138,9 +138,13 @@ def test_an_optimizer_from_outside_works_at_once(device, monkeypatch):
     )
     np.testing.assert_allclose(half.costs, whole.costs, rtol=1e-12)
     assert history.optimizer == "halfsteps"
-    # c of W[1] = c W + S Xᵀ would shrink by another rule than its optimizer's.
-    net = replace(net, l2=0.1)
-    check_own(device, monkeypatch, net, HalfSteps(), "direct", "(no optimizer|L2 for sgd and)")
+    net = replace(net, l2=0.1)  # c of W[1] = c W + S Xᵀ shrinks by the optimizer's own rule
+    check_own(device, monkeypatch, net, HalfSteps(), "gram", "no optimizer")
+    options |= {"optimizer": HalfSteps(), "learning_rate": 0.2}
+    gram, direct = (
+        accelnn.fit(net, params, X, Y, solver=solver, **options) for solver in ("gram", "direct")
+    )
+    np.testing.assert_allclose(gram[1].costs, direct[1].costs, rtol=1e-12)
 
 
 def test_a_class_with_a_known_name_is_not_taken_for_the_librarys_own(monkeypatch, device):

@@ -21,6 +21,7 @@ ACTIVATIONS = {
     "tanh": (np.tanh, lambda x: 1 / np.cosh(np.clip(x, -350, 350)) ** 2),
     "relu": (lambda x: x * (x > 0), lambda x: (x > 0) * 1.0),
     "leaky_relu": (lambda x: x * np.where(x > 0, 1, 0.01), lambda x: np.where(x > 0, 1, 0.01)),
+    "identity": (lambda x: x, np.ones_like),
 }
 EXTREMES = [-1e4, -745.0, -88.0, -1.0, -1e-300, 0.0, 1e-300, 1.0, 88.0, 745.0, 1e4]
 SHAPES = [(), (3,), (4, 1), (2, 5), (0,), (2, 3, 4)]

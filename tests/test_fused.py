@@ -25,7 +25,8 @@ from accelnn.solvers import jitted, layout
 pytestmark = pytest.mark.slow
 
 DTYPES = ("float64", "float32")
-OPTIMIZERS = {"sgd": 0.3, "momentum": 0.1, "adam": 0.02}  # and their learning rates
+# and their learning rates
+OPTIMIZERS = {"sgd": 0.3, "momentum": 0.1, "heavyball": 0.02, "nesterov": 0.02, "adam": 0.02}
 EXAMPLES = (1, 7, 8, 9, 33)  # less than a SIMD register, and whole ones and one more
 NETS = {  # of each depth and each width
     "one layer": Network([3, 1], l2=0.1),
@@ -57,7 +58,8 @@ def on_threads(monkeypatch):
 
 def check_training(net, m, solver="jitted", tolerance=1e-11, **options):
     """Its parameters and costs are those of the vectorised training."""
-    options = {"epochs": 4, "learning_rate": OPTIMIZERS[options["optimizer"]]} | options
+    rate = OPTIMIZERS[options["optimizer"]] / (10 if net.output == "poisson" else 1)
+    options = {"epochs": 4, "learning_rate": rate} | options
     check_same(both(net, solver, m, **options), tolerance, (net, m, options))
 
 
@@ -75,6 +77,17 @@ def test_a_compiled_training_is_the_vectorised_one(on_threads, threads, optimize
         check_training(net, m, optimizer=optimizer, batch_size=BATCHES[batch](m))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_compiled_training_with_weights_is_the_vectorised_one(on_threads, threads):
+    on_threads(threads)
+    for net, m, batch in itertools.product(NETS.values(), EXAMPLES, BATCHES):
+        weights = np.random.default_rng(m).integers(0, 4, m) + (np.arange(m) == 0)
+        options = {"optimizer": "nesterov", "batch_size": BATCHES[batch](m), "weights": weights}
+        check_training(net, m, **options)
+        if batch == "whole":
+            check_training(net, m, "gram-jitted", **options)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_a_training_in_float32_is_the_vectorised_one(on_threads, threads):
     on_threads(threads)
@@ -83,7 +96,7 @@ def test_a_training_in_float32_is_the_vectorised_one(on_threads, threads):
         check_training(net, m, tolerance=2e-4, optimizer="momentum", **options)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_a_training_in_sample_space_is_the_vectorised_one(on_threads, threads, optimizer):
     on_threads(threads)

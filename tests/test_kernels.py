@@ -309,6 +309,8 @@ def test_twins_exist_where_iterations_are_independent():
         "activate",
         "multiply_by_slope",
         "output_loss",
+        "loss_of_error",
+        "residual",
     }
 
 

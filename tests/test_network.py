@@ -112,6 +112,7 @@ def test_forward_and_predict_are_the_formulas():
         (W1, b1), (W2, b2) = [(to_host(W), to_host(b)) for W, b in params]
         Z = W2 @ np.tanh(W1 @ to_host(X) + b1) + b2
         activations = {"sigmoid": special.expit(Z), "softmax": special.softmax(Z, axis=0)}
+        activations["poisson"] = np.exp(Z)
         expected = activations.get(output, Z)
         np.testing.assert_allclose(to_host(net.forward(params, X)), expected, rtol=1e-12)
 

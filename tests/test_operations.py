@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from scipy import special
 
 import accelnn
-from accelnn import SGD, Adam, Momentum, backend, functions, operations, optimizers
+from accelnn import (
+    SGD,
+    Adam,
+    HeavyBall,
+    Momentum,
+    Nesterov,
+    backend,
+    functions,
+    operations,
+    optimizers,
+)
 from accelnn.backend import to_device, to_host
 from accelnn.kernels import loops
 from accelnn.kernels.cpu import fused
@@ -32,22 +42,30 @@ ACTIVATE = {
     "tanh": np.tanh,
     "relu": lambda z: np.where(z < 0, 0, z),
     "leaky_relu": lambda z: np.where(z < 0, 0.01 * z, z),
+    "identity": lambda z: z,
 }
 SLOPE = {
     "sigmoid": lambda z: special.expit(z) * special.expit(-z),
     "tanh": lambda z: 1 - np.tanh(z) ** 2,
     "relu": lambda z: np.where(z > 0, 1.0, 0.0),
     "leaky_relu": lambda z: np.where(z > 0, 1.0, 0.01),
+    "identity": np.ones_like,
 }
-OUTPUT = {
-    "sigmoid": special.expit,
-    "softmax": lambda z: special.softmax(z, axis=0),
-    "linear": lambda z: z,
+ERROR = {  # the derivative of the loss
+    "sigmoid": lambda z, y: special.expit(z) - y,
+    "softmax": lambda z, y: special.softmax(z, axis=0) - y,
+    "linear": lambda z, y: z - y,
+    "absolute": lambda z, y: np.sign(z - y),
+    "huber": lambda z, y: np.clip(z - y, -1, 1),
+    "poisson": lambda z, y: np.exp(z) - y,
 }
 LOSS = {
     "sigmoid": lambda z, y: -y * special.log_expit(z) - (1 - y) * special.log_expit(-z),
     "softmax": lambda z, y: -y * special.log_softmax(z, axis=0),
     "linear": lambda z, y: (z - y) ** 2 / 2,
+    "absolute": lambda z, y: abs(z - y),
+    "huber": lambda z, y: np.where(abs(z - y) > 1, abs(z - y) - 0.5, (z - y) ** 2 / 2),
+    "poisson": lambda z, y: special.xlogy(y, y) - y * z - y + np.exp(z),
 }
 
 
@@ -59,6 +77,12 @@ LOSS = {
 UPDATES = {
     "update": lambda theta, step: SGD().update(theta, step, [], 1.0, 1),
     "momentum_update": lambda theta, step, V, beta, rate: Momentum(beta=beta).update(
+        theta, step, [V], rate, 1
+    ),
+    "heavyball_update": lambda theta, step, V, beta, rate: HeavyBall(beta=beta).update(
+        theta, step, [V], rate, 1
+    ),
+    "nesterov_update": lambda theta, step, V, beta, rate: Nesterov(beta=beta).update(
         theta, step, [V], rate, 1
     ),
     "adam_update": lambda theta, step, M, V, beta1, beta2, rate, epsilon: Adam(
@@ -103,6 +127,12 @@ class Compiled:
     def momentum_update(self, theta, step, M, beta, rate):
         self.optimizer_step(fused.MOMENTUM, theta, step, M, M[:0], (beta, beta, rate, beta))
 
+    def heavyball_update(self, theta, step, M, beta, rate, kind=fused.HEAVYBALL):
+        self.optimizer_step(kind, theta, step, M, M[:0], (beta, beta, rate, beta))
+
+    def nesterov_update(self, theta, step, M, beta, rate):
+        self.heavyball_update(theta, step, M, beta, rate, fused.NESTEROV)
+
     def adam_update(self, theta, step, M, V, *numbers):
         self.optimizer_step(fused.ADAM, theta, step, M, V, numbers)
 
@@ -134,12 +164,15 @@ class Compiled:
         others = [A, masks]
         self.on_blocks("activation_gradient", dA, others, lambda A_, D_: (A_, *given, D_, *how))
 
-    def output_gradient(self, Z, b, Y, output, scale, db, cost):
+    def output_gradient(self, Z, b, Y, output, scale, db, cost, weights=None):
         db[...], work = 0, np.full((2, Z.shape[1] + 3), np.nan, Z.dtype)
+        w = np.ones(Z.shape[1], Z.dtype) if weights is None else weights
         given = loops.KINDS[output], Z.dtype.type(scale), db.reshape(-1), cost is not None, work
-        losses = self.on_blocks("output_gradient", Z, [Y], lambda Y_: (b.reshape(-1), Y_, *given))
+        losses = self.on_blocks(
+            "output_gradient", Z, [Y, w[None]], lambda Y_, w_: (b.reshape(-1), Y_, w_[0], *given)
+        )
         if cost is not None:
-            cost[...] = sum(losses) / Z.shape[1]
+            cost[...] = sum(losses) / w.sum()
 
 
 class Cuda:
@@ -186,7 +219,8 @@ class Cuda:
         self.read(rows, dA)
         self.sum(rows, sizes, db)
 
-    def output_gradient(self, Z, b, Y, output, scale, db, cost):
+    def output_gradient(self, Z, b, Y, output, scale, db, cost, weights=None):
+        assert weights is None
         rows, (n, m, stride) = self.stored(Z)
         blocks, threads = self.grid[1], self.block[0] * self.block[1]
         losses, lanes = to_device(np.zeros(blocks)), 1 << min(n - 1, 31).bit_length()
@@ -229,6 +263,12 @@ class Cuda:
 
     def momentum_update(self, theta, step, V, beta, rate):
         self.updated("momentum_update", theta, step, [V], [beta, 0], rate)
+
+    def heavyball_update(self, theta, step, V, beta, rate, name="heavyball_update"):
+        self.updated(name, theta, step / rate, [V], [beta, 0], rate)
+
+    def nesterov_update(self, theta, step, V, beta, rate):
+        self.heavyball_update(theta, step, V, beta, rate, "nesterov_update")
 
     def adam_update(self, theta, step, M, V, beta1, beta2, rate, epsilon):
         self.updated("adam_update", theta, step, [M, V], [beta1, beta2], rate, epsilon)
@@ -284,6 +324,8 @@ def labels(output, shape, dtype, seed=0):
         return accelnn.one_hot(random.integers(shape[0], size=shape[1]), shape[0]).astype(dtype)
     if output == "sigmoid":
         return random.random(shape).round(1).astype(dtype)  # soft labels too
+    if output == "poisson":
+        return random.poisson(2, shape).astype(dtype)
     return random.normal(size=shape).astype(dtype)
 
 
@@ -312,14 +354,16 @@ def check_gradient(form, Z, dA, activation, keep_prob, case):
         close(db, dZ.sum(axis=1, keepdims=True), dtype, case, terms=10 * Z.shape[1])
 
 
-def check_output(form, Z, b, Y, output, with_cost, case):
+def check_output(form, Z, b, Y, output, with_cost, case, weights=None):
     dtype, (n, m) = str(Z.dtype), Z.shape
     db, cost = np.full((n, 1), np.nan, Z.dtype), np.full((), np.nan, Z.dtype)
     with np.errstate(all="ignore"):
         logits = Z.astype("f8") + b
-        dZ = (OUTPUT[output](logits) - Y) * 0.5
-        loss = LOSS[output](logits, Y).sum() / m
-        form.output_gradient(Z, b, Y, output, 0.5, db, cost if with_cost else None)
+        w = np.ones(m) if weights is None else weights.astype("f8")
+        dZ = ERROR[output](logits, Y) * w * 0.5
+        loss = (LOSS[output](logits, Y) * w).sum() / w.sum()
+        extra = [] if weights is None else [weights]
+        form.output_gradient(Z, b, Y, output, 0.5, db, cost if with_cost else None, *extra)
         close(Z, dZ, dtype, case, terms=n)
         close(db, dZ.sum(axis=1, keepdims=True), dtype, case, terms=10 * m)
         if with_cost:
@@ -336,6 +380,9 @@ def check_all(form, shape, dtype, keep_prob, seed):
     for output in functions.OUTPUTS:
         Y = labels(output, shape, dtype, seed)
         check_output(form, Z.copy(), b, Y, output, keep_prob is None, (output, *case))
+        if not isinstance(form, Cuda):
+            w = np.random.default_rng(seed).integers(1, 9, shape[1]).astype(dtype)
+            check_output(form, Z.copy(), b, Y, output, True, (output, "weights", *case), w)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -376,7 +423,7 @@ def test_extreme_numbers_overflow_nowhere(form, dtype):
         check_activation(form, Z.copy(), zero, activation, None, activation)
     logits = Z[0, :11]
     pairs = np.stack([np.repeat(logits, 11), np.tile(logits, 11)])
-    for output in functions.OUTPUTS:
+    for output in functions.OUTPUTS.keys() - {"poisson"}:  # whose e^z overflows
         for winner in range(2):
             Y = np.eye(2, dtype=dtype)[[winner] * 121].T
             check_output(form, pairs.copy(), np.zeros((2, 1), dtype), Y, output, True, output)
@@ -416,6 +463,8 @@ def test_updates(form, dtype):
         check("update", (theta, step), (), [t - s])
         average = 0.9 * m + s
         check("momentum_update", (theta, step, M), (0.9, 0.3), [t - 0.3 * average, average])
+        check("heavyball_update", (theta, step, M), (0.9, 0.25), [t - average, average])
+        check("nesterov_update", (theta, step, M), (0.9, 0.25), [t - 0.9 * average - s, average])
         square = 0.995 * v + 0.005 * (s / (1 - 0.9)) ** 2  # step is (1 - β₁) times the gradient
         adam = [t - 0.01 * average / (np.sqrt(square) + 1e-8), average, square]
         check("adam_update", (theta, step, M, V), (0.9, 0.995, 0.01, 1e-8), adam)
@@ -463,7 +512,8 @@ def test_constants_kinds_and_names_agree():
 
     [leak] = re.findall(r"LEAK = REAL\((.*?)\)", text)
     assert float(leak) == loops.LEAK == functions.LEAKY_SLOPE
-    assert enum("Kind") == sorted(loops.KINDS, key=loops.KINDS.get)
+    kinds = loops.KINDS.keys() - {"identity"}  # of the same kind as "linear"
+    assert enum("Kind") == sorted(kinds, key=loops.KINDS.get)
     assert enum("Optimizer") == sorted(fused.OPTIMIZERS, key=fused.OPTIMIZERS.get)
     assert loops.HIDDEN_KINDS.keys() == functions.ACTIVATIONS.keys()
     assert loops.OUTPUT_KINDS.keys() == functions.OUTPUTS.keys()

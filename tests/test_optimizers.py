@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import SGD, Adam, Momentum, Network, optimizers
+from accelnn import SGD, Adam, HeavyBall, Momentum, Nesterov, Network, optimizers
 from accelnn.backend import array_module, to_device, to_host
 
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
@@ -106,6 +106,7 @@ def test_the_first_step_of_adam_is_as_long_as_the_rate(gradient, sign, rate):
 
 def test_a_name_is_the_optimizer_of_the_usual_values():
     usual = {"sgd": SGD(), "momentum": Momentum(beta=0.9), "adam": Adam(beta1=0.9, beta2=0.999)}
+    usual |= {"heavyball": HeavyBall(beta=0.9), "nesterov": Nesterov(beta=0.9)}
     assert usual.keys() == optimizers.OPTIMIZERS.keys()
     for name, expected in usual.items():
         assert optimizers.optimizer_of(name) == expected

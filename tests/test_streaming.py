@@ -555,11 +555,12 @@ def test_columns_on_the_host_are_an_array_to_numpy(random):
 
 def test_a_split_of_columns_on_the_host_copies_none(data):
     hosts = [HostColumns.of(a, np.dtype("float64")) for a in data]
-    for part, expected in zip(
-        batches.split(*hosts, 0.3, 5), batches.split(*data, 0.3, 5), strict=True
+    for parts, expected in zip(
+        batches.split(hosts, 0.3, 5), batches.split(data, 0.3, 5), strict=True
     ):
-        assert part.rows.base is not None
-        np.testing.assert_array_equal(np.asarray(part), expected)
+        for part, array in zip(parts, expected, strict=True):
+            assert part.rows.base is not None
+            np.testing.assert_array_equal(np.asarray(part), array)
 
 
 # --------------------------------------------------------------------------------------------

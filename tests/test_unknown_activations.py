@@ -95,8 +95,8 @@ def test_solvers_of_a_gpu_do_the_same(activation):
 def test_the_refusal_names_what_the_kernels_have():
     assert kernels.why_not(["relu", "tanh"], "softmax") is None
     assert kernels.why_not(["relu", "softplus"], "softmax") == (
-        "the kernels have no hidden activation 'softplus', only sigmoid, tanh, relu, leaky_relu: "
-        "use the solver 'direct'"
+        "the kernels have no hidden activation 'softplus', only sigmoid, tanh, relu, leaky_relu, "
+        "identity: use the solver 'direct'"
     )
     assert "no output activation 'tanh', only sigmoid, softmax, linear" in kernels.why_not(
         [], "tanh"
@@ -112,7 +112,7 @@ def test_loops_raise(run):
     W, A, out = np.ones((2, 3)), np.ones((3, 4)), np.ones((2, 4))
     # From within a prange Numba passes a ValueError on as the cause of a SystemError.
     error = SystemError if run is jit.parallel else ValueError
-    for kind in (6, -1):
+    for kind in (9, -1):
         with pytest.raises(error):
             run.layer_forward(W, np.ones((2, 1)), A, kind, out)
         with pytest.raises(error):
@@ -122,17 +122,17 @@ def test_loops_raise(run):
 
 
 def test_compiled_layers_raise():
-    Z, dA, db = np.ones((3, 4)), np.ones((3, 4)), np.ones(3)
+    Z, dA, db = np.ones((3, 4)), np.ones((3, 4)), np.ones(4)
     functions, work = compiled.functions("float64"), np.ones((2, 4))
-    for kind in (6, -1):
+    for kind in (9, -1):
         with pytest.raises(ValueError, match="unknown kind of activation"):
             functions.bias_activation(Z, db, kind, Z, False, 4)
-    for kind in (loops.SOFTMAX, loops.LINEAR, 6, -1):
+    for kind in (loops.SOFTMAX, loops.POISSON, 9, -1):
         with pytest.raises(ValueError, match="unknown kind of hidden activation"):
             functions.activation_gradient(dA, Z, kind, db, Z, 1.0, False, 4)
-    for kind in (loops.TANH, loops.RELU, 6, -1):
+    for kind in (loops.TANH, loops.RELU, 9, -1):
         with pytest.raises(ValueError, match="unknown kind of output"):
-            functions.output_gradient(Z, db, Z, kind, 0.5, db, True, work, 4)
+            functions.output_gradient(Z, db, Z, db, kind, 0.5, db, True, work, 4)
 
 
 @added
@@ -162,12 +162,12 @@ def test_kernels_of_a_gpu_trap():
     labels = rows, np.int64(1), np.int64(2), rows
     losses = to_device(np.zeros(1))
     for name, arrays, kinds, rest in (
-        ("activation", (rows, b, rows), (loops.SOFTMAX, 6, -1), dropout),
-        ("activation_gradient", (rows, b, rows), (loops.SOFTMAX, loops.LINEAR, 6, -1), dropout),
+        ("activation", (rows, b, rows), (loops.SOFTMAX, 9, -1), dropout),
+        ("activation_gradient", (rows, b, rows), (loops.SOFTMAX, loops.POISSON, 9, -1), dropout),
         (
             "output_gradient",
             (rows, b, *labels),
-            (loops.RELU, 6, -1),
+            (loops.RELU, 9, -1),
             (np.float32(1), np.int32(1), losses),
         ),
     ):

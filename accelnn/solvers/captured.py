@@ -79,7 +79,7 @@ class Captured(Trainer):
         else:
             X, Y = (batches.examples_first(array) for array in (job.X, job.Y))
             self.rows = self._as_operand(X), Y
-            self.orders = batches.orders(job.examples, job.seed)
+            self.orders = job.orders()
             self.order = xp.zeros(job.examples, np.int64)
             self.X, self.Y = self._matrix(layers[0]), xp.empty((self.most, layers[-1]), dtype).T
         self.graphs, self.captured = self._capture()

@@ -113,7 +113,7 @@ class Gram(InSampleSpace, Direct):
     streams = False
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
-        job, net, work, xp, (S, _) = self.job, self.job.net, batch.work, self.xp, self.params[0]
+        net, work, xp, (S, _) = self.job.net, batch.work, self.xp, self.params[0]
         P = xp.matmul(S, self.G, out=work.A[0])
         l2_cost = self.penalty(P) if net.l2 and cost is not None else 0.0
         c = self.shrink(rate)

@@ -162,8 +162,9 @@ class Trainer:
         self.params = self._first_params()
         self.gradients = self.params.empty_like()
         self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
-        for moment, before in zip(self.moments, job.state.moments if job.state else ()):
-            moment[...] = before
+        if job.state is not None:
+            for moment, before in zip(self.moments, job.state.moments, strict=True):
+                moment[...] = before
 
     def _first_params(self) -> Parameters:
         return self.job.params
@@ -263,6 +264,8 @@ def why_not_kernels(job: Job) -> str | None:
     if name not in known or type(job.optimizer) is not OPTIMIZERS.get(name):
         only = ", ".join(known)
         return f"the kernels have no optimizer {name!r}, only {only}: use the solver 'direct'"
+    if job.weights is not None and job.xp is not np:
+        return "a GPU's kernels know no weights of examples: use the solver 'direct'"
     return kernels.why_not(job.net.hidden, job.net.output)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from accelnn.backend import Array
 from accelnn.kernels.gpu import cuda
 from accelnn.network import Network, parameter_count
+from accelnn.optimizers import SGD, Momentum
 from accelnn.solvers import precisions
 from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, layer_table
@@ -207,6 +208,8 @@ class Persistent(InSampleSpace):
             return reason
         if job.precision in precisions.ROUNDED:
             return f"its products are the parameters' own, not {job.precision}"
+        if type(job.optimizer) not in (SGD, Momentum):
+            return f"its kernel knows sgd and momentum, not {job.optimizer.name}"
         if not hasattr(cupy, "RawModule"):
             return "this CuPy compiles no kernels: it has no RawModule"
         numbers = job.net.layers[1] * job.examples

@@ -82,7 +82,8 @@ def fitting_state(state: Any, params: Parameters, optimizer: Optimizer) -> State
     if state is None:
         return None
     if not isinstance(state, State):
-        raise TypeError(f"expected state as history.state of a training, got {type(state).__name__}")
+        expected = "expected state as history.state of a training"
+        raise TypeError(f"{expected}, got {type(state).__name__}")
     shapes = [moment.shape for moment in state.moments]
     if shapes != [params.flat.shape] * optimizer.moments:
         expected = f"{optimizer.moments} moments of shape {params.flat.shape} for {optimizer.name}"

@@ -4,12 +4,13 @@ host with one float64 vector; costs and gradients are computed where the arrays 
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from accelnn.backend import Array, at_work, backend_of, to_host
-from accelnn.network import Network, Parameters, Workspace, backward, forward
+from accelnn.network import Network, Parameters, Workspace, backward, checked_weights, forward
 from accelnn.solvers import precisions
 from accelnn.training.checks import checked, count
 from accelnn.training.fit import evaluate
@@ -36,6 +37,8 @@ def minimize(
     method: str = "TNC",
     evaluations: int = 400,
     record_every: int | None = None,
+    weights: Array = None,
+    options: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     verbose: bool | str = False,
 ) -> tuple[Parameters, History]:
@@ -46,15 +49,16 @@ def minimize(
 
     Parameters
     ----------
-    net, params, X, Y, callbacks, verbose : as in `fit`
+    net, params, X, Y, weights, callbacks, verbose : as in `fit`
     method : "TNC" (truncated Newton, as in the notes) | "L-BFGS-B"
     evaluations : the most evaluations of cost and gradient; an update takes several
     record_every : evaluations between recorded costs; by default max(1, evaluations // 100)
+    options : of SciPy's method, such as {"maxiter": 200, "gtol": 1e-4}, in place of its defaults
 
     Raises as `fit` does, and ValueError for dropout, which makes the cost random, and for first
     parameters whose cost is not finite.
     """
-    given = X, Y
+    given = X, Y, weights
     X, Y = checked(net, params, X, Y)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {list(METHODS)}")
@@ -69,6 +73,7 @@ def minimize(
 
     params, n = params.copy(), params.flat.size
     work = Workspace(net, params, X.shape[1])
+    work.weights, work.total = checked_weights(weights, X, params)
     # The cost follows the gradient, so that both come to the host in one transfer.
     result = work.xp.empty(n + 1, params.dtype)
     gradients, cost = Parameters(result[:n], net.layers), result[n, ...]
@@ -82,7 +87,7 @@ def minimize(
             raise _Ended("all that were allowed")
         params.flat[...] = work.xp.asarray(theta, params.dtype)
         forward(work, X)
-        backward(work, X, Y, 1 / work.m, gradients, cost)
+        backward(work, X, Y, 1 / work.total, gradients, cost)
         on_host = to_host(result).astype(np.float64)
         costs.append(float(on_host[n]))
         if number == 0 and not math.isfinite(costs[0]):
@@ -94,11 +99,18 @@ def minimize(
             raise _Ended(STOPPED)
         return costs[-1], on_host[:n]
 
-    options: dict[str, float] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
+    settings: dict[str, Any] = dict.fromkeys(METHODS[method], max(evaluations, 1))  # not 0
     if method == "TNC":
         # TNC takes differences of gradients with steps for float64 unless it is given this. In
         # float32 they drown in rounding: the digits then reach 94 % in 400 evaluations, not 99.8.
-        options["accuracy"] = math.sqrt(np.finfo(params.dtype).eps)
+        settings["accuracy"] = math.sqrt(np.finfo(params.dtype).eps)
+    settings |= options or {}
+    iterations = 0
+
+    def iterated(_theta: Array) -> None:
+        nonlocal iterations
+        iterations += 1
+
     with (
         np.errstate(over="ignore", invalid="ignore"),
         precisions.of_products(work.xp, str(params.dtype)),
@@ -106,7 +118,8 @@ def minimize(
     ):
         asked = [callback for callback in (*callbacks, shown) if callback]
         try:
-            found = search(cost_and_gradient, best, jac=True, method=method, options=options)
+            how = {"method": method, "options": settings, "callback": iterated}
+            found = search(cost_and_gradient, best, jac=True, **how)
             ended = str(found.message)
         except _Ended as why:
             ended = str(why)
@@ -117,6 +130,7 @@ def minimize(
         history = History.of(params, "minimize", reason, str(params.dtype))
         history.costs, history.epochs_run = costs[::record_every], len(costs)
         history.epochs = list(range(0, len(costs), record_every))
+        history.iterations = iterations
         history.stopped = ended if ended in (STOPPED, INTERRUPTED) else None
         history._evaluate = functools.partial(evaluate, net, params.copy(), given)
         if ended == INTERRUPTED:

@@ -75,9 +75,7 @@ def output_loss(z: Vector, bias: float, y: Vector, w: Vector, kind: int) -> floa
     return loss
 
 
-def output_error(
-    z: Vector, bias: float, y: Vector, w: Vector, kind: int, scale: float
-) -> float:
+def output_error(z: Vector, bias: float, y: Vector, w: Vector, kind: int, scale: float) -> float:
     """z ← dz = (g(z + bias) - y) · w · scale of one output, returns Σ dz; not for the softmax"""
     total = type(scale)(0)
     if kind == SIGMOID:

@@ -85,7 +85,7 @@ DEVICE bool comes_last(unsigned int* counter, unsigned int blocks)
 // As in accelnn/functions.py, with the kinds of kernels/loops.py; an unknown kind ends the launch.
 // NaN stays NaN: fmin and fmax would lose it.
 
-enum Kind { SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR };
+enum Kind { SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, LINEAR, ABSOLUTE, HUBER, POISSON };
 
 constexpr REAL LEAK = REAL(0.01);
 
@@ -105,7 +105,10 @@ DEVICE REAL activate(REAL z, int kind)
     case TANH: return tanh(z);
     case RELU: return z < 0 ? REAL(0) : z;
     case LEAKY_RELU: return z < 0 ? LEAK * z : z;
-    case LINEAR: return z;
+    case LINEAR:
+    case ABSOLUTE:
+    case HUBER: return z;
+    case POISSON: return exp(z);
     }
     __trap();
     return z;
@@ -119,6 +122,7 @@ DEVICE REAL slope(REAL a, int kind)
     case TANH: return 1 - a * a;
     case RELU: return a > 0 ? REAL(1) : REAL(0);
     case LEAKY_RELU: return a > 0 ? REAL(1) : LEAK;
+    case LINEAR: return 1;
     }
     __trap();
     return a;
@@ -152,7 +156,12 @@ DEVICE Softmax softmax_of(int units, int lanes, Logit logit)
 // The derivative of the loss by the logit z of an output with label y; `all` is for the softmax.
 DEVICE REAL output_error(REAL z, REAL y, int kind, const Softmax& all)
 {
-    return (kind == SOFTMAX ? exp(z - all.largest) / all.total : activate(z, kind)) - y;
+    const REAL error = (kind == SOFTMAX ? exp(z - all.largest) / all.total : activate(z, kind)) - y;
+    switch (kind) {
+    case ABSOLUTE: return error > 0 ? REAL(1) : error < 0 ? REAL(-1) : 0 * error;
+    case HUBER: return error > 1 ? REAL(1) : error < -1 ? REAL(-1) : error;
+    }
+    return error;
 }
 
 // The part of one output in the loss
@@ -162,6 +171,9 @@ DEVICE REAL output_loss(REAL z, REAL y, int kind, const Softmax& all)
     case SIGMOID: return (z < 0 ? REAL(0) : z) - z * y + log1p(exp(-fabs(z)));
     case SOFTMAX: return y * (log(all.total) - (z - all.largest));
     case LINEAR: return (z - y) * (z - y) / 2;
+    case ABSOLUTE: return fabs(z - y);
+    case HUBER: return fabs(z - y) > 1 ? fabs(z - y) - REAL(0.5) : (z - y) * (z - y) / 2;
+    case POISSON: return (y == 0 ? REAL(0) : y * (log(y) - z)) - y + exp(z);
     }
     __trap();
     return z;

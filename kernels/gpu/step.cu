@@ -183,10 +183,10 @@ extern "C" __global__ void bias_gradient(
 
 // ---------------------------------------------------------------------------------------- update
 
-enum Optimizer { SGD, MOMENTUM, ADAM };
+enum Optimizer { SGD, MOMENTUM, HEAVYBALL, NESTEROV, ADAM };
 
-// The update of all parameters at once. `gradient` is that of the mean loss, times 1 - beta1. With L2,
-// `decay` W is added to it and `penalty` Σ W² to `losses`, which has a number per block; `is_weight`
+// The update of all parameters at once. `gradient` is that of the mean loss, for MOMENTUM and ADAM
+// times 1 - beta1. With L2, `decay` W is added to it and `penalty` Σ W² to `losses`, which has a number per block; `is_weight`
 // distinguishes W from b. `operands` receives the new parameters as products read them, if that is
 // another array. M and V may be any arrays if an optimizer has none. All arrays begin at a multiple
 // of 16 bytes. The rows of `plan` are α and ε. Shared memory: a REAL per warp.
@@ -232,6 +232,9 @@ DEVICE REAL update_some(const Update& u, REAL rate, REAL epsilon, long long i)
             p -= rate * s;
         } else if (OPTIMIZER == MOMENTUM) {
             p -= momentum_step(s, m.at[k], u.beta1, rate);
+        } else if (OPTIMIZER == HEAVYBALL || OPTIMIZER == NESTEROV) {
+            m.at[k] = u.beta1 * m.at[k] + rate * s;
+            p -= OPTIMIZER == HEAVYBALL ? m.at[k] : u.beta1 * m.at[k] + rate * s;
         } else { // rate and epsilon are corrected for bias
             m.at[k] = u.beta1 * m.at[k] + s;
             v.at[k] = u.beta2 * v.at[k] + factor * (s * s);
@@ -283,6 +286,8 @@ DEVICE void update_all(const Update& u, REAL* partial)
     }
 UPDATE(sgd_update, SGD)
 UPDATE(momentum_update, MOMENTUM)
+UPDATE(heavyball_update, HEAVYBALL)
+UPDATE(nesterov_update, NESTEROV)
 UPDATE(adam_update, ADAM)
 
 // ---------------------------------------------------------------------------- outside of the steps

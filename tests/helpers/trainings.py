@@ -4,7 +4,7 @@ the direct one."""
 import numpy as np
 
 import accelnn
-from accelnn import Adam, Momentum, Network
+from accelnn import Adam, HeavyBall, Momentum, Nesterov, Network
 from accelnn.backend import to_device, to_host
 
 NETS = {
@@ -27,11 +27,16 @@ NETS = {
         keep_prob=(0.6, 1.0, 0.8),
         l2=0.3,
     ),
+    "absolute errors": Network([5, 6, 2], hidden="identity", output="absolute"),
+    "huber": Network([5, 7, 4, 1], hidden=("identity", "tanh"), output="huber", l2=0.2),
+    "counts": Network([6, 5, 2], hidden="tanh", output="poisson"),
     "wide layers": Network([60, 50, 12, 3], hidden="tanh", output="softmax"),
 }
 OPTIMIZERS = {
     "sgd": "sgd",
     "momentum": Momentum(beta=0.8),
+    "heavyball": HeavyBall(beta=0.8),
+    "nesterov": Nesterov(beta=0.7),
     "adam": Adam(beta1=0.8, beta2=0.95, epsilon=1e-6),
 }
 M = 53
@@ -45,8 +50,11 @@ def data(net, m, seed=0, dtype="float64"):
     n = net.layers[-1]
     if net.output == "softmax":
         return X.astype(dtype), accelnn.one_hot(random.integers(n, size=m), n).astype(dtype)
-    if net.output == "linear":
-        return X.astype(dtype), random.normal(size=(n, m)).astype(dtype)
+    if net.output == "poisson":
+        # of small numbers, because e^Z diverges easily
+        return (0.1 * X).astype(dtype), random.poisson(0.5, size=(n, m)).astype(dtype)
+    if not net.classifies:
+        return X.astype(dtype), random.normal(0, 1.5, size=(n, m)).astype(dtype)
     return X.astype(dtype), (random.random((n, m)) < 0.4).astype(dtype)
 
 
