@@ -248,6 +248,8 @@ class Trainer:
     def corrected(self, rates: Array) -> Array:
         """α and ε of the next steps, (steps, 2), as the optimizer corrects them."""
         corrected = self.job.optimizer.corrected
+        if type(self.job.optimizer).corrected is Optimizer.corrected:  # saves 0.3 us a step
+            return np.stack([rates, np.zeros(len(rates))], axis=1)
         return np.array([corrected(rate, self.steps + i) for i, rate in enumerate(rates, start=1)])
 
 
