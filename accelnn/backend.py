@@ -296,7 +296,7 @@ def current() -> Backend:
     if _current is None:
         name = os.environ.get("ACCELNN_BACKEND", "numpy")
         try:
-            _current = _find(name)
+            _current = named(name)
         except _UnknownBackend as error:
             raise BackendError(f"ACCELNN_BACKEND: {error}") from None
         except BackendError as error:
@@ -316,7 +316,7 @@ def use(name: str) -> AbstractContextManager[object]:
     Raises BackendError for another name, a GPU that does not exist, or if CuPy cannot be used.
     """
     global _current
-    chosen, block = _find(name), ExitStack()
+    chosen, block = named(name), ExitStack()
     block.callback(setattr, sys.modules[__name__], "_current", _current)
     block.callback(chosen.enter())
     _current = chosen
@@ -331,7 +331,7 @@ def argument(text: str) -> str:
     return text
 
 
-def _find(name: str) -> Backend:
+def named(name: str) -> Backend:
     kind, _, digits = argument(name).partition(":")
     if kind == "numpy":
         return _NUMPY

@@ -90,22 +90,30 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     Raises TypeError if `model` is no Model, ValueError if its parts do not fit each other or a
     weight is NaN or infinite, OSError if the file cannot be written.
     """
-    import h5py  # here, so that importing accelnn.models stays cheap
-
     if not isinstance(model, Model):
         raise TypeError(f"found a {type(model).__name__}: pass accelnn.Model(net, params)")
     check_writable(Path(path))
     _check(model)
-    weights = to_host(model.params.flat)
     fields = vars(model) | {"net": asdict(model.net), "preprocessing": vars(model.preprocessing)}
     del fields["params"]
-    text = json.dumps(fields, allow_nan=False, default=lambda array: array.tolist()).encode()
+    write(path, FORMAT, fields, to_host(model.params.flat))
+
+
+def write(
+    path: str | os.PathLike[str], kind: bytes, fields: dict[str, Any], weights: Array
+) -> None:
+    """Write fields for JSON and weights (n,) to a file of this kind, for `read`; raises OSError if
+    it cannot be written, TypeError for fields that are no numbers, texts, lists or arrays."""
+    import h5py  # here, so that importing accelnn.models stays cheap
+
+    check_writable(Path(path))
+    text = json.dumps(fields, default=_plain).encode()
     # HDF5 ends the process that reads a damaged file if the file lacks format 1.8's checksums or
     # has texts of variable length.
     contents = io.BytesIO()
     with h5py.File(contents, "w", libver="v108") as file:
         release = np.bytes_(accelnn.__version__)
-        file.attrs.update(format=np.bytes_(FORMAT), format_version=VERSION, accelnn_version=release)
+        file.attrs.update(format=np.bytes_(kind), format_version=VERSION, accelnn_version=release)
         file.attrs.update(model=np.bytes_(text), sha256=_digest(text, weights))
         chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
@@ -117,9 +125,8 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises FileNotFoundError; ValueError if the file is damaged, no model or of another version.
     """
-    text, weights = _read(Path(path))
+    fields, weights = read(path, FORMAT)
     try:
-        fields = json.loads(text)
         net = Network(**fields["net"])
         params = Parameters(to_device(weights), net.layers)
         shape, shift, scale = (fields["preprocessing"][name] for name in vars(Preprocessing()))
@@ -138,8 +145,16 @@ def _digest(text: bytes, weights: Array) -> np.bytes_:
     return np.bytes_(hashlib.sha256(text + kind + weights.tobytes()).hexdigest())
 
 
-def _read(path: Path) -> tuple[bytes, Array]:
-    """The JSON and the weights of a file, checked against its SHA-256; raises as `load`."""
+def _plain(value: Any) -> Any:
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"a file holds numbers, texts and lists, and no {type(value).__name__}")
+    return value.tolist()
+
+
+def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Array]:
+    """The fields and the weights of a file of this kind, checked against its SHA-256; raises as
+    `load`."""
+    path = Path(path)
     whole = DataFile(path, _REMEDY)
     whole.require()
     size = path.stat().st_size
@@ -155,7 +170,7 @@ def _read(path: Path) -> tuple[bytes, Array]:
             fits = stored and stored.shape == () and stored.dtype.kind == kind
             return file.attrs[name] if fits and stored.dtype.itemsize <= size else None
 
-        if attribute("format", "S") != FORMAT:
+        if attribute("format", "S") != kind:
             raise foreign
         version = attribute("format_version", "i")
         if version != VERSION:
@@ -172,7 +187,10 @@ def _read(path: Path) -> tuple[bytes, Array]:
         weights = whole.contents(stored)
     if text is None or _digest(text, weights) != digest:
         raise whole.wrong("checksum", "other contents", "those that were saved")
-    return text, weights
+    try:
+        return json.loads(text), weights
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {str(error)[:500]}: {_REMEDY}") from error
 
 
 def _n_classes(net: Network) -> int:

@@ -159,8 +159,10 @@ layers = st.lists(st.integers(1, 40), min_size=2, max_size=5)
 @given(data=st.data(), layers=layers, m=st.integers(1, 80), threads=st.integers(1, 5))
 def test_a_training_of_any_size_is_the_vectorised_one(data, layers, m, threads):
     drawn = st.sampled_from
-    hidden = tuple(data.draw(drawn([*ACTIVATIONS])) for _ in layers[2:])
-    output, l2 = data.draw(drawn([*OUTPUTS])), data.draw(drawn([0.0, 0.3]))
+    # those that neither amplify rounding nor diverge
+    hidden = tuple(data.draw(drawn(sorted({*ACTIVATIONS} - {"identity"}))) for _ in layers[2:])
+    output = data.draw(drawn(sorted({*OUTPUTS} - {"absolute", "poisson"})))
+    l2 = data.draw(drawn([0.0, 0.3]))
     layers[-1] = max(layers[-1], 2) if output == "softmax" else layers[-1]
     keep_prob = data.draw(drawn([1.0, 0.7]))
     options = {"optimizer": data.draw(drawn(["sgd", "momentum"])), "epochs": 3}

@@ -23,6 +23,9 @@ from accelnn.solvers.layout import Layout
 LONGEST_CALL, LARGEST_MASKS = 2e10, 2**20
 
 
+NO_ORDER = np.zeros(0, np.int64)
+
+
 class Jitted(Trainer):
     """A training in compiled steps."""
 
@@ -40,10 +43,10 @@ class Jitted(Trainer):
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        per_epoch = len(self.sizes)
-        sizes = np.tile(self.sizes, len(rates))
-        orders = itertools.islice(self.orders, len(rates))
-        order = np.concatenate([np.zeros(0, np.int64), *orders])
+        per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
+        # An epoch at a time, as for callbacks, must not cost more than its steps.
+        sizes = self.sizes if len(rates) == 1 else np.tile(self.sizes, len(rates))
+        order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
         l2_cost: Any = 0.0
         if cost is not None and self.space is not None and self.job.net.l2:
             l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
@@ -80,21 +83,27 @@ class Jitted(Trainer):
     def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
         """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
-        totals = self._totals(sizes, order)
         plan = np.zeros((len(rates), 6))
-        plan[:, [0, 3]] = self.corrected(rates)
+        plan[:, :4:3] = self.corrected(rates)
         plan[:, 1] = [optimizer.scale(rate) for rate in rates]
-        plan[:, [1, 5]] = np.divide(
-            [plan[:, 1], sizes], totals, out=np.zeros((2, len(rates))), where=totals > 0
-        ).T
-        plan[:, 2] = plan[:, 1] * l2
+        if self.job.weights is None:
+            plan[:, 1] /= sizes
+            plan[:, 5] = 1.0
+        else:
+            totals = self._totals(sizes, order)
+            weighed = totals > 0  # else the batch changes nothing
+            np.divide(plan[:, 1], totals, out=plan[:, 1], where=weighed)
+            np.divide(sizes, totals, out=plan[:, 5], where=weighed)
+            plan[~weighed, 1] = 0.0
+        if l2:
+            plan[:, 2] = plan[:, 1] * l2
         if self.space is not None:
             plan[:, 4] = [self.space.shrink(rate) for rate in rates] if l2 else 1.0
         return plan
 
     def _totals(self, sizes: Array, order: Array) -> Array:
         """The sum of the weights of each batch."""
-        if len(order) or self.job.weights is None:
+        if len(order):
             return self.job.totals(order, sizes)
         return np.full(len(sizes), self.job.host_weights.sum())
 
@@ -114,7 +123,7 @@ class Jitted(Trainer):
 
     def validation(self) -> tuple[Array, Array | None]:
         layout, Z = self._validation_pass
-        _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), np.zeros(0, np.int64), 0.0, 0)
+        _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), NO_ORDER, 0.0, 0)
         return cost_and_accuracy(self.job.net, self.params, Z, *self.job.validation[1:])
 
     @functools.cached_property
@@ -146,7 +155,7 @@ def load(dtype: Any) -> float:
         # Arguments of the smallest training: those of any other of this dtype have the same types.
         one = np.zeros((1, 1), dtype)
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
-        plan, sizes, order = np.zeros((1, 6)), np.ones(1, np.int64), np.zeros(0, np.int64)
+        plan, sizes, order = np.zeros((1, 6)), np.ones(1, np.int64), NO_ORDER
         smallest = Layout(job, job.params)
         arguments = smallest.state, smallest.layers, plan, sizes, order, 0.0, 0, 0, 1
         seconds = jit.prepare(jit.train(dtype), arguments, dtype)

@@ -23,8 +23,8 @@ from accelnn.optimizers import OPTIMIZERS, Optimizer
 
 class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
-    return early, and the block ends with KeyboardInterrupt. A second Ctrl-C does not wait.
-    Other threads receive no signals, and a handler stays installed unless it is Python's own or
+    return early, then `check` raises KeyboardInterrupt, as the block's end does. A second Ctrl-C
+    does not wait. Other threads receive no signals, and a handler stays installed unless it is Python's own or
     says by an attribute `raises_interrupt` that it raises KeyboardInterrupt.
     """
 
@@ -41,7 +41,11 @@ class Interruption:
     def __exit__(self, *error: object) -> None:
         if self._replaced:
             signal.signal(signal.SIGINT, self._handler)
-        if self.requested and error[0] is None:
+        if error[0] is None:
+            self.check()
+
+    def check(self) -> None:
+        if self.requested:
             raise KeyboardInterrupt
 
     def _request(self, *_: object) -> None:

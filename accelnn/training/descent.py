@@ -47,7 +47,8 @@ class Descent:
         self.accuracies = xp.full(len(self.starts), math.nan)
         self.lowest, self.best, self.best_record = math.inf, job.params, 0
         try:
-            history.stopped = self._epochs()
+            with job.interruption:
+                history.stopped = self._epochs()
         except KeyboardInterrupt:
             history.stopped = INTERRUPTED
         trained = None
@@ -81,13 +82,12 @@ class Descent:
         if self.job.batch_size is not None:
             at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // self.job.examples))
         for first in range(start, stop, at_once):
-            alphas = rates(self.learning_rate, range(first, min(first + at_once, stop)))
-            with self.job.interruption:
-                self.trainer.advance(alphas, cost if first == start else None)
+            self.alphas = rates(self.learning_rate, range(first, min(first + at_once, stop)))
+            self.trainer.advance(self.alphas, cost if first == start else None)
+            self.job.interruption.check()
 
     def _validate(self, record: int) -> None:
-        with self.job.interruption:
-            self.validation_costs[record], accuracy = self.trainer.validation()
+        self.validation_costs[record], accuracy = self.trainer.validation()
         if accuracy is not None:
             self.accuracies[record] = accuracy
         if self.patience is not None and float(self.validation_costs[record]) < self.lowest:
@@ -102,7 +102,7 @@ class Descent:
             cost=float(self.costs[record]),
             validation_cost=float(self.validation_costs[record]) if watched else None,
             validation_accuracy=float(self.accuracies[record]) if scored else None,
-            learning_rate=rates(self.learning_rate, range(epoch, epoch + 1))[0],
+            learning_rate=self.alphas[0],
             parameters=self.trainer.parameters,
         )
 
