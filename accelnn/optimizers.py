@@ -144,11 +144,15 @@ class Adam(Optimizer):
     """M ← β₁ M + (1 - β₁) dθ, V ← β₂ V + (1 - β₂) dθ², θ ← θ - α M̂ / (√V̂ + ε).
 
     M̂ = M / (1 - β₁ᵗ) and V̂ = V / (1 - β₂ᵗ) at step t: Kingma and Ba (2015), algorithm 1.
+
+    epsilon_hat : whether ε is the ε̂ of their section 2, √(1 - β₂ᵗ) ε at every step t, as in
+        TensorFlow and scikit-learn
     """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = False
 
     moments: ClassVar[int] = 2
     default_rate: ClassVar[float | None] = 1e-3
@@ -165,7 +169,8 @@ class Adam(Optimizer):
     def corrected(self, learning_rate: float, step: int) -> tuple[float, float]:
         """α and ε with which M and V serve uncorrected: the end of Kingma and Ba's section 2."""
         root = math.sqrt(1 - self.beta2**step)
-        return learning_rate * root / (1 - self.beta1**step), self.epsilon * root
+        epsilon = self.epsilon * (1.0 if self.epsilon_hat else root)
+        return learning_rate * root / (1 - self.beta1**step), epsilon
 
     def update(
         self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int

@@ -333,7 +333,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
 
     def _descent(self) -> Optimizer:
         if self.solver == "adam":
-            return Adam(beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
+            betas = {"beta1": self.beta_1, "beta2": self.beta_2}
+            return Adam(**betas, epsilon=self.epsilon, epsilon_hat=True)
         if self.momentum == 0:
             return SGD()
         return (Nesterov if self.nesterovs_momentum else HeavyBall)(beta=self.momentum)
