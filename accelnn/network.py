@@ -430,8 +430,9 @@ def cost_and_accuracy(
 
 
 def penalty(net: Network, params: Iterable[tuple[Array, Array]], m: float) -> Array:
-    """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost; m is Σw with weights."""
-    if not net.l2:
+    """λ/(2m) Σ ‖W‖² over these layers: what L2 adds to the cost; m is Σw with weights, and a batch
+    that weighs nothing has no cost."""
+    if not net.l2 or m == 0:
         return 0.0
     return net.l2 / (2 * m) * sum((W * W).sum() for W, _ in params)
 

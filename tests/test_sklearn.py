@@ -1,23 +1,11 @@
 """The estimators: the same training as scikit-learn's own, and what they have beyond it."""
 
 import inspect
-import pickle
-import warnings
 
 import numpy as np
 import pytest
-from helpers.core import refused
 from sklearn import neural_network as reference
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import accelnn
 from accelnn.sklearn import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -92,10 +92,10 @@ BATCHES = [32, 64, 100, 256, 1000, 1024, 4096]
 LANES = {4: 16, 8: 8}  # by the bytes of a number
 
 
-def job(layers, m, size=4):
+def job(layers, m, size=4, steps=100):
     """The arguments of `best_count`."""
     parameters = sum(n * (before + 1) for before, n in itertools.pairwise(layers))
-    return m, parameters, sum(layers[1:]), size, LANES[size]
+    return m, parameters, sum(layers[1:]), size, steps, LANES[size]
 
 
 @pytest.fixture
@@ -132,6 +132,13 @@ def test_small_jobs_get_one_thread(machine, cores):
     for layers, m in (([2, 4, 1], 400), ([1, 1], 1000), ([5, 8, 1], 32), ([64, 10], 32)):
         for size in LANES:
             assert threads.best_count(*job(layers, m, size)) == 1, (layers, m, size)
+
+
+def test_short_epochs_get_one_thread(machine):
+    """Starting the other threads takes longer than they save."""
+    machine(2)
+    counts = [threads.best_count(*job([13, 100, 3], 178, 8, steps)) for steps in (1, 100)]
+    assert counts == [1, 2]
 
 
 def test_more_cores_never_make_a_step_slower(machine):

@@ -24,8 +24,8 @@ from accelnn.optimizers import OPTIMIZERS, Optimizer
 class Interruption:
     """Defers Ctrl-C within a `with` block: trainers look at `requested` between two steps and
     return early, then `check` raises KeyboardInterrupt, as the block's end does. A second Ctrl-C
-    does not wait. Other threads receive no signals, and a handler stays installed unless it is Python's own or
-    says by an attribute `raises_interrupt` that it raises KeyboardInterrupt.
+    does not wait. Other threads receive no signals, and a handler stays installed unless it is
+    Python's own or says by an attribute `raises_interrupt` that it raises KeyboardInterrupt.
     """
 
     requested = False

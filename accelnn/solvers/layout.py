@@ -45,7 +45,8 @@ class Layout:
         m, units, lanes = max(job.sizes), sum(sizes[1:]), tiles.lanes(dtype)
         gathered = job.batch_size is not None
         granule = lanes // 2 if gathered else lanes  # inner products need whole vectors
-        count = threads.best_count(m, params.flat.size, units, dtype.itemsize, lanes)
+        numbers = m, params.flat.size, units, dtype.itemsize, len(job.sizes), lanes
+        count = threads.best_count(*numbers)
         self.threads = min(count, job.threads or count)
         portion = max(ACTIVATIONS // (2 * units * dtype.itemsize) // lanes * lanes, FEWEST)
         portion = min(portion, MOST, steps.rounded_up(-(-m // self.threads), granule))

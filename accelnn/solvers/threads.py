@@ -20,6 +20,8 @@ from typing import Any
 MULTIPLY_ADD_BYTES = 1e5  # 25,000 multiply-adds in float32 per thread, half as many in float64
 BYTES_BETWEEN_CORES = 2e4
 MEETING = 20.0  # microseconds with two threads
+# A call that starts the other threads takes 65 us longer, and callbacks make each epoch one.
+STARTING = 65.0
 CROWD = 16  # this many more threads double it
 
 
@@ -54,8 +56,9 @@ def _read(path: str) -> str:
         return ""
 
 
-def step_time(threads: int, m: int, parameters: int, units: int, size: int) -> float:
-    """The predicted microseconds of a step on m examples; `size` is the bytes of a number.
+def step_time(threads: int, m: int, parameters: int, units: int, size: int, steps: int) -> float:
+    """The predicted microseconds of a step on m examples, `steps` of which make an epoch; `size` is
+    the bytes of a number.
 
     A product costs each parameter three multiply-adds an example, an activation about 20. Every
     thread reads what the others changed: their share of the gradient, then of the parameters.
@@ -66,10 +69,10 @@ def step_time(threads: int, m: int, parameters: int, units: int, size: int) -> f
         return alone
     moved = 2 * parameters * size * (threads - 1) / threads
     meetings = 2 * MEETING * (1 + (threads - 2) / CROWD)
-    return alone / threads + meetings + moved / BYTES_BETWEEN_CORES
+    return alone / threads + meetings + moved / BYTES_BETWEEN_CORES + STARTING / steps
 
 
-def best_count(m: int, parameters: int, units: int, size: int, lanes: int) -> int:
+def best_count(m: int, parameters: int, units: int, size: int, steps: int, lanes: int) -> int:
     """The number of threads with the shortest predicted step, at most one per core, `lanes`
     examples and NUMBA_NUM_THREADS.
 
@@ -79,7 +82,7 @@ def best_count(m: int, parameters: int, units: int, size: int, lanes: int) -> in
     import numba
 
     most = min(cores(), numba.config.NUMBA_NUM_THREADS, -(-m // lanes))
-    times = {n: step_time(n, m, parameters, units, size) for n in range(1, most + 1)}
+    times = {n: step_time(n, m, parameters, units, size, steps) for n in range(1, most + 1)}
     return min(times, key=times.__getitem__)
 
 
