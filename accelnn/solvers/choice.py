@@ -23,7 +23,9 @@ from accelnn.solvers.persistent import Persistent
 # Multiply-adds of the product S G, up to which compiled steps in sample space beat BLAS: on 2
 # cores of an AMD EPYC they take 0.66 of the vectorised time at 280,000 and 1.4 at 1,750,000.
 SMALL_PRODUCT = 1_000_000
-LONG = 10.0  # seconds of a vectorised training that are worth loading compiled code, in about 1 s
+# Seconds of a vectorised training from which compiled code is worth loading, in about 0.6 s. It was
+# compiled once on a machine, in 7 s.
+LONG = 3.0
 # Assumptions of `vectorised_seconds`: seconds for each layer of a step, multiply-adds a second
 CALL, MULTIPLY_ADDS = 20e-6, 4e10
 # Examples up to which a GPU trains in sample space even with fewer features. Not measured: G in
