@@ -106,7 +106,8 @@ class HeavyBall(Optimizer):
     linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_shares(beta=self.beta)
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"expected beta in [0, 1], got {self.beta}")
 
     @property
     def betas(self) -> tuple[float, float]:

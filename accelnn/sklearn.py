@@ -10,6 +10,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 from numbers import Integral, Real
@@ -43,6 +44,7 @@ from accelnn.network import FLOATS, Network, Parameters
 from accelnn.optimizers import SGD, Adam, HeavyBall, Nesterov, Optimizer
 from accelnn.streaming import chunks
 from accelnn.training import Checkpoint, History, Interrupted, fit, minimize
+from accelnn.training.history import Callback
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -64,11 +66,14 @@ LOSSES = {
     "huber": "huber",
 }
 DEVICES = {"cpu": "numpy", "cuda": "cupy", "auto": "auto"}
-KEPT = (  # attributes that `save` writes
-    *("n_features_in_", "feature_names_in_", "n_outputs_", "n_layers_", "out_activation_"),
-    *("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_loss_curve_"),
-    *("validation_scores_", "best_validation_score_", "solver_", "_no_improvement_count"),
-    "_multilabel",
+# attributes of a fitted estimator: what it needs to predict, beside its coefficients and classes;
+# and what else `save` writes
+FITTED = ("n_features_in_", "n_outputs_", "n_layers_", "out_activation_", "_multilabel", "classes_")
+KEPT = (
+    *(name for name in FITTED if name != "classes_"),
+    *("feature_names_in_", "n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "solver_"),
+    *("validation_loss_curve_", "validation_scores_", "best_validation_score_"),
+    "_no_improvement_count",
 )
 SLOWEST, SLOWER = 1e-6, 5.0  # "adaptive" divides the learning rate by SLOWER until SLOWEST
 
@@ -195,7 +200,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         "tol": [Interval(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
@@ -247,10 +252,15 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         if first:
             self._draw([X.shape[1], *hidden, self.n_outputs_], X.dtype, random)
-        if self.solver == "lbfgs":
-            history = self._search(X, Y, weights)
-        else:
-            history = self._descend(X, Y, weights, random, watched, incremental)
+        with self._task(X, y, weights, incremental) as callbacks:
+            if self.solver == "lbfgs":
+                history = self._search(X, Y, weights, callbacks)
+            else:
+                held_out = None if watched is None else (*watched, None)
+                if self.early_stopping and held_out is None:
+                    (X, Y, weights), held_out = self._split(X, Y, weights, random)
+                examples = X, Y, weights
+                history = self._descend(*examples, held_out, random, incremental, callbacks)
         self.solver_ = f"{history.solver} on {history.backend}: {history.reason}"
         if not all(np.isfinite(array).all() for array in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
@@ -263,41 +273,48 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         """The first weights and biases, uniform in ±sqrt(6 / (n_in + n_out)), or with 2 in place of
         6 for the logistic function (Glorot and Bengio 2010); and the records of the training."""
         factor = 2.0 if self.activation == "logistic" else 6.0
-        self.coefs_, self.intercepts_ = [], []
+        coefs, intercepts = [], []
         for before, n in pairwise(layers):
             bound = np.sqrt(factor / (before + n))
-            self.coefs_.append(random.uniform(-bound, bound, (before, n)).astype(dtype))
-            self.intercepts_.append(random.uniform(-bound, bound, n).astype(dtype))
+            coefs.append(random.uniform(-bound, bound, (before, n)).astype(dtype))
+            intercepts.append(random.uniform(-bound, bound, n).astype(dtype))
+        self.coefs_: list[Array] = coefs
+        self.intercepts_: list[Array] = intercepts
         self.n_layers_, self.n_iter_, self.t_ = len(layers), 0, 0
         self.out_activation_ = self._out_activation()
         if self.solver == "lbfgs":
             return
-        self.loss_curve_, self.validation_loss_curve_, self._no_improvement_count = [], [], 0
-        stopping = self.early_stopping
-        self.best_loss_ = None if stopping else np.inf
-        self.validation_scores_ = [] if stopping else None
-        self.best_validation_score_ = -np.inf if stopping else None
+        self.loss_curve_: list[float] = []
+        self.validation_loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_: float | None = None
+        self.validation_scores_: list[float] | None = None
+        self.best_validation_score_: float | None = None
 
     def _descend(
         self,
         X: Array,
         Y: Array,
         weights: Array | None,
+        held_out: tuple[Array, Array, Array | None] | None,
         random: Any,
-        watched: tuple[Array, Array] | None,
         incremental: bool,
+        callbacks: list[Callback],
     ) -> History:
         """Gradient descent on mini-batches, recorded by a `Course`."""
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer, self._state = Course(self), None
-        held_out = None if watched is None else (*watched, None)
-        if self.early_stopping and held_out is None:
-            (X, Y, weights), held_out = self._split(X, Y, weights, random)
+        if self.early_stopping and self.validation_scores_ is None:
+            self.validation_scores_, self.best_validation_score_ = [], -np.inf
+        elif not self.early_stopping and self.best_loss_ is None:
+            self.best_loss_ = np.inf
         place, net, m = self._place(X), self._net(), len(X)
-        score = None
-        if self.early_stopping:
+        score, watched = None, None
+        if held_out is not None:
             X_held, Y_held, w = held_out
-            score = functools.partial(self._score, net, place.to_device(X_held).T, Y_held, w)
+            watched = place.to_device(X_held).T, place.to_device(Y_held).T
+            if self.early_stopping:
+                score = functools.partial(self._score, net, watched[0], Y_held, w)
         course = functools.partial(self._optimizer.after_epoch, self, m, score)
         self.n_iter_ = 0
         try:
@@ -312,12 +329,12 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
                 batch_size=self._batch_size(m),
                 record_every=1,
                 seed=random.randint(2**31 - 1) if np.any(self.dropout) else 0,
-                validation=watched and tuple(place.to_device(part).T for part in watched),
+                validation=watched,
                 weights=weights,
                 shuffle=_orders(m, random) if self.shuffle else False,
                 state=self._state,
                 threads=None if self.n_jobs == -1 else self.n_jobs,
-                callbacks=[course, *self._skl_callback(X, Y, weights), *(self.callbacks or ())],
+                callbacks=[course, *callbacks],
             )
         except Interrupted as stopped:
             params, history = stopped.params, stopped.history
@@ -369,7 +386,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             (X[part], Y[part], None if weights is None else weights[part]) for part in parts
         )
 
-    def _search(self, X: Array, Y: Array, weights: Array | None) -> History:
+    def _search(
+        self, X: Array, Y: Array, weights: Array | None, callbacks: list[Callback]
+    ) -> History:
         """L-BFGS on all examples."""
         place = self._place(X)
         params, history = minimize(
@@ -382,7 +401,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             record_every=1,
             weights=weights,
             options={"maxiter": self.max_iter, "gtol": self.tol},
-            callbacks=list(self.callbacks or ()),
+            callbacks=callbacks,
             verbose="lines" if self.verbose else False,
         )
         self._keep(params)
@@ -394,28 +413,31 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
         return history
 
-    def _skl_callback(self, X: Any, y: Any, weights: Any) -> list[Callable[[Checkpoint], bool]]:
-        """What calls scikit-learn's own callbacks after each epoch, if there are any."""
-        if not getattr(self, "_skl_callbacks", None):
-            return []
+    @contextmanager
+    def _task(self, X: Array, y: Any, weights: Any, incremental: bool) -> Iterator[list[Callback]]:
+        """The callbacks of a training: the user's, and one that calls scikit-learn's own."""
+        callbacks = list(self.callbacks or ())
+        if incremental or not getattr(self, "_skl_callbacks", None):
+            yield callbacks
+            return
         whole = self._init_callback_context(max_subtasks=self.max_iter)
         given = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": weights}}
         whole.call_on_fit_task_begin(**given)
-        names = ("n_outputs_", "n_layers_", "out_activation_", "classes_", "n_features_in_")
 
-        def fitted(now: Checkpoint) -> dict[str, Any]:
-            known = {name: getattr(self, name) for name in names if hasattr(self, name)}
-            return known | dict(
-                zip(("coefs_", "intercepts_"), _coefs(now.parameters()), strict=True)
-            )
+        def fitted(params: Callable[[], Parameters]) -> dict[str, Any]:
+            coefs, intercepts = _coefs(params())
+            known = {name: value for name, value in vars(self).items() if name in FITTED}
+            return known | {"coefs_": coefs, "intercepts_": intercepts}
 
-        def epoch(now: Checkpoint) -> bool:
+        def after_epoch(now: Checkpoint) -> bool:
             task = whole.subcontext(task_name="epoch")
             task.call_on_fit_task_begin(**given)
-            attributes = functools.partial(fitted, now)
+            attributes = functools.partial(fitted, now.parameters)
             return bool(task.call_on_fit_task_end(**given, reconstruction_attributes=attributes))
 
-        return [epoch]
+        yield [*callbacks, after_epoch]
+        attributes = functools.partial(fitted, lambda: self._parameters(backend.named("numpy")))
+        whole.call_on_fit_task_end(**given, reconstruction_attributes=attributes)
 
     # -------- from scikit-learn's arrays to accelnn's, and back
 
@@ -465,13 +487,16 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
 
     def _net(self) -> Network:
         layers = [len(self.coefs_[0]), *(coef.shape[1] for coef in self.coefs_)]
-        dropped = np.broadcast_to(self.dropout, len(layers) - 2)
+        dropped = np.ravel(self.dropout)
+        if dropped.size not in (1, len(layers) - 2):
+            expected = f"expected dropout as one value or one for each of {len(layers) - 2} layers"
+            raise ValueError(f"{expected}, got {self.dropout}")
         return Network(
             layers,
             hidden=ACTIVATIONS[self.activation],
             output=self._output(),
             l2=self.alpha,
-            keep_prob=tuple(1 - dropped),
+            keep_prob=tuple(1 - np.broadcast_to(dropped, len(layers) - 2)),
         )
 
     def _parameters(self, place: Backend) -> Parameters:
@@ -535,12 +560,15 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         return mlp
 
     def to_onnx(self) -> Any:
-        """The model as an `onnx.ModelProto` with the input "X" (m, n_features): a classifier gives
-        "label" and "probabilities", a regressor "prediction". Needs the package onnx."""
+        """The model as an `onnx.ModelProto`: from "X" (m, n_features) of the dtype it was trained
+        in, a classifier gives "label" (m,) and "probabilities" (m, n_classes), a regressor, or a
+        classifier of several labels, "outputs" (m, n_outputs). Needs the package onnx."""
         check_is_fitted(self)
-        from accelnn import onnx
+        from accelnn.onnx import exported
 
-        return onnx.exported(self)
+        several = getattr(self, "_multilabel", True)
+        params = self._parameters(backend.named("numpy"))
+        return exported(self._net(), params, None if several else self.classes_)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

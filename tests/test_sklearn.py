@@ -1,11 +1,29 @@
 """The estimators: the same training as scikit-learn's own, and what they have beyond it."""
 
 import inspect
+import pickle
+import warnings
+from types import SimpleNamespace
 
+import joblib
 import numpy as np
+import pandas
 import pytest
+import sklearn
+from helpers.core import refused
+from scipy import sparse
 from sklearn import neural_network as reference
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import accelnn
+from accelnn.backend import to_host
 from accelnn.sklearn import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -49,9 +67,11 @@ def check_same(kind, fit_options=None, tolerance=1e-9, **options):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
     for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_"):
         assert getattr(ours, name) == getattr(theirs, name), name
-    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X)) if hasattr(
-        ours, "classes_"
-    ) else np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+    got, expected = ours.predict(X), theirs.predict(X)
+    if kind in ("values", "counts"):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    else:
+        assert got.tolist() == expected.tolist()
     return ours, theirs
 
 
@@ -110,3 +130,359 @@ def test_every_solver_gives_the_losses_of_scikit_learn(solver, monkeypatch):
     monkeypatch.setattr("accelnn.solvers.choice._preferred", lambda *_: [(solver, "tested")])
     ours, _ = check_same("classes", batch_size=32)
     assert ours.solver_ == f"{solver} on numpy: tested"
+
+
+@parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+@pytest.mark.filterwarnings("ignore")
+def test_the_checks_of_scikit_learn_pass(estimator, check):
+    check(estimator)
+
+
+def test_lbfgs_reaches_the_minimum_of_scikit_learn():
+    X, y = problem("classes")
+    options = {"solver": "lbfgs", "alpha": 1.0, "max_iter": 300, "activation": "tanh"}
+    ours, theirs = (estimator.fit(X, y) for estimator in both("classes", **options))
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-3)
+    assert ours.solver_.startswith("minimize on numpy: L-BFGS-B")
+    with pytest.warns(ConvergenceWarning, match="after 3 iterations"):
+        MLPClassifier(solver="lbfgs", max_iter=3).fit(X, y)
+
+
+# --------------------------------------------------------------------------------------------
+# beyond scikit-learn
+
+
+def test_class_weights_are_sample_weights():
+    X, y = problem("classes")
+    counts = {label: (y == label).sum() for label in np.unique(y)}
+    balanced = {label: len(y) / (len(counts) * count) for label, count in counts.items()}
+    options = {"random_state": 1, "max_iter": 15, "batch_size": 32}
+    by_examples = MLPClassifier(**options).fit(X, y, np.array([balanced[label] for label in y]))
+    for class_weight in ("balanced", balanced):
+        ours = MLPClassifier(class_weight=class_weight, **options).fit(X, y)
+        np.testing.assert_allclose(ours.loss_curve_, by_examples.loss_curve_, rtol=1e-12)
+    twice = MLPClassifier(class_weight=balanced, **options).fit(X, y, np.full(len(y), 2.0))
+    assert twice.loss_curve_[0] == pytest.approx(by_examples.loss_curve_[0], rel=1e-3)
+    with refused("'balanced' does not work with partial_fit: pass"):
+        MLPClassifier(class_weight="balanced").partial_fit(X, y, classes=np.unique(y))
+
+
+def test_dropout_drops_units_while_training_only():
+    X, y = problem("classes")
+    options = {"random_state": 1, "max_iter": 15, "hidden_layer_sizes": (20, 10)}
+    plain, dropped, one, again = (
+        MLPClassifier(dropout=dropout, **options).fit(X, y)
+        for dropout in (0.0, 0.5, (0.5, 0.5), 0.5)
+    )
+    assert dropped.loss_curve_ == one.loss_curve_ == again.loss_curve_ != plain.loss_curve_
+    assert dropped.loss_curve_[0] > plain.loss_curve_[0]
+    np.testing.assert_array_equal(dropped.predict_proba(X), again.predict_proba(X))
+    for dropout, message in (((0.5,) * 3, "dropout as one value or one for each of 2"), (1.0, "")):
+        with refused(message or "'dropout' parameter"):
+            MLPClassifier(dropout=dropout, **options).fit(X, y)
+
+
+def test_absolute_errors_find_the_median_and_hubers_loss_lies_between():
+    y = np.array([0.0, 0.1, 0.2, 0.3, 100.0])
+    X = np.zeros((5, 1))
+    options = {"activation": "identity", "hidden_layer_sizes": (), "solver": "sgd", "momentum": 0}
+    options |= {"max_iter": 4000, "learning_rate": "invscaling", "learning_rate_init": 1.0}
+    options |= {"n_iter_no_change": np.inf, "alpha": 0, "random_state": 0}
+    found = {
+        loss: MLPRegressor(loss, **options).fit(X, y).predict(X)[0]
+        for loss in ("squared_error", "huber", "absolute_error")
+    }
+    assert found["absolute_error"] == pytest.approx(0.2, abs=0.05)
+    # the derivative of Huber's loss, Σ clip(b - y, -1, 1), is 0 at b = (0.6 + 1) / 4
+    assert found["huber"] == pytest.approx(0.4, abs=1e-3)
+    assert found["squared_error"] == pytest.approx(y.mean(), rel=1e-3)
+
+
+def test_callbacks_see_each_epoch_and_may_end_the_training():
+    X, y = problem("classes")
+    seen = []
+    options = {"random_state": 1, "max_iter": 30, "callbacks": [seen.append]}
+    ours = MLPClassifier(**options).fit(X, y)
+    assert [now.cost for now in seen] == ours.loss_curve_
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it did not reach its last epoch
+        ended = MLPClassifier(**options | {"callbacks": [lambda now: now.epoch == 4]}).fit(X, y)
+    assert ended.n_iter_ == 5
+    lbfgs = MLPClassifier(solver="lbfgs", **options).fit(X, y)
+    assert lbfgs.loss_ == min(now.cost for now in seen[30:])
+
+
+def test_scikit_learns_callbacks_see_each_epoch(capsys):
+    callback = pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
+    X, y = problem("classes")
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    ours = MLPClassifier(random_state=1, max_iter=6).set_callbacks(monitor, callback.ProgressBar())
+    ours.fit(X, y)
+    [log] = [log for log in [monitor.get_logs()] if log is not None]
+    assert "100%" in capsys.readouterr().out
+    assert log is not None
+
+
+def test_validation_data_are_watched_and_scored():
+    X, y = problem("classes")
+    watched = X[100:], y[100:]
+    options = {"random_state": 1, "max_iter": 20}
+    ours = MLPClassifier(**options).fit(X[:100], y[:100], validation_data=watched)
+    assert len(ours.validation_loss_curve_) == ours.n_iter_ == 20
+    first = MLPClassifier(random_state=1, max_iter=1).fit(X[:100], y[:100], validation_data=watched)
+    assert first.validation_loss_curve_ == ours.validation_loss_curve_[:1]
+    # before the second epoch, as the loss of the first one's parameters
+    p = first.predict_proba(X[100:])[np.arange(30), np.searchsorted(first.classes_, y[100:])]
+    assert ours.validation_loss_curve_[1] == pytest.approx(-np.log(p).mean(), rel=1e-9)
+    options |= {"early_stopping": True, "max_iter": 200, "learning_rate_init": 0.01}
+    early = MLPClassifier(**options).fit(X[:100], y[:100], validation_data=watched)
+    assert early.n_iter_ < 200
+    assert early.best_validation_score_ == early.score(*watched)
+    with refused("has classes not in"):
+        MLPClassifier().fit(X, y, validation_data=(X, y + 1))
+
+
+# --------------------------------------------------------------------------------------------
+# arrays, devices and files
+
+
+def test_float32_stays_float32():
+    for kind, name in (("classes", "predict_proba"), ("values", "predict")):
+        X, y = problem(kind)
+        ours = both(kind)[0].fit(X.astype(np.float32), y)
+        assert {array.dtype for array in (*ours.coefs_, *ours.intercepts_)} == {np.dtype("f4")}
+        assert getattr(ours, name)(X.astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("package", ["torch", "jax.numpy"])
+def test_arrays_of_other_packages_come_back_as_such(package):
+    xp = pytest.importorskip(package)
+    X, y = problem("classes")
+    X = X.astype(np.float32)
+    ours = MLPClassifier(random_state=1, max_iter=10).fit(X, y)
+    moved = xp.asarray(X)
+    again = MLPClassifier(random_state=1, max_iter=10).fit(moved, xp.asarray(y))
+    assert again.loss_curve_ == ours.loss_curve_
+    for name in ("predict", "predict_proba", "predict_log_proba"):
+        got, expected = getattr(again, name)(moved), getattr(ours, name)(X)
+        assert type(got) is type(moved), name
+        np.testing.assert_array_equal(np.asarray(got), expected)
+    texts = MLPClassifier(random_state=1, max_iter=10).fit(moved, y.astype(str))
+    assert texts.predict(moved).dtype.kind == "U"  # no other package has texts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_on_a_device_are_trained_there(double_with_kernels, kind):
+    X, y = problem(kind)
+    moved = double_with_kernels.asarray(X)
+    ours, _ = both(kind, max_iter=8, early_stopping=True)
+    ours.fit(moved, y, np.ones(len(X)), validation_data=(moved, y))
+    assert ours.solver_.split(":")[0].endswith("on cupy")
+    on_host = both(kind, max_iter=8, early_stopping=True)[0].fit(X, y, validation_data=(X, y))
+    np.testing.assert_allclose(ours.loss_curve_, on_host.loss_curve_, rtol=1e-10)
+    assert all(isinstance(coef, np.ndarray) for coef in ours.coefs_)
+    got, expected = ours.predict(moved), ours.predict(X)
+    if kind == "binary":  # whose classes are texts, which no device has
+        assert got.tolist() == expected.tolist()
+    else:
+        assert isinstance(got, double_with_kernels.ndarray)
+        np.testing.assert_allclose(to_host(got), expected, rtol=1e-10)
+    with refused(r"expected X of shape \(n_samples, n_features\)"):
+        ours.predict(moved[0])
+    with refused("6 features|expecting 6"):
+        ours.predict(moved[:, :4])
+
+
+@pytest.mark.usefixtures("double_with_kernels")
+def test_a_device_can_be_asked_for(monkeypatch):
+    X, y = problem("classes")
+    assert "on cupy" in MLPClassifier(device="cuda", max_iter=2).fit(X, y).solver_
+    assert "on cupy" in MLPClassifier(device="auto", max_iter=2).fit(X, y).solver_
+    assert isinstance(MLPClassifier(device="cuda", max_iter=2).fit(X, y).predict(X), np.ndarray)
+    with monkeypatch.context() as patch:
+        patch.setattr("accelnn.backend.why_not", lambda *_: "there is no GPU")
+        assert "on numpy" in MLPClassifier(device="auto", max_iter=2).fit(X, y).solver_
+        with refused("there is no GPU", accelnn.BackendError):
+            MLPClassifier(device="cuda").fit(X, y)
+
+
+def test_sparse_features_become_dense(monkeypatch):
+    X, y = problem("classes")
+    X[abs(X) < 0.5] = 0
+    ours = MLPClassifier(random_state=1, max_iter=5).fit(sparse.csr_array(X), y)
+    dense = MLPClassifier(random_state=1, max_iter=5).fit(X, y)
+    assert ours.loss_curve_ == dense.loss_curve_
+    np.testing.assert_array_equal(ours.predict(sparse.csc_array(X)), dense.predict(X))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100))
+    with refused("X as a dense array needs 0.0 GiB", MemoryError):
+        ours.fit(sparse.csr_array(X), y)
+
+
+LABELS = {
+    "texts": np.array(["b", "a", "c"]),
+    "objects": np.array(["b", "a", "c"], object),
+    "integers": np.array([5, -1, 7]),
+    "booleans": np.array([True, False, True]),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_a_file_holds_the_whole_estimator(labels, tmp_path):
+    X, y = problem("classes")
+    y = LABELS[labels][y // 10]
+    frame = pandas.DataFrame(X, columns=[f"column {i}" for i in range(X.shape[1])])
+    ours = MLPClassifier((7, 4), random_state=1, max_iter=9, early_stopping=True).fit(frame, y)
+    path = tmp_path / "mlp.h5"
+    ours.save(path)
+    loaded = MLPClassifier.load(path)
+    assert loaded.get_params() == ours.get_params()
+    np.testing.assert_array_equal(loaded.predict_proba(frame), ours.predict_proba(frame))
+    np.testing.assert_array_equal(loaded.predict(frame), ours.predict(frame))
+    assert loaded.predict(frame).dtype == ours.predict(frame).dtype
+    for name in ("loss_curve_", "n_iter_", "t_", "validation_scores_", "solver_"):
+        assert getattr(loaded, name) == getattr(ours, name), name
+    assert list(loaded.feature_names_in_) == list(frame.columns)
+    with pytest.warns(UserWarning, match="feature names"):
+        loaded.predict(X)
+    loaded.set_params(early_stopping=False).partial_fit(frame, y)
+    assert loaded.t_ > ours.t_
+
+
+@pytest.mark.parametrize("kind", ["labels", "values", "counts"])
+def test_files_of_other_targets(kind, tmp_path):
+    X, y = problem(kind)
+    ours = both(kind)[0].fit(X, y)
+    ours.save(tmp_path / "mlp.h5")
+    loaded = type(ours).load(tmp_path / "mlp.h5")
+    np.testing.assert_array_equal(loaded.predict(X), ours.predict(X))
+
+
+def test_files_that_cannot_be_are_refused(tmp_path):
+    X, y = problem("classes")
+    path = tmp_path / "mlp.h5"
+    with pytest.raises(NotFittedError):
+        MLPClassifier().save(path)
+    with refused("a file holds no functions"):
+        MLPClassifier(max_iter=1, callbacks=[print]).fit(X, y).save(path)
+    with refused("and no RandomState", TypeError):
+        MLPClassifier(max_iter=1, random_state=np.random.RandomState(0)).fit(X, y).save(path)
+    assert not path.exists()
+    MLPClassifier(max_iter=1).fit(X, y).save(path)
+    with refused("is not a model saved by accelnn"):
+        MLPRegressor.load(path)
+    with refused("is not a model saved by accelnn"):
+        accelnn.load(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with refused("mlp.h5"):
+        MLPClassifier.load(path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+def test_onnx_models_predict_the_same(kind, activation, dtype):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    X, y = problem(kind)
+    X = X.astype(dtype)
+    ours = both(kind, activation=activation)[0].fit(X, y)
+    session = runtime.InferenceSession(ours.to_onnx().SerializeToString())
+    tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
+    if kind in ("binary", "classes"):
+        label, probabilities = session.run(["label", "probabilities"], {"X": X})
+        np.testing.assert_array_equal(label, ours.predict(X))
+        expected = ours.predict_proba(X)
+    else:
+        [probabilities] = session.run(["outputs"], {"X": X})
+        expected = ours.predict_proba(X) if kind == "labels" else ours.predict(X)[:, None]
+    np.testing.assert_allclose(probabilities, expected, tolerance, tolerance)
+
+
+# --------------------------------------------------------------------------------------------
+# in scikit-learn's tools
+
+
+def test_pickles_and_clones():
+    X, y = problem("classes")
+    ours = MLPClassifier(random_state=1, max_iter=9).fit(X, y)
+    again = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_array_equal(again.predict_proba(X), ours.predict_proba(X))
+    for estimator in (ours, again):
+        estimator.partial_fit(X, y)
+    assert again.loss_ == ours.loss_
+    fresh = clone(ours)
+    assert not hasattr(fresh, "coefs_")
+    assert fresh.fit(X, y).loss_curve_ == ours.loss_curve_[:9]
+
+
+def test_searches_pipelines_and_calibration():
+    X, y = problem("classes")
+    net = make_pipeline(StandardScaler(), MLPClassifier(random_state=1, max_iter=15, n_jobs=1))
+    grid = {"mlpclassifier__alpha": [1e-4, 10.0], "mlpclassifier__dropout": [0.0, 0.3]}
+    with joblib.parallel_config("threading", n_jobs=2):
+        side_by_side = GridSearchCV(net, grid, cv=3).fit(X, y)
+    alone = GridSearchCV(net, grid, cv=3).fit(X, y)
+    for results in ("mean_test_score", "std_test_score"):
+        np.testing.assert_array_equal(side_by_side.cv_results_[results], alone.cv_results_[results])
+    calibrated = CalibratedClassifierCV(net, cv=3).fit(X, y)
+    np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), 1)
+    target = TransformedTargetRegressor(MLPRegressor(max_iter=5), transformer=StandardScaler())
+    assert target.fit(X, problem("values")[1]).predict(X).shape == (130,)
+
+
+def test_metadata_is_routed():
+    X, y = problem("classes")
+    weights = (y == 0) * 1.0 + 1
+    with sklearn.config_context(enable_metadata_routing=True):
+        net = MLPClassifier(random_state=1, max_iter=5).set_fit_request(sample_weight=True)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipeline = make_pipeline(scaler, net).fit(X, y, sample_weight=weights)
+    expected = MLPClassifier(random_state=1, max_iter=5)
+    expected.fit(StandardScaler().fit_transform(X), y, weights)
+    assert pipeline[-1].loss_curve_ == expected.loss_curve_
+
+
+def test_ctrl_c_keeps_what_was_reached():
+    X, y = problem("classes")
+
+    def interrupt(now):
+        if now.epoch == 3:
+            raise KeyboardInterrupt
+
+    ours = MLPClassifier(random_state=1, max_iter=50, callbacks=[interrupt])
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        ours.fit(X, y)
+    assert ours.n_iter_ == 4
+    assert ours.predict(X).shape == (130,)
+
+
+def test_threads_of_a_training(monkeypatch):
+    X, y = problem("classes")
+    given = []
+    monkeypatch.setattr(
+        "accelnn.sklearn.fit", lambda *_, **options: given.append(options["threads"]) or 1 / 0
+    )
+    for n_jobs, threads in ((None, None), (-1, None), (1, 1), (3, 3)):
+        with pytest.raises(ZeroDivisionError):
+            MLPClassifier(n_jobs=n_jobs).fit(X, y)
+        assert given.pop() == threads
+    with refused("'n_jobs' parameter"):
+        MLPClassifier(n_jobs=0).fit(X, y)
+
+
+def test_labels_that_fit_did_not_see():
+    X, y = problem("classes")
+    ours = MLPClassifier(max_iter=2).partial_fit(X, y, classes=[0, 10, 20])
+    with refused("has classes not in"):
+        ours.partial_fit(X, y + 1)
+    with refused("expected labels|Unknown label type"):
+        MLPClassifier().fit(X, np.stack([y, y], axis=1))
+    with refused("at least 0 for poisson outputs"):
+        MLPRegressor("poisson").fit(X, y - 100)
+
+
+def test_batches_larger_than_the_data_are_clipped_with_a_warning():
+    X, y = problem("classes")
+    with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than"):
+        ours = MLPClassifier(batch_size=500, random_state=1, max_iter=3).fit(X, y)
+    assert ours.loss_curve_ == MLPClassifier(random_state=1, max_iter=3).fit(X, y).loss_curve_

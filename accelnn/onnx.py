@@ -1,0 +1,73 @@
+"""Trained networks as ONNX models, for runtimes without Python; needs the package onnx."""
+
+from typing import Any
+
+import numpy as np
+
+from accelnn.backend import Array, to_host
+from accelnn.network import Network, Parameters
+
+# the operator of each activation; identity has none
+OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu"}
+OPERATORS |= {"softmax": "Softmax", "poisson": "Exp"}
+ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.01}, "Softmax": {"axis": 1}}
+OPSET = 17
+
+
+def exported(net: Network, params: Parameters, classes: Array | None = None) -> Any:
+    """An `onnx.ModelProto` of "X" (m, n_features), an example a row, of the parameters' dtype.
+
+    classes : (n_classes,) integers or texts, which make it return "label" (m,) and "probabilities"
+        (m, n_classes); without them it returns "outputs" (m, n_outputs)
+
+    Raises ModuleNotFoundError without the package onnx.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    names = (f"value{number}" for number in range(10**6))
+
+    def add(operator: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
+        """A node; inputs are names of values, or arrays that become constants."""
+        given = []
+        for value in inputs:
+            if not isinstance(value, str):
+                constants.append(numpy_helper.from_array(value, next(names)))
+                value = constants[-1].name
+            given.append(value)
+        output = output or next(names)
+        nodes.append(helper.make_node(operator, given, [output], **attributes))
+        return output
+
+    Z, kinds = "X", (*net.hidden, net.output)
+    for (W, b), kind in zip(params, kinds, strict=True):
+        Z = add("Gemm", Z, to_host(W), to_host(b).ravel(), transB=1)
+        if kind in OPERATORS:
+            operator = OPERATORS[kind]
+            Z = add(operator, Z, **ATTRIBUTES.get(operator, {}))
+    number = helper.np_dtype_to_tensor_dtype(params.dtype)
+    outputs = []
+    if classes is None:
+        add("Identity", Z, output="outputs")
+        outputs.append(("outputs", number, ["m", net.layers[-1]]))
+    else:
+        if net.layers[-1] == 1:
+            one = np.ones(1, params.dtype)
+            Z = add("Concat", add("Sub", one, Z), Z, axis=1)
+        labels = np.asarray(classes, np.int64 if classes.dtype.kind in "biu" else object)
+        add("Gather", labels, add("ArgMax", Z, axis=1, keepdims=0), output="label")
+        add("Identity", Z, output="probabilities")
+        kind = onnx.TensorProto.STRING if labels.dtype == object else onnx.TensorProto.INT64
+        outputs = [("label", kind, ["m"]), ("probabilities", number, ["m", len(labels)])]
+    graph = helper.make_graph(
+        nodes,
+        "accelnn",
+        [helper.make_tensor_value_info("X", number, ["m", net.layers[0]])],
+        [helper.make_tensor_value_info(*output) for output in outputs],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
