@@ -72,11 +72,12 @@ def split(data: tuple[Array, ...], share: float, seed: int) -> tuple[tuple[Array
     m = data[0].shape[1]
     order = array_module(data[0]).asarray(np.random.default_rng((seed, m, 1)).permutation(m))
     held_out = min(max(round(share * m), 1), m - 1)
+    return part(data, order[held_out:]), part(data, order[:held_out])
+
+
+def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:
+    """These examples of the arrays of `data`, as in `split`."""
     return tuple(
-        tuple(array if array is None else _examples(array, part) for array in data)
-        for part in (order[held_out:], order[:held_out])
+        array if array is None else array[chosen] if array.ndim == 1 else array[:, chosen]
+        for array in data
     )
-
-
-def _examples(array: Array, chosen: Array) -> Array:
-    return array[chosen] if array.ndim == 1 else array[:, chosen]

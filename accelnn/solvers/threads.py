@@ -133,8 +133,11 @@ if hasattr(os, "register_at_fork"):
 def run(function: Callable[[int], Any], threads: int) -> list[Any]:
     """The results of `function(part)` for each part from 0 to threads - 1, all at the same time.
 
-    The caller runs part 0. A function that waits for the other parts must not raise.
+    The caller runs part 0, without waiting for other trainings if that is all. A function that
+    waits for the other parts must not raise.
     """
+    if threads == 1:
+        return [function(0)]
     return _pool.run(function, threads)
 
 

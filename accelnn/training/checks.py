@@ -24,11 +24,7 @@ def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool 
     the output cannot have."""
     X, Y = converted(net, params, X, Y, streams)
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
-        if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
-            continue  # whole numbers are finite
-        if bad := sum(_of_parts(array, not_finite)):
-            found = f"{bad} NaN or infinite values among {array.size}"
-            raise ValueError(f"{name} has {found}: clean them first")
+        check_finite(name, array)
     if isinstance(Y, HostColumns) and OUTPUTS[net.output].least == 0:  # `converted` checks arrays
         ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
         net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
@@ -36,12 +32,26 @@ def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool 
     return X, Y
 
 
-def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
-    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
-    and the parameters on a device."""
+def check_net(net: Network, params: Parameters) -> None:
+    """Raise TypeError or ValueError unless these are a network and parameters of it."""
     if not isinstance(net, Network):
         raise TypeError(f"expected net as accelnn.Network, got {type(net).__name__}")
     net.check_params(params)
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Raise ValueError if values of the array are NaN or infinite."""
+    if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
+        return  # whole numbers are finite
+    if bad := sum(_of_parts(array, not_finite)):
+        found = f"{bad} NaN or infinite values among {array.size}"
+        raise ValueError(f"{name} has {found}: clean them first")
+
+
+def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
+    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
+    and the parameters on a device."""
+    check_net(net, params)
     X, Y = as_array(X, "X"), as_array(Y, "Y")
     if array_module(params.flat) is np or not isinstance(X, np.ndarray | HostColumns):
         return net.check(params, X, Y)
