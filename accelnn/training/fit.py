@@ -146,7 +146,8 @@ class Training:
             checked_weights(job.weights, job.X, job.params)  # which may now be all 0
         if self.validation is not None:
             checks.set_apart(job, self.validation)
-        descent.callbacks += [shown] * (shown is not None)
+        if shown is not None:
+            descent.callbacks.append(shown)
         with (
             np.errstate(over="ignore", invalid="ignore"),  # `divergence` finds it
             precisions.of_products(job.xp, self.precision),

@@ -55,9 +55,6 @@ class TrainingsFailed(ExceptionGroup):
         failed.results = results
         return failed
 
-    def derive(self, errors: Sequence[Exception]) -> "ExceptionGroup[Exception]":
-        return ExceptionGroup(self.message, errors)
-
     def __str__(self) -> str:
         return self.message
 
@@ -111,7 +108,7 @@ def fit_many(
     if running.requested:
         raise TrainingsInterrupted(results) from failed
     for number, (result, rate) in enumerate(zip(results, rates, strict=True), start=1):
-        if result is not None and (message := divergence(*result, rate)):
+        if result is not None and (message := divergence(result[0], result[1], rate)):
             warnings.warn(f"{_name(number, results)}: {message}", RuntimeWarning, stacklevel=2)
     if failed is not None:
         raise failed
