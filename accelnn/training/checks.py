@@ -18,6 +18,8 @@ from accelnn.solvers.job import Job, State
 T = TypeVar("T")
 Data = tuple[Array, Array]  # X and Y
 
+VALIDATION = "expected validation as a share in (0, 1) or as (X, Y)"
+
 
 def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool = False) -> Data:
     """X and Y as `converted` gives them; raises ValueError for NaN, infinity, and labels that
@@ -66,23 +68,31 @@ def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: boo
     return HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
 
 
-def set_apart(job: Job, validation: Any) -> None:
-    """Give the job its validation set: a share of its X and Y, or the user's own."""
-    expected = "expected validation as a share in (0, 1) or as (X, Y), got "
-    if isinstance(validation, int | float):
-        if not 0 < validation < 1:
-            raise ValueError(f"{expected}{validation!r}")
-        if job.examples < 2:
-            raise ValueError("a validation split needs at least 2 examples, got 1")
-        data = job.X, job.Y, job.weights
-        (job.X, job.Y, job.weights), job.validation = batches.split(data, validation, job.seed)
-        return
+def share_of(validation: Any) -> float | None:
+    """The share of the examples that `validation` asks for, or None if it asks for no share."""
+    if not isinstance(validation, int | float):
+        return None
+    if not 0 < validation < 1:
+        raise ValueError(f"{VALIDATION}, got {validation!r}")
+    return validation
+
+
+def set_apart(job: Job, share: float) -> None:
+    """Move this share of the examples into the job's validation set."""
+    if job.examples < 2:
+        raise ValueError("a validation split needs at least 2 examples, got 1")
+    data = job.X, job.Y, job.weights
+    (job.X, job.Y, job.weights), job.validation = batches.split(data, share, job.seed)
+
+
+def validation_set(job: Job, validation: Any) -> tuple[Array, ...]:
+    """The caller's own validation set, and no weights, as the job takes it."""
     try:
         X, Y = validation
     except (TypeError, ValueError):
-        raise ValueError(f"{expected}{type(validation).__name__}") from None
+        raise ValueError(f"{VALIDATION}, got {type(validation).__name__}") from None
     try:
-        job.validation = *checked(job.net, job.params, X, Y, job.batch_size is not None), None
+        return *checked(job.net, job.params, X, Y, job.batch_size is not None), None
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
 

@@ -99,9 +99,10 @@ def fit(
     device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
     history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
-    keywords = {name: value for name, value in locals().items() if name != "verbose"}
+    arguments = dict(locals())
+    del arguments["verbose"]
     data = checks.checked(net, params, X, Y, batch_size is not None)
-    training = prepared(**keywords, data=data)
+    training = prepared(**arguments, data=data)
     with following(verbose, training.descent.epochs) as shown:
         trained, history = training.run(shown)
     if message := divergence(trained, history, training.descent.learning_rate):
@@ -114,7 +115,8 @@ class Training:
     """A training whose arguments are checked, as `prepared` returns it.
 
     descent : its job and its course
-    solver, precision, validation : as in `fit`
+    solver, precision : as in `fit`
+    share : of the examples, to be drawn for validation, or None
     given : X, Y and weights, for the final cost
     examples : the columns of them that it sees (m,), or None for all
     """
@@ -122,7 +124,7 @@ class Training:
     descent: Descent
     solver: str
     precision: str
-    validation: Any
+    share: float | None
     given: Any
     examples: Array | None
 
@@ -144,8 +146,8 @@ class Training:
             data = batches.part((job.X, job.Y, job.weights), self.examples)
             job.X, job.Y, job.weights = data
             checked_weights(job.weights, job.X, job.params)  # which may now be all 0
-        if self.validation is not None:
-            checks.set_apart(job, self.validation)
+        if self.share is not None:
+            checks.set_apart(job, self.share)
         if shown is not None:
             descent.callbacks.append(shown)
         with (
@@ -158,7 +160,7 @@ class Training:
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
             trained = descent.run(history)
         history.seconds = time.perf_counter() - start
-        split = (self.validation, job.seed) if isinstance(self.validation, float) else None
+        split = None if self.share is None else (self.share, job.seed)
         history._evaluate = functools.partial(
             evaluate,
             *(job.net, trained.copy(), self.given),
@@ -230,8 +232,11 @@ def prepared(
         state=checks.fitting_state(state, params, optimizer),
         threads=threads,
     )
+    share = checks.share_of(validation)
+    if validation is not None and share is None:
+        job.validation = checks.validation_set(job, validation)
     descent = Descent(job, epochs, learning_rate, record_every, patience, list(callbacks))
-    return Training(descent, solver, precision, validation, (X, Y, weights), examples)
+    return Training(descent, solver, precision, share, (X, Y, weights), examples)
 
 
 @at_work("computing the final cost")

@@ -13,7 +13,7 @@ import numpy as np
 
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.network import Network, Parameters
-from accelnn.solvers import threads
+from accelnn.solvers import choice, threads
 from accelnn.solvers.job import Interruption
 from accelnn.training import checks
 from accelnn.training.fit import Training, divergence, fit, prepared
@@ -49,9 +49,12 @@ class TrainingsFailed(ExceptionGroup):
     @classmethod
     def of(cls, errors: dict[int, Exception], results: list[Result | None]) -> Self:
         """The error to raise, from the errors of these trainings, the first of which is 1."""
-        found = "; ".join(f"training {number}: {error}" for number, error in errors.items())
-        message = f"{len(errors)} of {len(results)} trainings failed: {found}"
-        failed = cls(f"{message}; .results holds the others", list(errors.values()))
+        numbers: dict[str, list[int]] = {}
+        for number, error in sorted(errors.items()):
+            numbers.setdefault(f"{type(error).__name__}: {error}", []).append(number)
+        found = "; ".join(f"training {_joined(those)}: {text}" for text, those in numbers.items())
+        message = f"{len(errors)} of {len(results)} trainings failed, and .results holds the others"
+        failed = cls(f"{message}: {found}", list(errors.values()))
         failed.results = results
         return failed
 
@@ -115,6 +118,10 @@ def fit_many(
     return results
 
 
+def _joined(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _name(number: int, among: Sized) -> str:
     return f"training {number} of {len(among)}"
 
@@ -175,9 +182,11 @@ def _prepared_one(
         X, Y = data[kind]
         examples = _checked_examples(one["examples"], X)
         training = prepared(**one | {"X": X, "Y": Y, "examples": examples}, data=(X, Y))
-        if not isinstance(training.validation, int | float):  # else X is only a part
+        job = training.descent.job
+        choice.pick(training.solver, job, training.descent.epochs)  # raises if none can do it
+        if training.share is None:  # else it sees fewer examples
             gram = grams.setdefault(id(X), _Gram(X))
-            training.descent.job.gram = functools.partial(gram.of, examples)
+            job.gram = functools.partial(gram.of, examples)
         return training
 
 

@@ -51,6 +51,7 @@ def counting(verbose: Any, trainings: int) -> Iterator[Callable[[str], None]]:
     else:
         check(verbose)
         with _bar("trainings", trainings, f"0 of {trainings}") as update:
+            update(completed=0)  # starts the clock
             ended = itertools.count(1)
 
             def show(_: str) -> None:
