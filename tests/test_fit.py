@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import types
 import warnings
@@ -224,7 +225,8 @@ def test_integer_labels_train_as_columns_do():
         by_columns, same = accelnn.fit(net, params, given[0], to_device(columns), **options)
         case = f"{outputs} outputs, batch size {batch_size}"
         np.testing.assert_array_equal(to_host(by_labels.flat), to_host(by_columns.flat), case)
-        assert history.to_dict() == same.to_dict() | {"compile_seconds": history.compile_seconds}
+        timed = {"seconds": history.seconds, "compile_seconds": history.compile_seconds}
+        assert history.to_dict() == same.to_dict() | timed
 
 
 # --------------------------------------------------------------------------------------------
@@ -463,6 +465,16 @@ accelnn.fit(net, net.init(), X, Y, epochs=10**8, learning_rate=0.01, record_ever
 
 # --------------------------------------------------------------------------------------------
 # arguments stay as they are
+
+
+def test_a_history_has_the_seconds_of_its_training(flower):
+    net, params = small()
+    start = time.perf_counter()
+    _, history = accelnn.fit(net, params, *flower, epochs=50, learning_rate=0.5)
+    _, minimized = accelnn.minimize(net, params, *flower, evaluations=20)
+    assert history.seconds > 0
+    assert minimized.seconds > 0
+    assert history.seconds + minimized.seconds < time.perf_counter() - start
 
 
 def test_training_on_from_where_one_stopped_is_the_same_training(flower):
