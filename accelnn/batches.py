@@ -4,7 +4,9 @@ Columns are examples. They are gathered from an (m, n) array with contiguous row
 view is X: 128 columns of a C-ordered (784, 60000) array take 1083 us, 128 rows 65 us.
 """
 
+import functools
 import itertools
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -81,3 +83,20 @@ def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:
         array if array is None else array[chosen] if array.ndim == 1 else array[:, chosen]
         for array in data
     )
+
+
+class Fold:
+    """Examples that several trainings see, whose columns are copied when the first needs them."""
+
+    def __init__(self, X: Array, examples: Array) -> None:
+        self.X, self.examples, self._lock = X, examples, threading.Lock()
+
+    @property
+    def columns(self) -> Array:
+        """X of these examples."""
+        with self._lock:
+            return self._columns
+
+    @functools.cached_property
+    def _columns(self) -> Array:
+        return self.X[:, self.examples]

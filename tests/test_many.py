@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import warnings
+import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import accelnn
-from accelnn import Network, fit_many
+from accelnn import Network, batches, fit_many
 from accelnn.backend import to_device, to_host
 from accelnn.solvers import choice, jitted, threads
 from accelnn.training.fit import Training
@@ -148,6 +149,30 @@ def test_trainings_in_sample_space_form_G_once(monkeypatch):
     folds = [np.arange(30), None, np.arange(20, M), None]
     fit_many(NETS["wide"], NETS["wide"].init(), X, Y, examples=folds, **options)
     assert formed == [M]
+
+
+def test_the_columns_of_a_fold_are_copied_once(monkeypatch, cores):
+    cores(1)
+    copied, alive = [], []
+
+    def columns(fold):
+        copied.append(fold.examples[0])
+        alive.append(sum(one() is not None for one in copies))
+        copy = fold.X[:, fold.examples]
+        copies.append(weakref.ref(copy))
+        return copy
+
+    copies = []
+    cached = functools.cached_property(columns)
+    cached.__set_name__(batches.Fold, "_columns")
+    monkeypatch.setattr(batches.Fold, "_columns", cached)
+    X, Y = data(80)
+    folds = [np.arange(20), np.arange(20, 40), np.arange(40, 60)]
+    rates = [0.1, 0.2, 0.3]
+    many = {"learning_rate": [rate for rate in rates for _ in folds], "examples": folds * 3}
+    fit_many(NETS["deep"], NETS["deep"].init(), X, Y, epochs=2, **many)
+    assert sorted(copied) == [0, 20, 40]
+    assert alive == [0, 0, 0], "each is freed before the next is copied"
 
 
 def test_trainings_go_on_from_their_states(cores):
@@ -476,8 +501,8 @@ def test_64_nets_use_at_most_as_many_threads_as_there_are_cores(flower, cores, m
         return result
 
     monkeypatch.setattr(Training, "run", counted)
-    monkeypatch.setattr(threads, "_pool", None)  # that of a training on several threads
-    monkeypatch.setattr(threads, "loading", threading.Lock)
+    several = lambda *_: pytest.fail("a training takes several threads")  # noqa: E731
+    monkeypatch.setattr(threads._Pool, "run", several)
     nets = [Network([2, 1 + n % 8, 1], hidden="tanh") for n in range(64)]
     first = [net.init(seed=seed) for seed, net in enumerate(nets)]
     options = {"epochs": 20, "learning_rate": 0.5, "solver": "jitted"}

@@ -118,7 +118,7 @@ class Training:
     solver, precision : as in `fit`
     share : of the examples, to be drawn for validation, or None
     given : X, Y and weights, for the final cost
-    examples : the columns of them that it sees (m,), or None for all
+    fold : the examples that it sees, or None for all
     """
 
     descent: Descent
@@ -126,7 +126,7 @@ class Training:
     precision: str
     share: float | None
     given: Any
-    examples: Array | None
+    fold: batches.Fold | None
 
     @property
     def seconds(self) -> float:
@@ -142,9 +142,9 @@ class Training:
         seconds : the sum of `seconds` of trainings that run together
         """
         start, descent, job = time.perf_counter(), self.descent, self.descent.job
-        if self.examples is not None:
-            data = batches.part((job.X, job.Y, job.weights), self.examples)
-            job.X, job.Y, job.weights = data
+        if self.fold is not None:
+            job.X, chosen = self.fold.columns, self.fold.examples
+            job.Y, job.weights = batches.part((job.Y, job.weights), chosen)
             checked_weights(job.weights, job.X, job.params)  # which may now be all 0
         if self.share is not None:
             checks.set_apart(job, self.share)
@@ -165,7 +165,7 @@ class Training:
             evaluate,
             *(job.net, trained.copy(), self.given),
             streams=job.batch_size is not None,
-            examples=self.examples,
+            examples=None if self.fold is None else self.fold.examples,
             split=split,
         )
         if history.stopped == INTERRUPTED:
@@ -195,10 +195,10 @@ def prepared(
     threads: int | None,
     callbacks: Sequence[Callback],
     data: checks.Data,
-    examples: Array | None = None,
+    fold: batches.Fold | None = None,
 ) -> Training:
     """The Training of the arguments of `fit`, checked; `data` are X and Y as `checks.checked`
-    returns them, and `examples` the columns to train on, if not all."""
+    returns them, and `fold` the examples to train on, if not all."""
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
     learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
@@ -236,7 +236,7 @@ def prepared(
     if validation is not None and share is None:
         job.validation = checks.validation_set(job, validation)
     descent = Descent(job, epochs, learning_rate, record_every, patience, list(callbacks))
-    return Training(descent, solver, precision, share, (X, Y, weights), examples)
+    return Training(descent, solver, precision, share, (X, Y, weights), fold)
 
 
 @at_work("computing the final cost")

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from accelnn.backend import Array, array_module, backend_of, to_host
+from accelnn.batches import Fold
 from accelnn.network import Network, Parameters
 from accelnn.solvers import choice, threads
 from accelnn.solvers.job import Interruption
@@ -157,43 +158,63 @@ def _arguments(
 
 
 def _prepared(arguments: list[dict[str, Any]]) -> list[Training]:
-    """The trainings, checked; those that may share arrays do."""
-    data: dict[Any, checks.Data] = {}
-    grams: dict[int, _Gram] = {}
-    trainings = []
+    """The trainings, checked."""
+    share, trainings = _Shared(), []
     for number, one in enumerate(arguments, start=1):
         try:
-            trainings.append(_prepared_one(one, data, grams))
+            trainings.append(share.prepared(**one))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{_name(number, arguments)}: {error}") from None
     return trainings
 
 
-def _prepared_one(
-    one: dict[str, Any], data: dict[Any, checks.Data], grams: "dict[int, _Gram]"
-) -> Training:
-    net, params, streams = one["net"], one["params"], one["batch_size"] is not None
-    checks.check_net(net, params)
-    checks.check_finite("params", params.flat)
-    with backend_of(params.flat).at_work("training"):
-        kind = net.layers[0], net.layers[-1], net.output, params.dtype, streams
-        if kind not in data:
-            data[kind] = checks.checked(net, params, one["X"], one["Y"], streams)
-        X, Y = data[kind]
-        examples = _checked_examples(one["examples"], X)
-        training = prepared(**one | {"X": X, "Y": Y, "examples": examples}, data=(X, Y))
-        job = training.descent.job
-        choice.pick(training.solver, job, training.descent.epochs)  # raises if none can do it
-        if training.share is None:  # else it sees fewer examples
-            gram = grams.setdefault(id(X), _Gram(X))
-            job.gram = functools.partial(gram.of, examples)
-        return training
+class _Shared:
+    """What trainings share: X and Y in the form that their nets need, G, and folds."""
+
+    def __init__(self) -> None:
+        self.data: dict[Any, checks.Data] = {}
+        self.grams: dict[int, _Gram] = {}
+        self.folds: dict[Any, Fold] = {}
+
+    def prepared(
+        self,
+        net: Network,
+        params: Parameters,
+        X: Array,
+        Y: Array,
+        examples: Any,
+        batch_size: Any,
+        **others: Any,
+    ) -> Training:
+        """The training of these arguments."""
+        checks.check_net(net, params)
+        checks.check_finite("params", params.flat)
+        with backend_of(params.flat).at_work("training"):
+            streams = batch_size is not None
+            kind = net.layers[0], net.layers[-1], net.output, params.dtype, streams
+            if kind not in self.data:
+                self.data[kind] = checks.checked(net, params, X, Y, streams)
+            X, Y = data = self.data[kind]
+            fold = None if examples is None else self.fold(X, _checked_examples(examples, X))
+            given = {"net": net, "params": params, "X": X, "Y": Y, "batch_size": batch_size}
+            training = prepared(**given, **others, data=data, fold=fold)
+            job = training.descent.job
+            choice.pick(training.solver, job, training.descent.epochs)  # raises if none can do it
+            if training.share is None:  # else it sees fewer examples
+                gram = self.grams.setdefault(id(X), _Gram(X))
+                job.gram = functools.partial(gram.of, fold and fold.examples)
+            return training
+
+    def fold(self, X: Array, examples: Array) -> Fold:
+        """The Fold of these examples, the same for the same."""
+        key = id(X), examples.tobytes()
+        if key not in self.folds:
+            self.folds[key] = Fold(X, array_module(X).asarray(examples))
+        return self.folds[key]
 
 
-def _checked_examples(examples: Any, X: Array) -> Array | None:
-    """The numbers of columns, on the device of X."""
-    if examples is None:
-        return None
+def _checked_examples(examples: Any, X: Array) -> Array:
+    """The numbers of columns of X, on the host."""
     m, chosen = X.shape[1], np.asarray(to_host(examples))
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not len(chosen):
         found = f"{chosen.dtype} of shape {chosen.shape}"
@@ -201,7 +222,7 @@ def _checked_examples(examples: Any, X: Array) -> Array | None:
     if chosen.min() < 0 or chosen.max() >= m:
         found = f"{chosen.min()}..{chosen.max()}"
         raise ValueError(f"expected examples in 0..{m - 1}, the columns of X, got {found}")
-    return array_module(X).asarray(chosen)
+    return chosen.astype(np.int64, copy=False)
 
 
 class _Gram:
@@ -230,7 +251,8 @@ class _Running(Interruption):
     def __init__(self, trainings: Sequence[Training]) -> None:
         seconds = [training.seconds for training in trainings]
         self.total, self.waiting = sum(seconds), dict(enumerate(trainings))
-        self.order = sorted(self.waiting, key=lambda i: -seconds[i])
+        # The longest first; of those as long, a fold's together, for few of its copies at once.
+        self.order = sorted(self.waiting, key=lambda i: (-seconds[i], id(trainings[i].fold)))
         self.on_cpu = all(training.descent.job.xp is np for training in trainings)
         self.interruptions = [training.descent.job.interruption for training in trainings]
         self.results: list[Any] = [None] * len(trainings)
@@ -239,14 +261,15 @@ class _Running(Interruption):
     def run(self, ended: Callable[[str], None]) -> None:
         """Run all trainings; calls `ended` with a line on each that has ended."""
         workers = min(threads.cores(), len(self.order)) if self.on_cpu else 1
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
+        if workers < 2:
+            for place in self.order:
+                ended(self._line(self._train(place)))
+            return
+        with threads.one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(self._train, place) for place in self.order]
             try:
-                places: Iterable[int] = map(self._train, self.order)  # in this thread
-                if workers > 1:
-                    futures = [pool.submit(self._train, place) for place in self.order]
-                    places = (future.result() for future in as_completed(futures))
-                for place in places:
-                    ended(self._line(place))
+                for future in as_completed(futures):
+                    ended(self._line(future.result()))
             except BaseException:
                 self.end()
                 raise
