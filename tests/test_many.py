@@ -85,16 +85,20 @@ def test_results_are_those_of_single_trainings_on_one_thread_to_the_last_bit(
 
 @pytest.mark.usefixtures("there")
 def test_every_backend_gives_the_results_of_single_trainings():
-    X, Y = map(to_device, data(80))
-    net = NETS["wide"]
-    options = {"epochs": 6, "learning_rate": 0.1}
-    folds = [np.arange(40), None]
-    found = fit_many(net, net.init(dtype="float64"), X, Y, examples=folds, **options)
-    for (params, history), chosen in zip(found, ([*range(40)], [*range(M)]), strict=True):
-        part = X[:, to_device(np.array(chosen))], Y[to_device(np.array(chosen))]
-        expected, single = accelnn.fit(net, net.init(dtype="float64"), *part, **options)
-        np.testing.assert_allclose(to_host(params.flat), to_host(expected.flat), rtol=1e-12)
-        assert history.final_cost == pytest.approx(single.final_cost, rel=1e-12)
+    on_host = data(80)
+    folds = [np.arange(40), None, np.arange(0, M, 3)]
+    net, params = NETS["wide"], NETS["wide"].init(dtype="float64")
+    for (X, Y), batch_size in ((map(to_device, on_host), None), (on_host, 16)):  # streamed
+        options = {"epochs": 6, "learning_rate": 0.1, "batch_size": batch_size, "validation": 0.2}
+        found = fit_many(net, params, X, Y, examples=folds, **options)
+        for (trained, history), fold in zip(found, folds, strict=True):
+            chosen = np.arange(M) if fold is None else fold
+            part = on_host[0][:, chosen], on_host[1][chosen]
+            part = part if batch_size else map(to_device, part)
+            expected, single = accelnn.fit(net, params, *part, **options)
+            np.testing.assert_allclose(to_host(trained.flat), to_host(expected.flat), rtol=1e-12)
+            assert history.final_cost == pytest.approx(single.final_cost, rel=1e-12)
+            assert history.validation_costs == pytest.approx(single.validation_costs, rel=1e-12)
 
 
 def test_a_fold_sees_its_examples_only(cores):
