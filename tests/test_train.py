@@ -65,6 +65,7 @@ def test_every_recipe_trains_and_draws(tmp_path, capsys):
         assert models.load(tmp_path / saved[0]).net.layers == tuple(results[0]["net"]["layers"])
 
 
+@pytest.mark.filterwarnings("ignore::accelnn.datasets.StandInWarning")
 def test_trainings_to_compare_give_what_each_gives_alone():
     for name in ("circles", "football"):
         recipe = replace(RECIPES[name], epochs=30)
