@@ -89,6 +89,23 @@ def test_history_has_the_costs_before_the_recorded_updates(there, flower):
     assert (history.solver, history.reason) == ("direct", "asked for")
 
 
+@pytest.mark.parametrize("record_every", [1, 3, 7, 20, 25, 60])
+def test_records_taken_together_are_those_taken_one_by_one(record_every, monkeypatch):
+    monkeypatch.setattr("accelnn.training.descent.EPOCHS_AT_ONCE", 20)
+    for solver, batch_size, l2 in (
+        *(("direct", None, 0.1), ("jitted", None, 0.1), ("jitted", 8, 0.1)),
+        *(("gram", None, 0.0), ("gram-jitted", None, 0.0), ("gram-jitted", None, 0.5)),
+    ):
+        given = wide_problem(l2=l2)
+        options = {"epochs": 59, "record_every": record_every, "batch_size": batch_size}
+        options |= {"learning_rate": lambda epoch: 0.1 / (1 + epoch), "solver": solver}
+        together, history = accelnn.fit(*given, **options)
+        one_by_one, expected = accelnn.fit(*given, callbacks=[lambda _: None], **options)
+        np.testing.assert_array_equal(together.flat, one_by_one.flat)
+        assert history.epochs == expected.epochs == [*range(0, 59, record_every)], solver
+        assert history.costs == expected.costs, solver
+
+
 def test_about_a_hundred_costs_are_recorded_by_default(flower):
     net, params = small()
     for epochs, batch_size, records in ((50, None, 50), (50, 100, 50), (2500, None, 100)):

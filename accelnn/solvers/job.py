@@ -200,6 +200,13 @@ class Trainer:
         """
         raise NotImplementedError
 
+    def advance_through(self, rates: list[float], costs: Array, every: int) -> None:
+        """`advance` through several records: `costs` receives the cost of the first epoch and of
+        each `every` epochs later."""
+        for record, start in enumerate(range(0, len(rates), every)):
+            if not self.job.interruption.requested:
+                self.advance(rates[start : start + every], costs[record, ...])
+
     def validation(self) -> tuple[Array, Array | None]:
         """The validation set's cost without L2, and its accuracy unless the output is linear."""
         net, (X, *labels) = self.job.net, self.job.validation
