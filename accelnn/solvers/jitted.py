@@ -5,7 +5,6 @@ Neither Python nor NumPy runs between two steps. Serves full batches, mini-batch
 
 import functools
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,7 +47,7 @@ class Jitted(Trainer):
         if cost is not None and self._adds_penalty:
             assert self.space is not None
             l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
-        found = self._advance(rates, [] if cost is None else [0])
+        found = self._advance(rates, 0 if cost is None else len(rates))
         if cost is not None:
             cost[...] = found[0] + l2_cost
 
@@ -56,27 +55,32 @@ class Jitted(Trainer):
         if self._adds_penalty:
             super().advance_through(rates, costs, every)
         else:
-            costs[:] = self._advance(rates, range(0, len(rates), every))
+            costs[:] = self._advance(rates, every)
 
     @property
     def _adds_penalty(self) -> bool:
         """Whether steps leave L2's part of the cost to their caller."""
         return self.space is not None and self.job.net.l2 > 0
 
-    def _advance(self, rates: list[float], recorded: Sequence[int]) -> Array:
-        """Run an epoch for each rate; returns the costs of those recorded."""
+    def _advance(self, rates: list[float], every: int) -> Array:
+        """Run an epoch for each rate; returns the costs of the first and of each `every` epochs
+        later, or zeros if that is 0."""
         per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
-        # An epoch at a time, as for callbacks, must not cost more than its steps.
-        sizes = self.sizes if len(rates) == 1 else np.tile(self.sizes, len(rates))
+        sizes, counted = self.sizes, np.ones(0)
         order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
-        counted = np.zeros((len(rates), per_epoch))
-        counted[recorded] = 1.0
-        costs = self._run(np.repeat(rates, per_epoch), sizes, order, counted.reshape(-1))
-        return costs.reshape(counted.shape)[recorded].sum(axis=1) / self.job.examples
+        # An epoch at a time, as for callbacks, must not cost more than its steps.
+        if len(rates) > 1 or every == 0:
+            sizes, epochs = np.tile(sizes, len(rates)), np.zeros(len(rates))
+            epochs[:: every or len(rates)] = every > 0
+            counted = epochs.repeat(per_epoch)
+        costs = self._run(np.repeat(rates, per_epoch), sizes, order, counted)
+        if per_epoch > 1:
+            costs = costs.reshape(-1, per_epoch).sum(axis=1)
+        return costs[:: every or len(rates)] / self.job.examples
 
     def _run(self, rates: Array, sizes: Array, order: Array, counted: Array) -> Array:
         """Take these steps, in calls short enough to be interrupted; returns the cost of each times
-        its examples and `counted`, which is 1 or 0."""
+        its examples, or 0 if its `counted` is 0 and not 1; if that is empty, all are."""
         layers, largest = self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = self.job.drops
@@ -95,7 +99,8 @@ class Jitted(Trainer):
                 self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
             plan = self._plan(rates[call], taken, chosen)
-            plan[:, 5] *= counted[call]
+            if len(counted):
+                plan[:, 5] *= counted[call]
             costs[call] = _train(self.layout, plan, taken, chosen, l2)
             self.steps += len(taken)
         return costs
