@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from accelnn.solvers import warm_up
     from accelnn.training import Checkpoint, History, Interrupted
     from accelnn.training.fit import fit
+    from accelnn.training.many import TrainingsFailed, TrainingsInterrupted, fit_many
     from accelnn.training.minimize import minimize
 
 __version__ = "0.2.0"
@@ -32,6 +33,7 @@ __version__ = "0.2.0"
 __all__ = ["Network", "Parameters", "gradient_check", "one_hot"]
 __all__ += ["SGD", "Adam", "HeavyBall", "Momentum", "Nesterov"]
 __all__ += ["Checkpoint", "History", "Interrupted", "fit", "minimize"]
+__all__ += ["TrainingsFailed", "TrainingsInterrupted", "fit_many"]
 __all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
 __all__ += ["Model", "datasets", "load", "plots", "save"]
 
@@ -45,7 +47,10 @@ _NAMES = {
     "numerical": ("gradient_check",),
     "optimizers": ("SGD", "Adam", "HeavyBall", "Momentum", "Nesterov"),
     "solvers": ("warm_up",),
-    "training": ("Checkpoint", "History", "Interrupted", "fit", "minimize"),
+    "training": (
+        *("Checkpoint", "History", "Interrupted", "TrainingsFailed", "TrainingsInterrupted"),
+        *("fit", "fit_many", "minimize"),
+    ),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 _USED = {*_NAMES, "batches", "datasets", "kernels", "plots", "recipes", "scores", "streaming"}

@@ -4,7 +4,9 @@ Columns are examples. They are gathered from an (m, n) array with contiguous row
 view is X: 128 columns of a C-ordered (784, 60000) array take 1083 us, 128 rows 65 us.
 """
 
+import functools
 import itertools
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -72,11 +74,29 @@ def split(data: tuple[Array, ...], share: float, seed: int) -> tuple[tuple[Array
     m = data[0].shape[1]
     order = array_module(data[0]).asarray(np.random.default_rng((seed, m, 1)).permutation(m))
     held_out = min(max(round(share * m), 1), m - 1)
+    return part(data, order[held_out:]), part(data, order[:held_out])
+
+
+def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:
+    """These examples of the arrays of `data`, as in `split`."""
     return tuple(
-        tuple(array if array is None else _examples(array, part) for array in data)
-        for part in (order[held_out:], order[:held_out])
+        array if array is None else array[chosen] if array.ndim == 1 else array[:, chosen]
+        for array in data
     )
 
 
-def _examples(array: Array, chosen: Array) -> Array:
-    return array[chosen] if array.ndim == 1 else array[:, chosen]
+class Fold:
+    """Examples that several trainings see, whose columns are copied when the first needs them."""
+
+    def __init__(self, X: Array, examples: Array) -> None:
+        self.X, self.examples, self._lock = X, examples, threading.Lock()
+
+    @property
+    def columns(self) -> Array:
+        """X of these examples."""
+        with self._lock:
+            return self._columns
+
+    @functools.cached_property
+    def _columns(self) -> Array:
+        return self.X[:, self.examples]

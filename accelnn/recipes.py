@@ -8,7 +8,7 @@ from accelnn import datasets
 from accelnn.backend import Array
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import inverse_decay
-from accelnn.training import History, fit, minimize
+from accelnn.training import History, fit, fit_many, minimize
 from accelnn.training.history import Callback
 
 # fields that `fit` takes as they are
@@ -68,15 +68,19 @@ class Recipe:
         dtype : of the parameters; by default the backend's
         callbacks, verbose : as in `accelnn.fit`
         """
-        given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
         options: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose}
         if self.method is not None:
+            given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
             return minimize(*given, method=self.method, evaluations=self.epochs, **options)
+        return fit(X=data.X_train, Y=data.Y_train, **self.of_fit(dtype), **options)
+
+    def of_fit(self, dtype: str | None = None) -> dict[str, Any]:
+        """The arguments of `accelnn.fit` for gradient descent, except the data."""
         rate: Any = self.learning_rate
         if self.decay:
             rate = inverse_decay(rate, self.decay)
-        options |= {name: getattr(self, name) for name in _FIT}
-        return fit(*given, learning_rate=rate, **options)
+        arguments = {"net": self.net, "params": self.first_weights(dtype), "learning_rate": rate}
+        return arguments | {name: getattr(self, name) for name in _FIT}
 
     def changed(self, **changes: Any) -> Self:
         """The recipe with other values in some of its own fields or its net's."""
@@ -109,6 +113,24 @@ class Recipe:
             yield "", self
         for label, changes in self.compare.items():
             yield label, self.changed(**changes, compare={})
+
+
+def train_together(
+    recipes: Sequence[Recipe],
+    data: datasets.Dataset,
+    dtype: str | None = None,
+    *,
+    verbose: bool | str = False,
+) -> list[tuple[Parameters, History]]:
+    """Train recipes of gradient descent, all at once, by `accelnn.fit_many`.
+
+    dtype : as in `Recipe.train`
+    verbose : as in `accelnn.fit_many`
+    """
+    each = [recipe.of_fit(dtype) for recipe in recipes]
+    keywords = {name: [one[name] for one in each] for name in each[0]}
+    nets, params = keywords.pop("net"), keywords.pop("params")
+    return fit_many(nets, params, data.X_train, data.Y_train, verbose=verbose, **keywords)
 
 
 def _digits(folder: str | None = None, dtype: str | None = None) -> datasets.Dataset:

@@ -32,6 +32,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 def test_trainings_in_forked_processes_are_right():
     run("forked")
     run("forked_within_a_training")
+    run("many_forked")
 
 
 @needs_fork

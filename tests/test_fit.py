@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import types
 import warnings
@@ -86,6 +87,23 @@ def test_history_has_the_costs_before_the_recorded_updates(there, flower):
     assert (history.backend, history.dtype) == (there.name, "float64")
     assert history.device == there.device_name()
     assert (history.solver, history.reason) == ("direct", "asked for")
+
+
+@pytest.mark.parametrize("record_every", [1, 3, 7, 20, 25, 60])
+def test_records_taken_together_are_those_taken_one_by_one(record_every, monkeypatch):
+    monkeypatch.setattr("accelnn.training.descent.EPOCHS_AT_ONCE", 20)
+    for solver, batch_size, l2 in (
+        *(("direct", None, 0.1), ("jitted", None, 0.1), ("jitted", 8, 0.1)),
+        *(("gram", None, 0.0), ("gram-jitted", None, 0.0), ("gram-jitted", None, 0.5)),
+    ):
+        given = wide_problem(l2=l2)
+        options = {"epochs": 59, "record_every": record_every, "batch_size": batch_size}
+        options |= {"learning_rate": lambda epoch: 0.1 / (1 + epoch), "solver": solver}
+        together, history = accelnn.fit(*given, **options)
+        one_by_one, expected = accelnn.fit(*given, callbacks=[lambda _: None], **options)
+        np.testing.assert_array_equal(together.flat, one_by_one.flat)
+        assert history.epochs == expected.epochs == [*range(0, 59, record_every)], solver
+        assert history.costs == expected.costs, solver
 
 
 def test_about_a_hundred_costs_are_recorded_by_default(flower):
@@ -224,7 +242,8 @@ def test_integer_labels_train_as_columns_do():
         by_columns, same = accelnn.fit(net, params, given[0], to_device(columns), **options)
         case = f"{outputs} outputs, batch size {batch_size}"
         np.testing.assert_array_equal(to_host(by_labels.flat), to_host(by_columns.flat), case)
-        assert history.to_dict() == same.to_dict() | {"compile_seconds": history.compile_seconds}
+        timed = {"seconds": history.seconds, "compile_seconds": history.compile_seconds}
+        assert history.to_dict() == same.to_dict() | timed
 
 
 # --------------------------------------------------------------------------------------------
@@ -463,6 +482,16 @@ accelnn.fit(net, net.init(), X, Y, epochs=10**8, learning_rate=0.01, record_ever
 
 # --------------------------------------------------------------------------------------------
 # arguments stay as they are
+
+
+def test_a_history_has_the_seconds_of_its_training(flower):
+    net, params = small()
+    start = time.perf_counter()
+    _, history = accelnn.fit(net, params, *flower, epochs=50, learning_rate=0.5)
+    _, minimized = accelnn.minimize(net, params, *flower, evaluations=20)
+    assert history.seconds > 0
+    assert minimized.seconds > 0
+    assert history.seconds + minimized.seconds < time.perf_counter() - start
 
 
 def test_training_on_from_where_one_stopped_is_the_same_training(flower):

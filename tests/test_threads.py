@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
+import threadpoolctl
 
 from accelnn.solvers import threads
 
@@ -257,6 +258,26 @@ def test_an_error_of_a_part_reaches_the_caller_and_the_pool_goes_on(pool):
     with pytest.raises(ZeroDivisionError):
         pool.run(failing, 3)
     assert [part for part, _ in pool.run(meeting(3), 3)] == [0, 1, 2]
+
+
+def blas_threads():
+    return [
+        one["num_threads"] for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"
+    ]
+
+
+@pytest.mark.usefixtures("pool")
+@pytest.mark.parametrize("first_ends_first", [False, True])
+def test_blas_has_one_thread_until_the_last_block_ends(first_ends_first):
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = threads.one_blas_thread(), threads.one_blas_thread()
+        first.__enter__()
+        assert set(blas_threads()) == {1}
+        second.__enter__()
+        for block in (first, second) if first_ends_first else (second, first):
+            assert set(blas_threads()) == {1}
+            block.__exit__(None, None, None)
+        assert set(blas_threads()) == {2}
 
 
 FORK = """

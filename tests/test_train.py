@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -20,7 +22,7 @@ from accelnn.__main__ import main as accelnn_command
 from accelnn.cli import results as cli_results
 from accelnn.files import write_whole
 from accelnn.recipes import RECIPES
-from accelnn.solvers import SOLVERS
+from accelnn.solvers import SOLVERS, threads
 from accelnn.tours import FIGURES, TOURS
 
 pytestmark = pytest.mark.filterwarnings("default::accelnn.datasets.StandInWarning")
@@ -62,6 +64,22 @@ def test_every_recipe_trains_and_draws(tmp_path, capsys):
         saved = re.findall(r"model: (\S+)", output)
         assert len(saved) == len(results), name
         assert models.load(tmp_path / saved[0]).net.layers == tuple(results[0]["net"]["layers"])
+
+
+def test_trainings_to_compare_give_what_each_gives_alone():
+    for name in ("circles", "football"):
+        recipe = replace(RECIPES[name], epochs=30)
+        with warnings.catch_warnings(action="ignore"):  # drawn data stands in for football's
+            data = recipe.data()
+        alone = [(label, one.train(data)[1].costs) for label, one in recipe.trainings()]
+        together = [(one["label"], one["costs"]) for one in run(name, "--epochs", 30)]
+        assert together == alone, name
+    sizes, options = (20, 1, 5), ("--epochs", 30, "--validation", 0.2)
+    together = run("planar", "--compare-hidden", *sizes, *options)
+    for size, found in zip(sizes, together, strict=True):
+        [alone] = run("planar", "--hidden", size, *options)
+        assert found["label"].startswith(f"{size} hidden unit")
+        assert found | {"label": "", "seconds": 0} == alone | {"seconds": 0}
 
 
 @pytest.mark.slow
@@ -330,13 +348,14 @@ def in_terminal(arguments, until, act=lambda _process: None):
 
 
 @pytest.mark.slow
-def test_a_bar_shows_percentage_costs_and_time_of_each_training_in_a_terminal():
+def test_a_bar_shows_percentage_costs_and_time_in_a_terminal():
     options = ("--validation", 0.1, "--epochs", 200, "--solver", "direct")
+    status, shown = in_terminal(["train", "planar", *options], None)
+    assert status == 0
+    assert re.search(r"planar .* 100% cost \d\.\d{4}, validation .*\(.*%\) 0:00:0\d", shown)
     status, shown = in_terminal(["train", "football", *options], None)
     assert status == 0
-    for label, _ in RECIPES["football"].trainings():
-        bar = rf"{re.escape(label)} .* 100% cost \d\.\d{{4}}, validation .*\(.*%\) 0:00:0\d"
-        assert re.search(bar, shown)
+    assert re.search(r"trainings .* 100% 4 of 4 0:00:0\d", shown)
     status, shown = in_terminal(["train", "digits", "--epochs", 10], None)
     assert status == 0
     assert re.search(r"digits .* 100% cost \d\.\d{4} 0:00", shown)
@@ -806,13 +825,42 @@ def test_ctrl_c_loses_nothing(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "p.png").exists()
 
 
+def press_together(monkeypatch, place, error):
+    """Make one of the trainings of `fit_many` raise an error at epoch 1, on one core."""
+    real = accelnn.fit_many
+
+    def fail(now):
+        if now.epoch == 1:
+            raise error
+
+    def fit_many(nets, *args, **options):
+        callbacks = [[fail] * (i == place) for i in range(len(nets))]
+        return real(nets, *args, callbacks=callbacks, **options)
+
+    monkeypatch.setattr(recipes, "fit_many", fit_many)
+    monkeypatch.setattr(threads, "cores", lambda: 1)
+
+
 def test_ctrl_c_keeps_the_trainings_before_it_and_begins_none_after(monkeypatch, capsys, tmp_path):
-    interrupt(monkeypatch, training=3, epoch=1)
+    press_together(monkeypatch, 2, KeyboardInterrupt())
     assert train.main(["circles", "--epochs", "4", "--json", "r.json"]) == 130
     captured = capsys.readouterr()
-    assert "1/sqrt(n): interrupted after " in captured.out
+    assert captured.err == "Interrupted.\n"
+    assert "1/sqrt(n): interrupted after 2 of 4 epochs" in captured.out
     trainings = json.loads((tmp_path / "r.json").read_text())["trainings"]
+    assert [training["label"] for training in trainings] == ["zeros", "large (x10)", "1/sqrt(n)"]
     assert [training["stopped"] for training in trainings] == [None, None, "interrupted"]
+
+
+def test_an_error_in_a_training_to_compare_keeps_the_others(monkeypatch, capsys, tmp_path):
+    press_together(monkeypatch, 1, MemoryError("no room"))
+    assert train.main(["circles", "--epochs", "4", "--json", "r.json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: 1 of 4 trainings failed")
+    assert captured.err.endswith("training 2: MemoryError: no room\n")
+    trainings = json.loads((tmp_path / "r.json").read_text())["trainings"]
+    assert [training["label"] for training in trainings] == ["zeros", "1/sqrt(n)", "He"]
+    assert "large (x10)" not in captured.out
 
 
 def test_ctrl_c_before_the_first_epoch_leaves_no_files(monkeypatch, capsys, tmp_path):

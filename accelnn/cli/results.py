@@ -36,7 +36,6 @@ class Result:
     recipe: Recipe
     params: Parameters
     history: History
-    seconds: float
 
     @functools.cached_property
     def usable(self) -> bool:
@@ -162,7 +161,7 @@ class Report:
             "train": [_share(history.final_accuracy) for history in histories],
             "validation": [_share(history.final_validation_accuracy) for history in histories],
             "test": [_share(result.test_accuracy(self.data)) for result in self.results],
-            "time": [f"{result.seconds:.2f} s" for result in self.results],
+            "time": [f"{result.history.seconds:.2f} s" for result in self.results],
         }
         watched = any(cells[VALIDATION_COST])
         for name in ("first cost",) if watched else (VALIDATION_COST, "validation"):
@@ -285,7 +284,6 @@ def _as_dict(result: Result, data: Dataset) -> dict[str, Any]:
         "learning_rate": None if result.recipe.method else result.recipe.learning_rate,
         "decay": result.recipe.decay,
         "seed": result.recipe.seed,
-        "seconds": result.seconds,
         "test_accuracy": result.test_accuracy(data),
         **result.history.to_dict(),
     }

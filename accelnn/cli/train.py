@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,9 +21,9 @@ from accelnn.cli.results import Files, Report, Result, check_outputs
 from accelnn.cli.train_options import OF_DESCENT, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
-from accelnn.recipes import RECIPES, Recipe, own_recipe
+from accelnn.recipes import RECIPES, Recipe, own_recipe, train_together
 from accelnn.tours import FIGURES, TOURS
-from accelnn.training import Interrupted
+from accelnn.training import Interrupted, TrainingsFailed, TrainingsInterrupted
 from accelnn.training.minimize import METHODS
 from accelnn.training.progress import following
 
@@ -56,37 +55,59 @@ def _run(options: argparse.Namespace, out: Console) -> int:
     data = _data(options)
     recipe = _recipe(options, data)
     _check(recipe, data, options)
-    results, interrupted = train(recipe, data, options.dtype, options.recipe or recipe.title)
+    results, ended = train(recipe, data, options.dtype, options.recipe or recipe.title)
     report = Report(results, data, options)
     if results:
         report.save()  # first, so that nothing later can lose them
         report.show(out)
-    if interrupted:
+    if isinstance(ended, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
         return 130
+    if ended is not None:
+        show_error(ended)
+        return 1
     return int(bool(report.files.errors))
 
 
-def train(recipe: Recipe, data: Dataset, dtype: str | None, name: str) -> tuple[list[Result], bool]:
-    """Train all that the recipe compares; a single training's progress bar is labelled `name`.
+def train(
+    recipe: Recipe, data: Dataset, dtype: str | None, name: str
+) -> tuple[list[Result], BaseException | None]:
+    """Train all that the recipe compares, at once if they all are gradient descent; the progress
+    bar of a single training is labelled `name`.
 
-    Returns the results, and whether Ctrl-C came: the last result is then of an unfinished training.
+    Returns the results, and what ended the trainings early: Ctrl-C, after which results may be of
+    unfinished trainings, errors in some of several, or None.
     """
+    trainings = list(recipe.trainings())
+    if len(trainings) > 1 and all(one.method is None for _, one in trainings):
+        return _train_together(trainings, data, dtype)
     results: list[Result] = []
-    for label, one in recipe.trainings():
+    for label, one in trainings:
         bar = following(sys.stderr.isatty(), one.epochs, printable(label or name), one.unit)
-        start = time.perf_counter()
         try:
             with bar as shown:
                 trained, history = one.train(data, dtype, callbacks=[shown] if shown else [])
+            results.append(Result(label, one, trained, history))
         except Interrupted as stopped:
-            trained, history = stopped.params, stopped.history
-        except KeyboardInterrupt:
-            return results, True
-        results.append(Result(label, one, trained, history, time.perf_counter() - start))
-        if history.stopped == "interrupted":
-            return results, True
-    return results, False
+            return [*results, Result(label, one, stopped.params, stopped.history)], stopped
+        except KeyboardInterrupt as stopped:
+            return results, stopped
+    return results, None
+
+
+def _train_together(
+    trainings: Sequence[tuple[str, Recipe]], data: Dataset, dtype: str | None
+) -> tuple[list[Result], BaseException | None]:
+    ended: BaseException | None = None
+    recipes = [one for _, one in trainings]
+    try:
+        found: Sequence[Any] = train_together(recipes, data, dtype, verbose=sys.stderr.isatty())
+    except (TrainingsInterrupted, TrainingsFailed) as error:
+        found, ended = error.results, error
+    except KeyboardInterrupt as stopped:
+        return [], stopped
+    pairs = zip(trainings, found, strict=True)
+    return [Result(*training, *result) for training, result in pairs if result], ended
 
 
 def _data(options: argparse.Namespace) -> Dataset:

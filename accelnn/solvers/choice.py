@@ -80,8 +80,10 @@ def trainer_of(solver: str, job: Job) -> type[Trainer]:
     return cpu if job.xp is np else gpu
 
 
-def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
+def pick(solver: str, job: Job, epochs: int, seconds: float = 0.0) -> tuple[str, str]:
     """The name of the solver to use, and why that one.
+
+    seconds : the sum of `estimate` of trainings that run together
 
     Raises ValueError if the solver asked for cannot do the job, or none can.
     """
@@ -90,7 +92,8 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
         if reason is not None:
             raise ValueError(f"solver={solver!r} cannot do this: {reason}")
         return solver, "asked for"
-    preferred = _preferred(job, epochs) if job.xp is np else _preferred_on_gpu(job, epochs)
+    on_cpu = job.xp is np
+    preferred = _preferred(job, epochs, seconds) if on_cpu else _preferred_on_gpu(job, epochs)
     refusals = {}
     for name, reason in preferred:
         refusals[name] = trainer_of(name, job).why_not(job)
@@ -100,7 +103,7 @@ def pick(solver: str, job: Job, epochs: int) -> tuple[str, str]:
     raise ValueError(f"no solver can do this: {reasons}")
 
 
-def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
+def _preferred(job: Job, epochs: int, seconds: float) -> list[tuple[str, str]]:
     """The solvers for a job on the CPU, the best first, each with the reason for it.
 
     At 25 of the 26 sizes of benchmarks/results/amd-epyc-2-cores-growth.json the first one is the
@@ -108,7 +111,7 @@ def _preferred(job: Job, epochs: int) -> list[tuple[str, str]]:
     """
     wide = _is_wide(job, epochs)
     warm = job.params.dtype in _warm
-    if not warm and vectorised_seconds(job, epochs, wide) < LONG:
+    if not warm and max(seconds, vectorised_seconds(job, epochs, wide)) < LONG:
         return [("gram", WIDE)] * wide + [("direct", "too short to load compiled code")]
     compiled = "compiled code is warmed up" if warm else "long enough for compiled code"
     sample_space = [("gram-jitted", WIDE), ("gram", WIDE)] * wide
@@ -136,6 +139,11 @@ def _is_wide(job: Job, epochs: int) -> bool:
     saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
     m, features, units = job.examples, *job.net.layers[:2]
     return Gram.why_not(job) is None and m < features and m < 4 * units * epochs
+
+
+def estimate(job: Job, epochs: int) -> float:
+    """`vectorised_seconds` of a training, in sample space if that pays."""
+    return vectorised_seconds(job, epochs, _is_wide(job, epochs))
 
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:

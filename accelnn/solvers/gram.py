@@ -34,7 +34,7 @@ class InSampleSpace(Trainer):
         job, xp = self.job, self.xp
         X, (W, _) = job.X, job.params[0]
         # BLAS sees that X.T @ X is symmetric, and takes half the operations.
-        self.P0, self.G = xp.matmul(W, X), xp.matmul(X.T, X)
+        self.P0, self.G = xp.matmul(W, X), xp.matmul(X.T, X) if job.gram is None else job.gram()
         if job.validation is not None:
             X_validation = job.validation[0]
             self.P0_validation = xp.matmul(W, X_validation)

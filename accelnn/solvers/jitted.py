@@ -43,42 +43,67 @@ class Jitted(Trainer):
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
-        # An epoch at a time, as for callbacks, must not cost more than its steps.
-        sizes = self.sizes if len(rates) == 1 else np.tile(self.sizes, len(rates))
-        order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
         l2_cost: Any = 0.0
-        if cost is not None and self.space is not None and self.job.net.l2:
+        if cost is not None and self._adds_penalty:
+            assert self.space is not None
             l2_cost = self.space.penalty(self.params[0][0] @ self.space.G)
-        recorded = per_epoch if cost is not None else 0
-        total = self._run(np.repeat(rates, per_epoch), sizes, order, recorded)
+        found = self._advance(rates, 0 if cost is None else len(rates))
         if cost is not None:
-            cost[...] = total / self.job.examples + l2_cost
+            cost[...] = found[0] + l2_cost
 
-    def _run(self, rates: Array, sizes: Array, order: Array, recorded: int) -> float:
-        """Take these steps, in calls short enough to be interrupted; returns the sum of the costs
-        of the first `recorded`, each times its examples."""
+    def advance_through(self, rates: list[float], costs: Array, every: int) -> None:
+        if self._adds_penalty:
+            super().advance_through(rates, costs, every)
+        else:
+            costs[:] = self._advance(rates, every)
+
+    @property
+    def _adds_penalty(self) -> bool:
+        """Whether steps leave L2's part of the cost to their caller."""
+        return self.space is not None and self.job.net.l2 > 0
+
+    def _advance(self, rates: list[float], every: int) -> Array:
+        """Run an epoch for each rate; returns the costs of the first and of each `every` epochs
+        later, or zeros if that is 0."""
+        per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
+        sizes, counted = self.sizes, np.ones(0)
+        order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
+        # An epoch at a time, as for callbacks, must not cost more than its steps.
+        if len(rates) > 1 or every == 0:
+            sizes, epochs = np.tile(sizes, len(rates)), np.zeros(len(rates))
+            epochs[:: every or len(rates)] = every > 0
+            counted = epochs.repeat(per_epoch)
+        costs = self._run(np.repeat(rates, per_epoch), sizes, order, counted)
+        if per_epoch > 1:
+            costs = costs.reshape(-1, per_epoch).sum(axis=1)
+        return costs[:: every or len(rates)] / self.job.examples
+
+    def _run(self, rates: Array, sizes: Array, order: Array, counted: Array) -> Array:
+        """Take these steps, in calls short enough to be interrupted; returns the cost of each times
+        its examples, or 0 if its `counted` is 0 and not 1; if that is empty, all are."""
         layers, largest = self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         dropout = self.job.drops
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
-        most, ends, total = max(1, most), sizes.cumsum(), 0.0
+        most, ends, costs = max(1, most), sizes.cumsum(), np.zeros(len(sizes))
         for start in range(0, len(sizes), most):
             if self.job.interruption.requested:
                 break
-            taken = sizes[start : start + most]
+            call = slice(start, start + most)
+            taken = sizes[call]
             first = ends[start] - taken[0]
             chosen = order[first : first + taken.sum()]
-            counted = min(max(recorded - start, 0), len(taken))
             if dropout:
                 self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
-            plan = self._plan(rates[start : start + most], taken, chosen)
-            total += _train(self.layout, plan, taken, chosen, l2, counted)
+            plan = self._plan(rates[call], taken, chosen)
+            if len(counted):
+                plan[:, 5] *= counted[call]
+            costs[call] = _train(self.layout, plan, taken, chosen, l2)
             self.steps += len(taken)
-        return total
+        return costs
 
     def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
         """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
@@ -123,7 +148,7 @@ class Jitted(Trainer):
 
     def validation(self) -> tuple[Array, Array | None]:
         layout, Z = self._validation_pass
-        _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), NO_ORDER, 0.0, 0)
+        _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), NO_ORDER, 0.0)
         return cost_and_accuracy(self.job.net, self.params, Z, *self.job.validation[1:])
 
     @functools.cached_property
@@ -157,19 +182,21 @@ def load(dtype: Any) -> float:
         job = Job(Network([1, 1]), Parameters(np.zeros(2, dtype), (1, 1)), one, one, SGD())
         plan, sizes, order = np.zeros((1, 6)), np.ones(1, np.int64), NO_ORDER
         smallest = Layout(job, job.params)
-        arguments = smallest.state, smallest.layers, plan, sizes, order, 0.0, 0, 0, 1
+        arguments = smallest.state, smallest.layers, plan, sizes, order, 0.0, plan[0, :1], 0, 1
         seconds = jit.prepare(jit.train(dtype), arguments, dtype)
         _loaded.add(dtype)
         return seconds
 
 
-def _train(layout: Layout, *arguments: Any) -> float:
-    """Take compiled steps; the sum of the costs, which each thread has for its examples."""
+def _train(layout: Layout, plan: Array, sizes: Array, *arguments: Any) -> Array:
+    """Take compiled steps; returns their costs, which each thread has for its examples."""
     from accelnn.kernels import jit
 
     train, parts = jit.train(layout.dtype), layout.threads
+    costs = np.zeros((parts, len(sizes)))
 
-    def part(i: int) -> float:
-        return float(train(layout.state, layout.layers, *arguments, i, parts))
+    def part(i: int) -> None:
+        train(layout.state, layout.layers, plan, sizes, *arguments, costs[i], i, parts)
 
-    return float(sum(threads.run(part, parts)))
+    threads.run(part, parts)
+    return costs[0] if parts == 1 else costs.sum(axis=0)

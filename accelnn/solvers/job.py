@@ -3,7 +3,7 @@
 import functools
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -65,6 +65,7 @@ class Job:
     weights : of the examples (m,), of the parameters' dtype and on their backend, or None
     shuffle, threads, precision : as in `fit`; a precision of None is the parameters' own
     state : of the training that this one continues, or None
+    gram : returns Xᵀ X (m, m), if trainings share it
     resources : closed when the training ends, however it ends
     interruption : Ctrl-C, deferred while steps run
     """
@@ -82,6 +83,7 @@ class Job:
     shuffle: bool | Iterable[Array] = True
     state: "State | None" = None
     threads: int | None = None
+    gram: Callable[[], Array] | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -197,6 +199,13 @@ class Trainer:
         `cost`, 0-d, receives the first epoch's mean over its batches, each before its update.
         """
         raise NotImplementedError
+
+    def advance_through(self, rates: list[float], costs: Array, every: int) -> None:
+        """`advance` through several records: `costs` receives the cost of the first epoch and of
+        each `every` epochs later."""
+        for record, start in enumerate(range(0, len(rates), every)):
+            if not self.job.interruption.requested:
+                self.advance(rates[start : start + every], costs[record, ...])
 
     def validation(self) -> tuple[Array, Array | None]:
         """The validation set's cost without L2, and its accuracy unless the output is linear."""

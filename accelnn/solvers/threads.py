@@ -7,8 +7,9 @@ step they wait for one another in `accelnn.kernels.cpu.tiles.barrier`.
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -88,11 +89,14 @@ def best_count(m: int, parameters: int, units: int, size: int, steps: int, lanes
 
 class _Pool:
     """What the trainings of one process share: its threads, each with a queue of what to do, and
-    locks so that one training at a time uses them, and one loads compiled code."""
+    locks so that one training at a time uses them, and one loads compiled code; and the limit of
+    BLAS's threads, with the number of those who need it."""
 
     def __init__(self) -> None:
         self.running, self.loading = threading.Lock(), threading.Lock()
         self.queues: list[SimpleQueue[tuple[Future[Any], Callable[[int], Any], int]]] = []
+        self.limiting, self.limited = threading.Lock(), 0
+        self.limits: Any = None
 
     def run(self, function: Callable[[int], Any], threads: int) -> list[Any]:
         with self.running:
@@ -133,9 +137,32 @@ if hasattr(os, "register_at_fork"):
 def run(function: Callable[[int], Any], threads: int) -> list[Any]:
     """The results of `function(part)` for each part from 0 to threads - 1, all at the same time.
 
-    The caller runs part 0. A function that waits for the other parts must not raise.
+    The caller runs part 0, without waiting for other trainings if that is all. A function that
+    waits for the other parts must not raise.
     """
+    if threads == 1:
+        return [function(0)]
     return _pool.run(function, threads)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let the BLAS of this process use one thread within the block, because trainings on all cores
+    leave no core for others. The last of several blocks in several threads ends it."""
+    from threadpoolctl import threadpool_limits
+
+    pool = _pool
+    with pool.limiting:
+        if not pool.limited:
+            pool.limits = threadpool_limits(1, user_api="blas")
+        pool.limited += 1
+    try:
+        yield
+    finally:
+        with pool.limiting:
+            pool.limited -= 1
+            if not pool.limited:
+                pool.limits.restore_original_limits()
 
 
 def loading() -> threading.Lock:

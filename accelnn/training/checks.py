@@ -18,17 +18,15 @@ from accelnn.solvers.job import Job, State
 T = TypeVar("T")
 Data = tuple[Array, Array]  # X and Y
 
+VALIDATION = "expected validation as a share in (0, 1) or as (X, Y)"
+
 
 def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool = False) -> Data:
     """X and Y as `converted` gives them; raises ValueError for NaN, infinity, and labels that
     the output cannot have."""
     X, Y = converted(net, params, X, Y, streams)
     for name, array in (("X", X), ("Y", Y), ("params", params.flat)):
-        if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
-            continue  # whole numbers are finite
-        if bad := sum(_of_parts(array, not_finite)):
-            found = f"{bad} NaN or infinite values among {array.size}"
-            raise ValueError(f"{name} has {found}: clean them first")
+        check_finite(name, array)
     if isinstance(Y, HostColumns) and OUTPUTS[net.output].least == 0:  # `converted` checks arrays
         ranges = _of_parts(Y, lambda part: (float(part.min()), float(part.max())))
         net.check_range(min(low for low, _ in ranges), max(high for _, high in ranges))
@@ -36,12 +34,26 @@ def checked(net: Network, params: Parameters, X: Array, Y: Array, streams: bool 
     return X, Y
 
 
-def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
-    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
-    and the parameters on a device."""
+def check_net(net: Network, params: Parameters) -> None:
+    """Raise TypeError or ValueError unless these are a network and parameters of it."""
     if not isinstance(net, Network):
         raise TypeError(f"expected net as accelnn.Network, got {type(net).__name__}")
     net.check_params(params)
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Raise ValueError if values of the array are NaN or infinite."""
+    if isinstance(array, HostColumns) and array.rows.dtype.kind in "bui":
+        return  # whole numbers are finite
+    if bad := sum(_of_parts(array, not_finite)):
+        found = f"{bad} NaN or infinite values among {array.size}"
+        raise ValueError(f"{name} has {found}: clean them first")
+
+
+def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
+    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
+    and the parameters on a device."""
+    check_net(net, params)
     X, Y = as_array(X, "X"), as_array(Y, "Y")
     if array_module(params.flat) is np or not isinstance(X, np.ndarray | HostColumns):
         return net.check(params, X, Y)
@@ -56,23 +68,31 @@ def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: boo
     return HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
 
 
-def set_apart(job: Job, validation: Any) -> None:
-    """Give the job its validation set: a share of its X and Y, or the user's own."""
-    expected = "expected validation as a share in (0, 1) or as (X, Y), got "
-    if isinstance(validation, int | float):
-        if not 0 < validation < 1:
-            raise ValueError(f"{expected}{validation!r}")
-        if job.examples < 2:
-            raise ValueError("a validation split needs at least 2 examples, got 1")
-        data = job.X, job.Y, job.weights
-        (job.X, job.Y, job.weights), job.validation = batches.split(data, validation, job.seed)
-        return
+def share_of(validation: Any) -> float | None:
+    """The share of the examples that `validation` asks for, or None if it asks for no share."""
+    if not isinstance(validation, int | float):
+        return None
+    if not 0 < validation < 1:
+        raise ValueError(f"{VALIDATION}, got {validation!r}")
+    return validation
+
+
+def set_apart(job: Job, share: float) -> None:
+    """Move this share of the examples into the job's validation set."""
+    if job.examples < 2:
+        raise ValueError("a validation split needs at least 2 examples, got 1")
+    data = job.X, job.Y, job.weights
+    (job.X, job.Y, job.weights), job.validation = batches.split(data, share, job.seed)
+
+
+def validation_set(job: Job, validation: Any) -> tuple[Array, ...]:
+    """The caller's own validation set, and no weights, as the job takes it."""
     try:
         X, Y = validation
     except (TypeError, ValueError):
-        raise ValueError(f"{expected}{type(validation).__name__}") from None
+        raise ValueError(f"{VALIDATION}, got {type(validation).__name__}") from None
     try:
-        job.validation = *checked(job.net, job.params, X, Y, job.batch_size is not None), None
+        return *checked(job.net, job.params, X, Y, job.batch_size is not None), None
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
 

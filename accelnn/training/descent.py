@@ -1,5 +1,6 @@
 """Gradient descent from record to record: the training itself, once `fit` has checked its input."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -63,6 +64,9 @@ class Descent:
 
     def _epochs(self) -> str | None:
         """All epochs, or why they ended before the last."""
+        if not self.callbacks and self.job.validation is None:
+            self._advance_all()
+            return None
         for record, start in enumerate(self.starts):
             if self.job.validation is not None:
                 self._validate(record)
@@ -77,14 +81,32 @@ class Descent:
                 self._advance(start + 1, stop)
         return None
 
+    def _advance_all(self) -> None:
+        """All epochs, as many records at a time as the solver is given."""
+        every, last = self.record_every, self.starts.stop
+        together = max(1, self.at_once // every)
+        for record in range(0, len(self.starts), together):
+            start, costs = self.starts[record], self.costs[record : record + together]
+            stop = min(start + together * every, last)
+            if stop - start > self.at_once:
+                self._advance(start, stop, costs[0, ...])
+            else:
+                alphas = rates(self.learning_rate, range(start, stop))
+                self.trainer.advance_through(alphas, costs, every)
+                self.job.interruption.check()
+
     def _advance(self, start: int, stop: int, cost: Array | None = None) -> None:
-        at_once = EPOCHS_AT_ONCE
-        if self.job.batch_size is not None:
-            at_once = max(1, min(at_once, EXAMPLES_AT_ONCE // self.job.examples))
-        for first in range(start, stop, at_once):
-            self.alphas = rates(self.learning_rate, range(first, min(first + at_once, stop)))
+        for first in range(start, stop, self.at_once):
+            self.alphas = rates(self.learning_rate, range(first, min(first + self.at_once, stop)))
             self.trainer.advance(self.alphas, cost if first == start else None)
             self.job.interruption.check()
+
+    @functools.cached_property
+    def at_once(self) -> int:
+        """The epochs that the solver is given at a time."""
+        if self.job.batch_size is None:
+            return EPOCHS_AT_ONCE
+        return max(1, min(EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE // self.job.examples))
 
     def _validate(self, record: int) -> None:
         self.validation_costs[record], accuracy = self.trainer.validation()

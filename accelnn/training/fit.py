@@ -2,14 +2,16 @@
 
 import functools
 import math
+import time
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from accelnn import batches, streaming
-from accelnn.backend import Array, array_module, at_work
+from accelnn.backend import Array, at_work
 from accelnn.network import Network, Parameters, checked_weights, penalty
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
@@ -97,8 +99,106 @@ def fit(
     device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
     history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
-    given, streams = (X, Y, weights), batch_size is not None
-    X, Y = checks.checked(net, params, X, Y, streams)
+    arguments = dict(locals())
+    del arguments["verbose"]
+    data = checks.checked(net, params, X, Y, batch_size is not None)
+    training = prepared(**arguments, data=data)
+    with following(verbose, training.descent.epochs) as shown:
+        trained, history = training.run(shown)
+    if message := divergence(trained, history, training.descent.learning_rate):
+        warnings.warn(message, RuntimeWarning, stacklevel=3)  # the caller of fit, decorated
+    return trained, history
+
+
+@dataclass
+class Training:
+    """A training whose arguments are checked, as `prepared` returns it.
+
+    descent : its job and its course
+    solver, precision : as in `fit`
+    share : of the examples, to be drawn for validation, or None
+    given : X, Y and weights, for the final cost
+    fold : the examples that it sees, or None for all
+    """
+
+    descent: Descent
+    solver: str
+    precision: str
+    share: float | None
+    given: Any
+    fold: batches.Fold | None
+
+    @property
+    def seconds(self) -> float:
+        """About how long it would take with vectorised arrays on all examples."""
+        return choice.estimate(self.descent.job, self.descent.epochs)
+
+    def run(
+        self, shown: Callback | None = None, seconds: float = 0.0
+    ) -> tuple[Parameters, History]:
+        """Train, once; returns as `fit` does, and raises Interrupted.
+
+        shown : one more callback
+        seconds : the sum of `seconds` of trainings that run together
+        """
+        start, descent, job = time.perf_counter(), self.descent, self.descent.job
+        if self.fold is not None:
+            job.X, chosen = self.fold.columns, self.fold.examples
+            job.Y, job.weights = batches.part((job.Y, job.weights), chosen)
+            checked_weights(job.weights, job.X, job.params)  # which may now be all 0
+        if self.share is not None:
+            checks.set_apart(job, self.share)
+        if shown is not None:
+            descent.callbacks.append(shown)
+        with (
+            np.errstate(over="ignore", invalid="ignore"),  # `divergence` finds it
+            precisions.of_products(job.xp, self.precision),
+            job.resources,
+        ):
+            solver, reason = choice.pick(self.solver, job, descent.epochs, seconds)
+            history = History.of(job.params, solver, reason, self.precision)
+            history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
+            trained = descent.run(history)
+        history.seconds = time.perf_counter() - start
+        split = None if self.share is None else (self.share, job.seed)
+        history._evaluate = functools.partial(
+            evaluate,
+            *(job.net, trained.copy(), self.given),
+            streams=job.batch_size is not None,
+            examples=None if self.fold is None else self.fold.examples,
+            split=split,
+        )
+        if history.stopped == INTERRUPTED:
+            raise Interrupted(trained, history)
+        return trained, history
+
+
+def prepared(
+    net: Network,
+    params: Parameters,
+    X: Array,
+    Y: Array,
+    *,
+    epochs: int,
+    learning_rate: float | Schedule | None,
+    optimizer: str | Optimizer,
+    batch_size: int | None,
+    solver: str,
+    precision: str | None,
+    record_every: int | None,
+    seed: int,
+    validation: float | tuple[Array, Array] | None,
+    patience: int | None,
+    weights: Array,
+    shuffle: bool | Iterable[Array],
+    state: State | None,
+    threads: int | None,
+    callbacks: Sequence[Callback],
+    data: checks.Data,
+    fold: batches.Fold | None = None,
+) -> Training:
+    """The Training of the arguments of `fit`, checked; `data` are X and Y as `checks.checked`
+    returns them, and `fold` the examples to train on, if not all."""
     precision = precisions.checked(precision, params)
     optimizer = optimizer_of(optimizer)
     learning_rate = optimizer.default_rate if learning_rate is None else learning_rate
@@ -122,49 +222,41 @@ def fit(
     job = Job(
         net,
         params.copy(),
-        X,
-        Y,
+        *data,
         optimizer,
         batch_size,
         seed,
         precision=precision,
-        weights=checked_weights(weights, X, params)[0],
+        weights=checked_weights(weights, data[0], params)[0],
         shuffle=shuffle,
         state=checks.fitting_state(state, params, optimizer),
         threads=threads,
     )
-    if validation is not None:
-        checks.set_apart(job, validation)
-
-    with (
-        np.errstate(over="ignore", invalid="ignore"),  # divergence is reported once, below
-        precisions.of_products(array_module(params.flat), precision),
-        job.resources,
-        following(verbose, epochs) as shown,
-    ):
-        asked = [callback for callback in (*callbacks, shown) if callback]
-        descent = Descent(job, epochs, learning_rate, record_every, patience, asked)
-        solver, reason = choice.pick(solver, job, epochs)
-        history = History.of(params, solver, reason, precision)
-        history.optimizer, history.batch_size = optimizer.name, batch_size
-        trained = descent.run(history)
-        split = (validation, seed) if isinstance(validation, float) else None
-        history._evaluate = functools.partial(evaluate, net, trained.copy(), given, streams, split)
-        if history.stopped == INTERRUPTED:
-            raise Interrupted(trained, history)
-    _warn_of_divergence(history, trained, learning_rate)
-    return trained, history
+    share = checks.share_of(validation)
+    if validation is not None and share is None:
+        job.validation = checks.validation_set(job, validation)
+    descent = Descent(job, epochs, learning_rate, record_every, patience, list(callbacks))
+    return Training(descent, solver, precision, share, (X, Y, weights), fold)
 
 
 @at_work("computing the final cost")
 def evaluate(
-    net: Network, params: Parameters, given: Any, streams: bool = False, split: Any = None
+    net: Network,
+    params: Parameters,
+    given: Any,
+    *,
+    streams: bool = False,
+    examples: Array | None = None,
+    split: Any = None,
 ) -> tuple[float, float | None]:
-    """The final cost and accuracy of a History, from X, Y and weights as the caller gave them,
-    without the share that was drawn for validation with a seed, if `split` gives both."""
+    """The final cost and accuracy of a History, from X, Y and weights as the caller gave them: of
+    these `examples`, by default all, without the share that was drawn for validation with a seed,
+    if `split` gives both."""
     X, Y, weights = given
     X, Y = checks.converted(net, params, X, Y, streams)
     data = X, Y, checked_weights(weights, X, params)[0]
+    if examples is not None:
+        data = batches.part(data, examples)
     if split is not None:
         data, _ = batches.split(data, *split)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -174,7 +266,8 @@ def evaluate(
     return cost, None if accuracy is None else float(accuracy)
 
 
-def _warn_of_divergence(history: History, params: Parameters, rate: float | Schedule) -> None:
+def divergence(params: Parameters, history: History, rate: float | Schedule) -> str | None:
+    """That a training diverged, and what to do, or None."""
     costs = history.costs
     bad = next((i for i, cost in enumerate(costs) if not math.isfinite(cost)), None)
     if bad is not None:
@@ -184,8 +277,6 @@ def _warn_of_divergence(history: History, params: Parameters, rate: float | Sche
     elif costs and costs[-1] > ROSE * costs[0] > 0:
         found = f"rose from {costs[0]:.3g} to {costs[-1]:.3g}"
     else:
-        return
+        return None
     given = "" if callable(rate) else f" ({rate:g})"
-    hint = f"lower the learning rate{given}, or scale X"
-    message = f"the cost {found}: the training diverged; {hint}"
-    warnings.warn(message, RuntimeWarning, stacklevel=4)  # the caller of fit, which is decorated
+    return f"the cost {found}: the training diverged; lower the learning rate{given}, or scale X"

@@ -27,6 +27,7 @@ class History:
         without a validation set, accuracies also for linear outputs
     final_validation_cost, final_validation_accuracy : of the parameters returned, or None
     stopped : why the training ended before its last epoch, or None
+    seconds : how long the training took, with compiling
     compile_seconds : time to compile; the next training of this kind needs none
     state : what `fit(state=...)` needs to go on from the parameters returned, if they are the last;
         None if patience found better ones before
@@ -49,6 +50,7 @@ class History:
     final_validation_cost: float | None = None
     final_validation_accuracy: float | None = None
     stopped: str | None = None
+    seconds: float = 0.0
     compile_seconds: float = 0.0
     state: State | None = None
     iterations: int | None = None

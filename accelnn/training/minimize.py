@@ -4,6 +4,7 @@ host with one float64 vector; costs and gradients are computed where the arrays 
 
 import functools
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,7 @@ def minimize(
     # SciPy's optimisers take longer to import than all of accelnn.
     from scipy.optimize import minimize as search
 
+    start = time.perf_counter()
     params, n = params.copy(), params.flat.size
     work = Workspace(net, params, X.shape[1])
     work.weights, work.total = checked_weights(weights, X, params)
@@ -128,6 +130,7 @@ def minimize(
         params.flat[...] = backend_of(params.flat).to_device(best, params.dtype)
         reason = f"{method}, {len(costs)} evaluations: {ended}"
         history = History.of(params, "minimize", reason, str(params.dtype))
+        history.seconds = time.perf_counter() - start
         history.costs, history.epochs_run = costs[::record_every], len(costs)
         history.epochs = list(range(0, len(costs), record_every))
         history.iterations = iterations

@@ -1,7 +1,9 @@
 """The progress bar and the printed lines of `verbose`."""
 
+import functools
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +25,45 @@ def following(
     if verbose == "lines":
         yield lambda now: print(f"cost after {unit} {now.epoch}: {now.scores()}", flush=True)
         return
-    if verbose is not True:
-        raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
+    check(verbose)
+    # The clock starts with the first record, so that compiling does not enter the estimate.
+    with _bar(label or "training", epochs, "preparing") as update:
+        latest, distance = 0, 1  # of the records
+
+        def show(now: Checkpoint) -> None:
+            nonlocal latest, distance
+            latest, distance = now.epoch, max(now.epoch - latest, 1)
+            update(completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
+
+        yield show
+        if latest + distance >= epochs:  # the last record: the training did not stop early
+            update(completed=epochs)
+
+
+@contextmanager
+def counting(verbose: Any, trainings: int) -> Iterator[Callable[[str], None]]:
+    """A function to call with a line on each training that has ended, of so many; shows progress as
+    `following` does."""
+    if not verbose:
+        yield lambda _: None
+    elif verbose == "lines":
+        yield functools.partial(print, flush=True)
+    else:
+        check(verbose)
+        with _bar("trainings", trainings, f"0 of {trainings}") as update:
+            update(completed=0)  # starts the clock
+            ended = itertools.count(1)
+
+            def show(_: str) -> None:
+                number = next(ended)
+                update(completed=number, scores=f"{number} of {trainings}")
+
+            yield show
+
+
+@contextmanager
+def _bar(label: str, total: int, scores: str) -> Iterator[Callable[..., None]]:
+    """A progress bar; the function changes its fields `completed` and `scores`."""
     from rich import progress
     from rich.console import Console
 
@@ -32,20 +71,19 @@ def following(
     columns = (name, progress.BarColumn(), progress.TaskProgressColumn(), "{task.fields[scores]}")
     remaining = progress.TimeRemainingColumn(elapsed_when_finished=True)
     bar = progress.Progress(*columns, remaining, console=Console(stderr=True))
-    # The clock starts with the first record, so that compiling does not enter the estimate.
-    task = bar.add_task(label or "training", total=epochs, scores="preparing", start=False)
+    task = bar.add_task(label, total=total, scores=scores, start=False)
+
+    def update(**changes: Any) -> None:
+        bar.start_task(task)
+        bar.update(task, **changes)
+
     with _in_notebook(bar) if bar.console.is_jupyter else bar:
-        latest, distance = 0, 1  # of the records
+        yield update
 
-        def show(now: Checkpoint) -> None:
-            nonlocal latest, distance
-            latest, distance = now.epoch, max(now.epoch - latest, 1)
-            bar.start_task(task)
-            bar.update(task, completed=now.epoch + 1, scores=f"cost {now.scores(4)}")
 
-        yield show
-        if latest + distance >= epochs:  # the last record: the training did not stop early
-            bar.update(task, completed=epochs)
+def check(verbose: Any) -> None:
+    if verbose is not True:
+        raise ValueError(f"expected verbose as False, True or 'lines', got {verbose!r}")
 
 
 @contextmanager

@@ -366,30 +366,29 @@ def train(
     sizes: Vector,
     order: Vector,
     l2: float,
-    recorded: int,
+    costs: Vector,
     part: int,
     parts: int,
-) -> float:
-    """This thread's part of a step for each row of `plan`; returns its part of the sum of the costs
-    of the first `recorded` steps, each times its examples.
+) -> None:
+    """This thread's part of a step for each row of `plan`.
 
     state, layers : arrays of `state_type`, (1,), and of LAYER
-    plan : (steps, 6) float64
+    plan : (steps, 6) float64; a step whose factor of the loss is 0 computes no loss
     sizes : (steps,) examples of each step's batch
     order : indices of the examples, batch after batch; empty if all batches are whole
     l2 : λ, to add to the cost; 0 in sample space, where the caller adds it
+    costs : (steps,) float64, receives this thread's part of each step's cost times its examples
     """
-    s, cost, start, drawn = state[0], 0.0, 0, 0
+    s, start, drawn = state[0], 0, 0
     db = view(s.zero, s.db.address + part * s.db.copy, (s.units,))
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
-        now = Now(m, chosen, drawn, plan[i], i < recorded)
+        now = Now(m, chosen, drawn, plan[i], plan[i, LOSS] != 0)
         for unit in range(s.units):
             db[unit] = s.zero
         loss = l2 / 2 * squares(s, layers) if now.recorded and l2 > 0 and part == 0 else 0.0
         loss += step(s, layers, now, part, parts)
-        cost += now.plan[LOSS] * loss
+        costs[i] = now.plan[LOSS] * loss
         start += m
         drawn += s.units * m
-    return cost

@@ -43,6 +43,18 @@ def forked() -> list:
         return pool.map(train, SOLVERS * 2)
 
 
+def train_many(solver: str) -> list:
+    given = {"epochs": 3, "learning_rate": 0.1, "batch_size": 128, "solver": solver}
+    both = accelnn.fit_many([net, net], net.init(), X, Y, **given)
+    return [params.flat for params, _ in both]
+
+
+def many_forked() -> list:
+    before = train_many("jitted")
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return sum(pool.map(train_many, SOLVERS), before)
+
+
 def spawned() -> list:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         return pool.map(train, SOLVERS)
