@@ -10,7 +10,7 @@ from accelnn.network import Network, Parameters
 # the operator of each activation; identity has none
 OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "leaky_relu": "LeakyRelu"}
 OPERATORS |= {"softmax": "Softmax", "poisson": "Exp"}
-ATTRIBUTES: dict[str, dict[str, float]] = {"LeakyRelu": {"alpha": 0.01}, "Softmax": {"axis": 1}}
+ATTRIBUTES: dict[str, dict[str, Any]] = {"LeakyRelu": {"alpha": 0.01}, "Softmax": {"axis": 1}}
 OPSET = 17
 
 

@@ -287,9 +287,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         self.loss_curve_: list[float] = []
         self.validation_loss_curve_: list[float] = []
         self._no_improvement_count = 0
-        self.best_loss_: float | None = None
-        self.validation_scores_: list[float] | None = None
-        self.best_validation_score_: float | None = None
+        self.best_loss_: Any = None
+        self.validation_scores_: Any = None
+        self.best_validation_score_: Any = None
 
     def _descend(
         self,
@@ -367,7 +367,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
                 warnings.warn(f"{found} It is going to be clipped.", stacklevel=6)
         return None if size >= m else int(size)
 
-    def _split(self, X: Array, Y: Array, weights: Array | None, random: Any) -> tuple[Any, Any]:
+    def _split(self, X: Array, Y: Array, weights: Array | None, random: Any) -> tuple[Any, ...]:
         """The examples to train on and those held out: X, Y and weights of each. The split is
         scikit-learn's: stratified for two classes."""
         stratify = Y.astype(bool) if is_classifier(self) and self.n_outputs_ == 1 else None
@@ -551,7 +551,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         mlp = cls(**text["params"])
         sizes = mlp.hidden_layer_sizes
         mlp.hidden_layer_sizes = tuple(sizes) if isinstance(sizes, list) else sizes
-        vars(mlp).update(text["attributes"])
+        for name, value in text["attributes"].items():
+            setattr(mlp, name, value)
         if "feature_names_in_" in text["attributes"]:
             mlp.feature_names_in_ = np.array(mlp.feature_names_in_, object)
         if "classes" in text:

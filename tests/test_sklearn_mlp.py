@@ -13,7 +13,7 @@ OURS = "from accelnn.sklearn import MLPClassifier, MLPRegressor"
 EXCLUDED = {"test_gradient": "it calls the private _loss_grad_lbfgs"}
 
 
-def tests_of_scikit_learn():
+def collected():
     spec = importlib.util.find_spec("sklearn.neural_network.tests.test_mlp")
     source = Path(spec.origin).read_text()
     assert source.count(THEIRS) == 1
@@ -25,7 +25,7 @@ def tests_of_scikit_learn():
     return {name: test for name, test in tests.items() if name not in EXCLUDED}
 
 
-globals().update(tests_of_scikit_learn())
+globals().update(collected())
 
 
 @pytest.fixture
