@@ -15,8 +15,10 @@ from accelnn.training import History, fit, fit_many, minimize
 from accelnn.training.history import Callback
 
 # fields that `fit` takes as they are
-_FIT = "epochs", "optimizer", "batch_size", "solver", "precision", "seed", "validation", "patience"
-_FIT += ("threads",)
+_FIT = (
+    *("epochs", "optimizer", "batch_size", "solver", "precision", "seed", "validation"),
+    *("patience", "threads"),
+)
 
 
 @dataclass(frozen=True)

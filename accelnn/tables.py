@@ -39,6 +39,7 @@ try:
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ModuleNotFoundError as error:
     remedy = install_command("tables")
@@ -204,14 +205,15 @@ def examine(frame: "pd.DataFrame", target: str, task: str | None = None) -> Tabl
     task : "classification" | "regression"; by default texts, truth values and at most 20 different
         integers, three rows for each or more, are classes, other numbers are values
 
-    Columns of texts that are all ISO dates (2024-05-31) become days. Columns that cannot carry
-    anything are left out, with a note: empty, constant, counting the rows, or with a different text
-    in nearly every row. Raises ValueError if the target is missing or does not suit the task,
-    nothing is left to learn from, or a column needs to be written in another way.
+    Columns of ISO dates (2024-05-31) become days since 1970. Columns that cannot carry anything are
+    left out, with a note: empty, constant, counting the rows, or with a different text in nearly
+    every row; and so are rows without a target. Raises ValueError if the target is missing or does
+    not suit the task, nothing is left to learn from, or a column is to be written in another way.
     """
     if target not in frame.columns:
         columns = ", ".join(map(repr, frame.columns))[:500]
         raise ValueError(f"expected the target {target!r} among the columns, got {columns}")
+    frame = frame.reset_index(drop=True)
     known = frame[target].notna()
     notes = []
     if not known.any():
@@ -223,6 +225,8 @@ def examine(frame: "pd.DataFrame", target: str, task: str | None = None) -> Tabl
     kinds, useless = {}, {}
     for name in frame.columns.drop(target):
         kind, reason = _kind(frame[name])
+        if kind == "text" and (cell := _no_number(frame[name].dropna())):
+            notes.append(f"column {name!r} is of texts: most are numbers, but not {cell[:50]!r}")
         if reason:
             useless[name] = reason
         else:
@@ -287,19 +291,21 @@ def _kind(cells: "pd.Series") -> tuple[str, str]:
     texts = known.astype(str) if kind == "text" else known
     if whole and texts.nunique() == 1:
         return kind, f"is always {str(known.iloc[0])[:50]}"
-    if (
-        kind == "number"
-        and whole
-        and len(cells) >= 10
-        and cells.iloc[0] in (0, 1)
-        and (np.diff(cells.to_numpy(float)) == 1).all()
-    ):
-        return kind, "counts the rows"
+    if kind == "number" and whole and len(cells) >= 10:
+        shift = np.unique(cells.to_numpy(float) - cells.index)
+        if len(shift) == 1 and shift[0] in (0, 1):
+            return kind, "counts the rows"
     if kind == "text" and len(known) >= 10:
         once = int((texts.value_counts() == 1).sum())
         if once > 0.9 * len(known):
             return kind, "has a different text in nearly every row"
     return kind, ""
+
+
+def _no_number(known: "pd.Series") -> str:
+    """The first text that is no number in a column where most are; else ""."""
+    wrong = pd.to_numeric(known.astype(str), errors="coerce").isna()
+    return str(known[wrong].iloc[0]) if 0 < wrong.mean() < 0.5 else ""
 
 
 def _kind_of_objects(known: "pd.Series") -> str:
@@ -336,11 +342,10 @@ def _date(cells: "pd.Series") -> "pd.Series":
     """Days since 1970."""
     if pd.api.types.is_timedelta64_dtype(cells):
         return cells / pd.Timedelta(days=1)
-    try:
-        times = pd.to_datetime(cells, utc=True, format="ISO8601")
-    except (ValueError, TypeError):
-        wrong = cells[pd.to_datetime(cells, utc=True, errors="coerce").isna() & cells.notna()]
-        raise _unexpected(cells, "dates such as 2024-05-31", wrong.iloc[0]) from None
+    times = pd.to_datetime(cells, utc=True, format="ISO8601", errors="coerce")
+    wrong = cells[times.isna() & cells.notna()]
+    if len(wrong):
+        raise _unexpected(cells, "dates such as 2024-05-31", wrong.iloc[0])
     return (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
 
 
@@ -436,7 +441,7 @@ class _Net(BaseEstimator):
         self,
         recipe: Callable[[Dataset], Recipe] | None = None,
         validation: float = 0.15,
-        dtype: DType = None,
+        dtype: str | None = None,
         seed: int = 0,
     ) -> None:
         self.recipe, self.validation, self.dtype, self.seed = recipe, validation, dtype, seed
@@ -484,9 +489,10 @@ class NetClassifier(ClassifierMixin, _Net):
 
     def fit(self, X: Array, y: Array) -> Self:
         X, y = validate_data(self, X, y)
+        check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"expected two classes or more, got only {self.classes_[0]}")
+            raise ValueError(f"expected more than one class, got only {self.classes_[0]}")
         self._train(X, labels, labels, tuple(map(str, self.classes_)))
         return self
 
@@ -496,7 +502,8 @@ class NetClassifier(ClassifierMixin, _Net):
 
     def predict(self, X: Array) -> Array:
         """The class of each row, (m,)."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
 
 
 class NetRegressor(RegressorMixin, _Net):

@@ -123,10 +123,9 @@ def _data(options: argparse.Namespace) -> Dataset:
     if options.recipe:
         folder = {"folder": options.data} if options.data else {}
         return RECIPES[options.recipe].data(dtype=options.dtype, **folder)
-    load, file = datasets.load_images, options.images
-    if options.hdf5:
-        load, file = datasets.load_hdf5, options.hdf5
-    return load(file, dtype=options.dtype, **_shares(options))
+    load = datasets.load_images if options.images else datasets.load_hdf5
+    file, dtype = options.images or options.hdf5, options.dtype
+    return load(file, dtype=dtype, **_shares(options))
 
 
 def _shares(options: argparse.Namespace) -> dict[str, Any]:

@@ -136,6 +136,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         if second in WRITTEN and overlap(path, other):
             place = "in the folder" if other.is_dir() else "the same file as"
             parser.error(f"--{second} {path} is {place} --{first} {other}: name another file")
+    if options.target and options.save and Path(options.save).suffix != ".skops":
+        name = Path(options.save).with_suffix(".skops").name
+        parser.error(f"--save {options.save}: a table's model is a .skops file, such as {name}")
 
 
 def _check_table(
@@ -153,9 +156,6 @@ def _check_table(
     for name in ("save", "plot", "test"):
         if options.folds and name in given:
             parser.error(f"--{name} does nothing with --folds, which keeps no net and no test set")
-    if options.save and Path(options.save).suffix != ".skops":
-        name = Path(options.save).with_suffix(".skops").name
-        parser.error(f"--save {options.save}: a table's model is a .skops file, such as {name}")
 
 
 def _columns(file: str) -> str:
