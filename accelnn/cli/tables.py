@@ -24,13 +24,16 @@ from accelnn.files import write_whole
 from accelnn.recipes import Recipe
 from accelnn.solvers.threads import cores
 
-# The scores of cross-validation, with their name in scikit-learn and their sign there
-SCORES = {
-    "classification": {"accuracy": ("accuracy", 1), "F1, macro average": ("f1_macro", 1)},
+# The scores of cross-validation by task: functions of scikit-learn's metrics, with their options
+SCORES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "classification": {
+        "accuracy": ("accuracy_score", {}),
+        "F1, macro average": ("f1_score", {"average": "macro", "zero_division": 0}),
+    },
     "regression": {
-        "R²": ("r2", 1),
-        "mean absolute error": ("neg_mean_absolute_error", -1),
-        "root mean squared error": ("neg_root_mean_squared_error", -1),
+        "R²": ("r2_score", {}),
+        "mean absolute error": ("mean_absolute_error", {}),
+        "root mean squared error": ("root_mean_squared_error", {}),
     },
 }
 
@@ -77,10 +80,8 @@ class TableReport(Report):
             return super()._scores(result, to)
         assert self.own
         part, X, Y = self.scored
-        values = (
-            backend.to_host(A)[0] * self.own.estimator.target_scale_ for A in (result.predict(X), Y)
-        )
-        predicted, true = values
+        scale = self.own.estimator.target_scale_
+        predicted, true = (backend.to_host(A)[0] * scale for A in (result.predict(X), Y))
         errors = predicted - true
         table = empty_table(("score", ""), to, f"{result.label} on the {part} set".strip())
         table.add_row("mean absolute error", f"{abs(errors).mean():.4g}")
@@ -112,16 +113,11 @@ def cross_validate(
             files.write("results", Path(options.json), partial(write_whole, text))
     out.print(_folds_table(found, own.table.task, out))
     for label, recipe in recipes.items():
-        text = (
-            f"{recipe.optimizer} at {recipe.learning_rate:g}"
-            if not recipe.method
-            else recipe.method
-        )
-        out.print(f"{label}: " * bool(label) + f"{text}, net {list(recipe.net.layers)}")
+        steps = recipe.method or f"{recipe.optimizer} at {recipe.learning_rate:g}"
+        out.print(f"{label}: " * bool(label) + f"{steps}, net {list(recipe.net.layers)}")
     place = backend.current()
-    out.print(
-        f"backend {place.name} on {place.device_name()}, {options.folds} folds, {seconds:.2f} s"
-    )
+    ran = f"backend {place.name} on {place.device_name()}"
+    out.print(f"{ran}, {options.folds} folds, {seconds:.2f} s")
     files.show(out)
     return int(bool(files.errors))
 
@@ -136,35 +132,38 @@ def _scores_of_folds(
 ) -> dict[str, Array]:
     """The scores (folds,) by name."""
     from joblib import parallel_config
-    from sklearn import model_selection
+    from sklearn import metrics, model_selection
 
     table, seed = own.table, options.seed or 0
     settings = {"seed": seed, "dtype": options.dtype, "recipe": recipe}
     settings["validation"] = own.shares.get("validation", 0.15)
     kind = tables.NetClassifier if table.classes else tables.NetRegressor
     splits = model_selection.StratifiedKFold if table.classes else model_selection.KFold
-    scores = SCORES[table.task]
+    scores = {
+        name: metrics.make_scorer(getattr(metrics, function), **how)
+        for name, (function, how) in SCORES[table.task].items()
+    }
     with parallel_config("threading", n_jobs=cores() if backend.current().name == "numpy" else 1):
         found = model_selection.cross_validate(
             tables.pipeline(table, kind(**settings)),
             table.X,
             table.y,
             cv=splits(options.folds, shuffle=True, random_state=seed),
-            scoring={name: scorer for name, (scorer, _) in scores.items()},
+            scoring=scores,
             error_score="raise",
         )
-    return {name: sign * found[f"test_{name}"] for name, (_, sign) in scores.items()}
+    return {name: found[f"test_{name}"] for name in scores}
 
 
 def _folds_table(found: Mapping[str, Mapping[str, Array]], task: str, to: Console) -> Table:
     """A row for each score; of trainings that are compared, the first score alone."""
     first = next(iter(SCORES[task]))
-    rows = [(name, values) for name, values in found.get("", {}).items()]
-    rows = rows or [(label, scores[first]) for label, scores in found.items()]
-    table = empty_table(("score" if "" in found else "training", "mean", "±", "folds"), to, first)
-    if "" in found:
-        table.title = None
-    for name, values in rows:
+    rows, heading, title = found.get(""), "score", None
+    if rows is None:
+        rows = {label: scores[first] for label, scores in found.items()}
+        heading, title = "training", first
+    table = empty_table((heading, "mean", "±", "folds"), to, title)
+    for name, values in rows.items():
         numbers = [values.mean(), values.std(), *values]
         shown = (f"{n:.1%}" if task == "classification" else f"{n:.4g}" for n in numbers)
         mean, deviation, *each = shown
