@@ -333,6 +333,20 @@ def test_the_net_learns_what_it_is_known_to_learn():
     assert found.mean() > 0.4  # linear regression: 0.48
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scikit_learns_parameters_come_with_accelnns_mlp(tmp_path):
+    from accelnn.sklearn import MLPClassifier, MLPRegressor
+
+    for target, kind in (("survived", MLPClassifier), ("age", MLPRegressor)):
+        table = tables.examine(passengers(), target)
+        net = kind(max_iter=5, dropout=0.2, callbacks=[lambda _: False], random_state=0)
+        model = tables.pipeline(table, net).fit(table.X, table.y)
+        tables.save(model, tmp_path / "m.skops")
+        again = tables.load(tmp_path / "m.skops")
+        found = tables.append(again, passengers())
+        pd.testing.assert_frame_equal(found, tables.append(model, passengers()))
+
+
 @pytest.mark.parametrize("target", ["survived", "age"])
 def test_a_saved_model_predicts_what_it_did_and_holds_no_pickle(tmp_path, target):
     table = tables.examine(passengers(), target)

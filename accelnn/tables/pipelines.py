@@ -117,21 +117,31 @@ TRUSTED = {
 
 def save(model: Pipeline, path: str | os.PathLike[str]) -> None:
     """Write a fitted pipeline to a file that `load` reads, by skops, without pickle; whole or not
-    at all. Its training's history and its `recipe` are not kept.
+    at all. What only training needs is not kept: history, optimizer, `recipe` and callbacks.
 
     Raises ValueError if the model has types that `load` would refuse, OSError if the file cannot
     be written.
     """
     check_writable(Path(path))
-    net = model[-1]
-    if isinstance(net, Net):
-        if not np.isfinite(net.weights_).all():
-            raise ValueError("weights are NaN or infinite: train again with a lower learning rate")
-        net = copy.copy(net).set_params(recipe=None)
-        vars(net).pop("history_", None)
-    contents = skops.io.dumps(Pipeline([*model.steps[:-1], (model.steps[-1][0], net)]))
+    name, net = model.steps[-1]
+    if isinstance(net, Net) and not np.isfinite(net.weights_).all():
+        raise ValueError("weights are NaN or infinite: train again with a lower learning rate")
+    contents = skops.io.dumps(Pipeline([*model.steps[:-1], (name, _trained(net))]))
     _check_types(contents)
     write_whole(contents, Path(path))
+
+
+def _trained(net: Any) -> Any:
+    """A copy of an estimator without what only training needs."""
+    net = copy.copy(net)
+    state = vars(net)
+    for name in ("history_", "_optimizer", "_state"):
+        state.pop(name, None)
+    state |= {name: None for name in ("recipe", "callbacks") if name in state}
+    for name in ("regressor", "regressor_"):  # of TransformedTargetRegressor
+        if name in state:
+            state[name] = _trained(state[name])
+    return net
 
 
 def load(path: str | os.PathLike[str]) -> Pipeline:
