@@ -183,10 +183,10 @@ def test_columns_are_understood_and_what_carries_nothing_is_left_out():
     }
     assert table.notes == (
         "2 rows without 'survived' left out",
-        "column 'number' left out: it counts the rows",
-        "column 'name' left out: it has a different text in nearly every row",
-        "column 'ship' left out: it is always Titanic",
-        "column 'empty' left out: it is empty",
+        "left out, a count of the rows: 'number'",
+        "left out, another text in nearly every row: 'name'",
+        "left out, constant: 'ship'",
+        "left out, empty: 'empty'",
     )
     assert table.classes == ("no", "yes")
     assert len(table.X) == len(table.y) == 118
@@ -205,7 +205,10 @@ def test_what_may_carry_something_is_kept():
     assert [*kinds(year=year, mark=mark).kinds] == ["year", "mark"]
     table = kinds(mixed=["1", "2", "three", "4"] * 5)
     assert table.kinds == {"mixed": "text"}
-    assert table.notes == ("column 'mixed' is of texts: most are numbers, but not 'three'",)
+    said = "taken as texts, though most cells are numbers: 'mixed' (not 'three')"
+    assert table.notes == (said,)
+    many = kinds(x=[1, 2] * 5, **{f"c{i}": [3] * 10 for i in range(8)})
+    assert many.notes == ("left out, constant: 'c0', 'c1', 'c2', 'c3', 'c4' and 3 more",)
 
 
 def test_dates_are_days():
@@ -270,7 +273,7 @@ def test_a_target_that_cannot_be_predicted_is_an_error():
     ):
         assert says in refusal(tables.examine, frame, target, task)
     assert "got only 'y'" in refusal(tables.examine, frame[["y"]], "y")
-    assert "'t' left out: it is always a" in refusal(tables.examine, frame[["y", "t"]], "y")
+    assert "left out, constant: 't'" in refusal(tables.examine, frame[["y", "t"]], "y")
     assert "got none" in refusal(tables.examine, frame.assign(y=np.nan), "y")
     assert "is a date" in refusal(tables.examine, frame.assign(y="2024-05-31"), "y")
     infinite = frame.assign(y=[np.inf, *range(29)])
@@ -420,7 +423,7 @@ def test_a_table_is_trained_saved_and_predicted_as_in_memory(ship, capsys):
     results = run(*ship, "--save", "m.skops", "--seed", 3, "--epochs", 300)
     output = capsys.readouterr().out
     assert output.startswith("classification: 'survived' is 2 classes; 120 rows of 1 number, 3 t")
-    assert "column 'ship' left out: it is always Titanic\n" in output
+    assert "left out, constant: 'ship'\n" in output
     assert "sets: 10 features, 2 classes, 84 training, 18 validation, 18 test examples" in output
     assert "on the test set" in output
     assert results["data"] == "ship.csv, split by seed 3"
@@ -511,11 +514,12 @@ WRONG_TABLES = {  # what the error says, by a table's contents
     "x,y\n": "expected rows with a target 'y', got none",
     "x,z\n1,a\n": "expected the target 'y' among the columns, got 'x', 'z'",
     "y\na\nb\n": "expected a column to learn from, got only 'y'",
-    "x,y\n1,a\n": "expected a column to learn from, got column 'x' left out: it is always 1",
+    "x,y\n1,a\n": "expected a column to learn from, got left out, constant: 'x'",
     "x,y\n1,a\n2,a\n": "expected two classes or more, got only a",
     "x,y\n1,a\n2,a\n3,b\n": "the class 'b' has 1 of the examples, expected 3 or more",
     "x,y\n1,a\n2,a\n3,\x1b[2J\n": "the class '\\x1b[2J' has a control character: rename it",
     "x,y\n1,1.5\n": "has only 1.5",
+    "x,y\n" + "inf,a\n2,b\n" * 3: "column 'x': expected finite numbers, got 'inf'",
 }
 
 

@@ -45,17 +45,17 @@ class OwnTable:
         self, options: argparse.Namespace, shares: Mapping[str, Any], out: Console
     ) -> None:
         file = options.csv or options.parquet
+        self.shares = {**shares, "test": 0} if options.folds else shares
         try:
             self.table = tables.examine(tables.read(file), options.target, options.task)
+            for line in (self.table, *self.table.notes):
+                out.print(printable(line), soft_wrap=True)
+            self.prepare = tables.preparation(self.table, file)
+            split = tables.dataset(self.table, self.prepare, dtype=options.dtype, **self.shares)
+            self.data, self.estimator = split
         except ValueError as error:
             named = str(error).startswith(f"{Path(file)}: ")
             raise error if named else ValueError(f"{file}: {error}") from None
-        for line in (self.table, *self.table.notes):
-            out.print(printable(line), soft_wrap=True)
-        self.shares = {**shares, "test": 0} if options.folds else shares
-        self.prepare = tables.preparation(self.table, file)
-        split = tables.dataset(self.table, self.prepare, dtype=options.dtype, **self.shares)
-        self.data, self.estimator = split
 
     def model(self, result: Result) -> Any:
         """The pipeline of a training."""

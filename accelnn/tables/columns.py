@@ -71,18 +71,22 @@ def examine(frame: pd.DataFrame, target: str, task: str | None = None) -> Table:
         notes.append(f"{_counted((~known).sum(), 'row')} without {target!r} left out")
         frame = frame[known]
     y, task = _target(frame[target], task)
-    kinds, useless = {}, {}
+    kinds: dict[str, str] = {}
+    said: dict[str, list[str]] = {}  # names of columns by what is said of them
     for name in frame.columns.drop(target):
         kind, reason = _kind(frame[name])
-        if kind == "text" and (cell := _no_number(frame[name].dropna())):
-            notes.append(f"column {name!r} is of texts: most are numbers, but not {cell[:50]!r}")
         if reason:
-            useless[name] = reason
-        else:
-            kinds[name] = kind
-    notes += [f"column {name!r} left out: it {reason}" for name, reason in useless.items()]
+            said.setdefault(f"left out, {reason}", []).append(repr(name))
+            continue
+        kinds[name] = kind
+        if kind == "text" and (cell := _no_number(frame[name].dropna())):
+            as_texts = said.setdefault("taken as texts, though most cells are numbers", [])
+            as_texts.append(f"{name!r} (not {cell[:50]!r})")
+    for what, names in said.items():
+        more = f" and {len(names) - 5} more" if len(names) > 6 else ""
+        notes.append(f"{what}: {', '.join(names[: 5 if more else None])}{more}")
     if not kinds:
-        got = "; ".join(notes) or f"only {target!r}"
+        got = "; ".join(notes)[:500] or f"only {target!r}"
         raise ValueError(f"expected a column to learn from, got {got}")
     return Table(frame.drop(columns=target), y, target, task, kinds, tuple(notes))
 
@@ -124,10 +128,10 @@ _AMBIGUOUS = {
 
 
 def _kind(cells: pd.Series) -> tuple[str, str]:
-    """The kind of a column, and why it cannot carry anything, or "" if it can."""
+    """The kind of a column, and why it cannot carry anything, as a noun; "" if it can."""
     known = cells.dropna()
     if not len(known):
-        return "", "is empty"
+        return "", "empty"
     if pd.api.types.is_bool_dtype(cells):
         kind = "text"
     elif pd.api.types.is_numeric_dtype(cells):
@@ -139,15 +143,15 @@ def _kind(cells: pd.Series) -> tuple[str, str]:
     whole = len(known) == len(cells)  # else there is something in what is missing
     texts = known.astype(str) if kind == "text" else known
     if whole and texts.nunique() == 1:
-        return kind, f"is always {str(known.iloc[0])[:50]}"
+        return kind, "constant"
     if kind == "number" and whole and len(cells) >= 10:
         shift = np.unique(cells.to_numpy(float) - cells.index)
         if len(shift) == 1 and shift[0] in (0, 1):
-            return kind, "counts the rows"
+            return kind, "a count of the rows"
     if kind == "text" and len(known) >= 10:
         once = int((texts.value_counts() == 1).sum())
         if once > 0.9 * len(known):
-            return kind, "has a different text in nearly every row"
+            return kind, "another text in nearly every row"
     return kind, ""
 
 
