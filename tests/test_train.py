@@ -599,7 +599,7 @@ USAGE = {  # what the error says, by the command's arguments
     "--csv x.csv --target y --folds 5 --save x.skops": "--save does nothing with --folds",
     "--csv x.csv --target y --save x.h5": "a table's model is a .skops file, such as x.skops",
     "planar --keep-prob 0": "argument --keep-prob",
-    "planar --l2 0": "argument --l2",
+    "planar --l2 -1": "argument --l2",
     "planar --class-weight 3": "argument --class-weight",
     "planar --hidden 2,": "expected an integer from 1 to 2**32 - 1, got ''",
     "planar --hidden 2 3": "sizes with commas, such as --hidden 8,8",

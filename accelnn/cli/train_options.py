@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("net").add_argument
     add("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
-    add("--l2", type=_rate, metavar="λ", help="L2, λ/(2m) times the squared weights")
+    add("--l2", type=_l2, metavar="RATE", help="regularise: RATE/(2m) times the squared weights")
     add("--keep-prob", type=_kept, metavar="P", help="dropout: share of hidden units to keep")
     compare = "compare nets with one hidden layer of these sizes"
     add("--compare-hidden", type=_size, nargs="+", metavar="N", help=compare)
@@ -201,6 +201,10 @@ def _rate(text: str) -> float:
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
     return float(text)
+
+
+def _l2(text: str) -> float:
+    return 0.0 if float(text) == 0 else _rate(text)
 
 
 def _kept(text: str) -> float:

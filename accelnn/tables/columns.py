@@ -101,7 +101,7 @@ def _target(cells: pd.Series, task: str | None) -> tuple[Array, str]:
     numeric = pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells)
     if _kind(cells)[0] == "date":
         raise ValueError(f"the target {name!r} is a date: expected numbers or classes")
-    y = _number(cells).to_numpy() if numeric else _text(cells).to_numpy(object)
+    y = _number(cells) if numeric else _text(cells).to_numpy(object)
     integers = numeric and bool((y == np.floor(y)).all())
     few = different == 2 or (different <= MOST_CLASSES and 3 * different <= len(y))
     if task is None:
@@ -179,15 +179,15 @@ def _kind_of_objects(known: pd.Series) -> str:
     return "text"
 
 
-def _number(cells: pd.Series) -> pd.Series:
+def _number(cells: pd.Series) -> Array:
     try:
-        numbers = pd.to_numeric(cells).astype("Float64").astype(float)
+        numbers = pd.to_numeric(cells).to_numpy(float, na_value=np.nan)
     except (ValueError, TypeError):
         wrong = cells[pd.to_numeric(cells, errors="coerce").isna() & cells.notna()].iloc[0]
         raise _unexpected(cells, "numbers", wrong) from None
-    large = numbers[numbers.abs() >= 1e100]  # their squares overflow
-    if len(large):
-        raise _unexpected(cells, "finite numbers", large.iloc[0])
+    large = np.abs(numbers) >= 1e100  # their squares overflow
+    if large.any():
+        raise _unexpected(cells, "finite numbers", numbers[large][0])
     return numbers
 
 
@@ -235,14 +235,18 @@ class Columns(TransformerMixin, BaseEstimator):
         return True
 
     def fit(self, X: pd.DataFrame, y: Array = None) -> Self:  # noqa: ARG002 - scikit-learn's form
-        self.transform(X)
+        self._check(X)
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:
+        self._check(X)
+        found = {name: KINDS[kind](X[name]) for name, kind in self.kinds.items()}
+        return pd.DataFrame(found, index=X.index)
+
+    def _check(self, X: pd.DataFrame) -> None:
         if missing := [repr(name) for name in self.kinds if name not in X]:
             known = ", ".join(map(repr, X.columns))[:500]
             raise ValueError(f"missing columns {', '.join(missing)}: the table has {known}")
-        return pd.DataFrame({name: KINDS[kind](X[name]) for name, kind in self.kinds.items()})
 
     def get_feature_names_out(self, names: Any = None) -> Array:  # noqa: ARG002
         return np.array([*self.kinds], object)
