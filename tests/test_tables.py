@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers.files import refusal
+from helpers.files import damage, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -377,10 +377,34 @@ def test_files_that_are_no_saved_models_are_errors(tmp_path):
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    damaged = whole[: len(whole) // 2], bytes(flipped), b"PK", b""
+    with zipfile.ZipFile(bomb := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("schema.json", bytes(2**24))
+    damaged = whole[: len(whole) // 2], bytes(flipped), bomb.getvalue(), b"PK", b""
     for content in damaged:
         path.write_bytes(content)
         assert f"{path} is not a model of a table saved by accelnn" in refusal(tables.load, path)
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_refused_or_predicts(tmp_path):
+    path = tmp_path / "m.skops"
+    table = tables.examine(passengers(), "survived")
+    model = tables.pipeline(table, tables.NetClassifier(short)).fit(table.X, table.y)
+    tables.save(model, path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    random = np.random.default_rng(0)
+    for _ in range(300):  # in a part, with a checksum that fits
+        name, place = random.choice([*parts]), random.integers(2**30)
+        content = bytearray(parts[name])
+        content[place % len(content)] = random.integers(256)
+        with zipfile.ZipFile(path, "w") as file:
+            for other, whole in parts.items():
+                file.writestr(other, bytes(content) if other == name else whole)
+        message = refusal(lambda: tables.append(tables.load(path), table.X))
+        assert len(message) < 1000
+    tables.save(model, path)
+    damage(path, lambda: tables.load(path), range(path.stat().st_size), 100)
 
 
 def test_a_type_that_is_not_trusted_is_neither_saved_nor_loaded(tmp_path):

@@ -246,7 +246,7 @@ class Columns(TransformerMixin, BaseEstimator):
     def _check(self, X: pd.DataFrame) -> None:
         if missing := [repr(name) for name in self.kinds if name not in X]:
             known = ", ".join(map(repr, X.columns))[:500]
-            raise ValueError(f"missing columns {', '.join(missing)}: the table has {known}")
+            raise ValueError(f"missing columns {', '.join(missing)[:500]}: the table has {known}")
 
     def get_feature_names_out(self, names: Any = None) -> Array:  # noqa: ARG002
         return np.array([*self.kinds], object)

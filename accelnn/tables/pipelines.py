@@ -2,6 +2,7 @@
 
 import copy
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from accelnn.backend import Array
 from accelnn.datasets.dataset import Dataset, DType, on_backend
 from accelnn.datasets.own import check_split, split
-from accelnn.datasets.reading import DataFile
+from accelnn.datasets.reading import EXPANSION, DataFile
 from accelnn.files import check_writable, write_whole
 
 from .columns import Columns, Table
@@ -154,6 +155,9 @@ def load(path: str | os.PathLike[str]) -> Pipeline:
     DataFile(path, "train and save the model again").require()
     try:
         contents = path.read_bytes()
+        with zipfile.ZipFile(path) as file:
+            if sum(part.file_size for part in file.infolist()) > EXPANSION * len(contents):
+                raise ValueError("its parts are larger than the file by far")
         _check_types(contents)
         model = skops.io.loads(contents, trusted=sorted(TRUSTED))
         if not isinstance(model, Pipeline) or not isinstance(model[0], Columns):
