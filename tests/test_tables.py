@@ -190,7 +190,7 @@ def test_columns_are_understood_and_what_carries_nothing_is_left_out():
     )
     assert table.classes == ("no", "yes")
     assert len(table.X) == len(table.y) == 118
-    decided = "classification: 'survived' is 2 classes; 118 rows of 1 number, 3 texts, 1 date"
+    decided = "classification: 'survived' has 2 classes; 118 rows of 1 number, 3 texts, 1 date"
     assert str(table) == decided
 
 
@@ -446,7 +446,7 @@ def test_weights_that_are_not_numbers_are_not_saved(tmp_path):
 def test_a_table_is_trained_saved_and_predicted_as_in_memory(ship, capsys):
     results = run(*ship, "--save", "m.skops", "--seed", 3, "--epochs", 300)
     output = capsys.readouterr().out
-    assert output.startswith("classification: 'survived' is 2 classes; 120 rows of 1 number, 3 t")
+    assert output.startswith("classification: 'survived' has 2 classes; 120 rows of 1 number, 3 t")
     assert "left out, constant: 'ship'\n" in output
     assert "sets: 10 features, 2 classes, 84 training, 18 validation, 18 test examples" in output
     assert "on the test set" in output

@@ -41,9 +41,9 @@ class Table:
         """What was decided, in a line."""
         kinds = list(self.kinds.values())
         counts = ", ".join(_counted(kinds.count(kind), kind) for kind in KINDS if kind in kinds)
-        what = f"{len(self.classes)} classes" if self.classes else "a number"
+        what = f"has {len(self.classes)} classes" if self.classes else "is a number"
         rows = _counted(len(self.y), "row")
-        return f"{self.task}: {self.target!r} is {what}; {rows} of {counts}"
+        return f"{self.task}: {self.target!r} {what}; {rows} of {counts}"
 
 
 def examine(frame: pd.DataFrame, target: str, task: str | None = None) -> Table:
