@@ -531,6 +531,9 @@ def test_l2_dropout_and_class_weights_are_for_recipes_too(tmp_path, monkeypatch)
     options = ("--l2", 0.3, "--keep-prob", 0.9, "--class-weight", "balanced")
     [result] = run("planar", "--epochs", 3, *options)["trainings"]
     assert (result["net"]["l2"], result["net"]["keep_prob"]) == (0.3, [0.9])
+    compared = run("planar", "--epochs", 3, *options, "--learning-rate", 0.5, 0.1)["trainings"]
+    assert compared[0]["costs"] == pytest.approx(result["costs"])
+    assert compared[1]["costs"] != pytest.approx(result["costs"])
 
 
 WRONG_TABLES = {  # what the error says, by a table's contents
