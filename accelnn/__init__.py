@@ -54,6 +54,7 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 _USED = {*_NAMES, "batches", "datasets", "kernels", "plots", "recipes", "scores", "streaming"}
+_USED |= {"tables"}
 
 
 def __getattr__(name: str) -> object:

@@ -17,7 +17,7 @@ from accelnn import __version__
 COMMANDS = {
     "bench": ("accelnn.cli.bench", "time loops, NumPy, CuPy and accelnn here"),
     "train": ("accelnn.cli.train", "train an experiment of the notes, or your own data"),
-    "predict": ("accelnn.cli.predict", "classify pictures with a saved model"),
+    "predict": ("accelnn.cli.predict", "predict pictures or a table with a saved model"),
     "info": ("accelnn.cli.info", "show this machine, its backend and packages"),
     "data": ("accelnn.datasets.download", "download the course's data sets"),
     "warm-up": ("accelnn.cli.warm_up", "compile the CPU's solvers once"),

@@ -4,15 +4,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
+import numpy as np
+
 from accelnn import datasets
 from accelnn.backend import Array
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import inverse_decay
+from accelnn.scores import labels
 from accelnn.training import History, fit, fit_many, minimize
 from accelnn.training.history import Callback
 
 # fields that `fit` takes as they are
-_FIT = "epochs", "optimizer", "batch_size", "solver", "precision", "seed", "validation", "patience"
+_FIT = (
+    *("epochs", "optimizer", "batch_size", "solver", "precision", "seed", "validation"),
+    *("patience", "threads"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,9 @@ class Recipe:
     epochs : passes over the training set, or evaluations if `method` is one of SciPy's
     learning_rate, decay : α / (1 + decay · epoch)
     method : None for gradient descent by `accelnn.fit`; "TNC" | "L-BFGS-B" by `accelnn.minimize`
-    solver, precision, optimizer, batch_size, validation, patience : as in `accelnn.fit`
+    solver, precision, optimizer, batch_size, validation, patience, threads : as in `accelnn.fit`
+    class_weight : "balanced" gives every class the same weight in the cost, however many examples
+        it has; None the same to every example
     compare : by label, the fields of the recipe or of its net that a training changes
     """
 
@@ -44,6 +52,8 @@ class Recipe:
     decay: float = 0.0
     validation: float | tuple[Array, Array] | None = None
     patience: int | None = None
+    threads: int | None = None
+    class_weight: str | None = None
     compare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -69,10 +79,17 @@ class Recipe:
         callbacks, verbose : as in `accelnn.fit`
         """
         options: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose}
+        weights = self.weights(data)
+        if weights is not None:
+            options["weights"] = weights
         if self.method is not None:
             given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
             return minimize(*given, method=self.method, evaluations=self.epochs, **options)
         return fit(X=data.X_train, Y=data.Y_train, **self.of_fit(dtype), **options)
+
+    def weights(self, data: datasets.Dataset) -> Array | None:
+        """The weights (m,) of the training examples, or None if all weigh the same."""
+        return None if self.class_weight is None else _balanced(data.Y_train)
 
     def of_fit(self, dtype: str | None = None) -> dict[str, Any]:
         """The arguments of `accelnn.fit` for gradient descent, except the data."""
@@ -130,7 +147,16 @@ def train_together(
     each = [recipe.of_fit(dtype) for recipe in recipes]
     keywords = {name: [one[name] for one in each] for name in each[0]}
     nets, params = keywords.pop("net"), keywords.pop("params")
+    del keywords["threads"]  # one each
+    keywords["weights"] = [recipe.weights(data) for recipe in recipes]
     return fit_many(nets, params, data.X_train, data.Y_train, verbose=verbose, **keywords)
+
+
+def _balanced(Y: Array) -> Array:
+    """Weights (m,) of examples, with which all classes of Y weigh the same: m / (n · m_class)."""
+    of = labels(Y)
+    counts = np.bincount(of)
+    return (len(of) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[of]
 
 
 def _digits(folder: str | None = None, dtype: str | None = None) -> datasets.Dataset:
@@ -231,12 +257,13 @@ def own_recipe(data: datasets.Dataset, hidden: Sequence[int] | None = None) -> R
     `params, history = own_recipe(data).train(data)` trains it. Its values were chosen by the
     accuracies in datasets/README.md.
 
-    data : as `datasets.load_images`, `load_hdf5` and `load_csv` return it
+    data : as `datasets.load_images`, `load_hdf5` and `load_csv` return it, or without classes for a
+        regression
     hidden : sizes of the hidden layers, () for none; by default (100,), or (128, 64) for 10,000
         training examples or more
     """
     (features, m), n = data.X_train.shape, len(data.classes)
-    outputs, output = (1, "sigmoid") if n == 2 else (n, "softmax")
+    outputs, output = {0: (1, "linear"), 2: (1, "sigmoid")}.get(n, (n, "softmax"))
     large, watched = m >= 10_000, data.X_validation is not None
     if hidden is None:
         hidden = (128, 64) if large else (100,)

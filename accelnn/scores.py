@@ -51,6 +51,18 @@ def _both(predictions: Array, Y: Array) -> tuple[Array, Array]:
     return predicted, true
 
 
+def r2(predictions: Array, Y: Array) -> float:
+    """The coefficient of determination of values (n_outputs, m), the mean over the outputs:
+    1 − Σ (y − prediction)² / Σ (y − mean of y)²; NaN if an output never changes."""
+    predicted, true = (np.atleast_2d(to_host(as_numbers(A, "values"))) for A in (predictions, Y))
+    if predicted.shape != true.shape:
+        got = f"{predicted.shape} and {true.shape}"
+        raise ValueError(f"expected predictions and values of one shape, got {got}")
+    spread = ((true - true.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    error = ((true - predicted) ** 2).sum(axis=1)
+    return float((1 - error / np.where(spread > 0, spread, np.nan)).mean())
+
+
 def confusion_matrix(predictions: Array, Y: Array, n_classes: int | None = None) -> Array:
     """Counts (n_classes, n_classes) int64 on the host: rows are true classes, columns predicted.
 

@@ -44,8 +44,9 @@ class Dataset:
     """Training, validation and test sets, on the backend that was chosen when they were loaded.
 
     X_train, X_test : (n_features, m) float, pictures in [0, 1]; the test set may be empty (m = 0)
-    Y_train, Y_test : (1, m) of 0/1 in X's dtype for two classes, else int64 labels (m,)
-    classes : the classes' names, by label
+    Y_train, Y_test : (1, m) of 0/1 in X's dtype for two classes, int64 labels (m,) for more, values
+        (1, m) in X's dtype without classes
+    classes : the classes' names, by label; none for a regression
     source : where the data comes from, in one line
     stand_in : whether it is drawn in place of real data that was not found
     preprocessing : how raw features became X
@@ -76,7 +77,8 @@ class Dataset:
             features += f" ({'colour' if channels == 3 else 'grey'} pictures of {width} x {height})"
         sets = {"training": self.X_train, "validation": self.X_validation, "test": self.X_test}
         counts = [f"{X.shape[1]:,} {name}" for name, X in sets.items() if X is not None]
-        return ", ".join([features, f"{len(self.classes)} classes", *counts]) + " examples"
+        classes = [f"{len(self.classes)} classes"] if self.classes else []
+        return ", ".join([features, *classes, *counts]) + " examples"
 
     def __repr__(self) -> str:
         return f"<Dataset {self.source}: {self.sizes}>"
@@ -110,8 +112,9 @@ def on_backend(
     preprocessing: Preprocessing | None = None,
     validation: Sequence[Array] = (),
 ) -> Dataset:
-    """The Dataset of pairs on the host: examples (m, ...) and labels (m,), preprocessed on the
-    device. uint8 examples (m, h, w) or (m, h, w, c) are pixels, scaled to [0, 1].
+    """The Dataset of pairs on the host: examples (m, ...) and labels (m,), or values (m,) if there
+    are no classes, preprocessed on the device. uint8 examples (m, h, w) or (m, h, w, c) are
+    pixels, scaled to [0, 1].
 
     Raises ValueError if `dtype` is not a floating-point type. Warns with a RuntimeWarning if the
     device has no room and the data stays on the host.
@@ -120,13 +123,13 @@ def on_backend(
     dtype = np.dtype(device.default_dtype if dtype is None else dtype)
     if dtype.kind != "f":
         raise ValueError(f"expected a floating-point dtype such as float32, got {dtype}")
-    pixels, two = train[0].dtype == np.uint8, len(classes) == 2
+    pixels, one = train[0].dtype == np.uint8, len(classes) in (0, 2)  # one row of targets
     preprocessing = preprocessing or Preprocessing()
     if pixels:
         height, width, channels = (*train[0].shape[1:], 1)[:3]  # grey pictures may have no c
         preprocessing = Preprocessing((height, width, channels), scale=255.0)
     examples = [pair[0] for pair in (train, validation, test) if pair]
-    too_large = _too_large(device, examples, 1 if two else len(classes), dtype)
+    too_large = _too_large(device, examples, 1 if one else len(classes), dtype)
     if too_large:
         message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
@@ -135,12 +138,12 @@ def on_backend(
         rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
         if not too_large:
             X, Y = apply(preprocessing, device.to_device(rows), dtype), device.to_device(labels)
-            return X, Y[None].astype(dtype) if two else Y.astype(np.int64, copy=False)
+            return X, Y[None].astype(dtype) if one else Y.astype(np.int64, copy=False)
         if not pixels:
             rows = apply(preprocessing, rows, dtype).T
-        Y = labels[:, None] if two else labels[:, None] == np.arange(len(classes))
+        Y = labels[:, None] if one else labels[:, None] == np.arange(len(classes))
         X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
-        return X, HostColumns(Y.astype(np.uint8), dtype)
+        return X, HostColumns(Y.astype(np.uint8 if classes else dtype), dtype)
 
     sets = *place(*train), *place(*test)
     watch = place(*validation) if validation else (None, None)

@@ -257,6 +257,39 @@ def _numbers(cells: Sequence[str], columns: Sequence[str], line: str) -> list[fl
     return numbers
 
 
+def check_split(
+    path: AnyPath, labels: Array, classes: tuple[str, ...], validation: float, test: float
+) -> None:
+    """Raise ValueError unless the labels (m,) of these classes can be split by these shares."""
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
+        expected = "validation and test as shares of at least 0 and together less than 1"
+        raise ValueError(f"expected {expected}, got {validation} and {test}")
+    if len(classes) < 2:
+        raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
+    for name in classes:
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise ValueError(f"{path}: the class {name[:50]!r} has a control character: rename it")
+    counts = np.bincount(labels, minlength=len(classes))
+    least = 1 + (validation > 0) + (test > 0)
+    if counts.min() < least:
+        found = f"the class {classes[counts.argmin()][:50]!r} has {counts.min()} of the examples"
+        expected = f"{least} or more: one for each of training, validation and test asked for"
+        raise ValueError(f"{path}: {found}, expected {expected}")
+
+
+def split(labels: Array, validation: float, test: float, seed: int) -> tuple[Array, Array, Array]:
+    """Indices of the training, validation and test set of labels (m,), each shuffled, with a share
+    of each class, at least one example if the class has enough."""
+    counts = np.bincount(labels)
+    least = 1 + (validation > 0) + (test > 0)
+    n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
+    left = counts - np.maximum(n_test, 0)
+    n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
+    rest, tested = stratified_split(labels, n_test, seed)
+    trained, watched = stratified_split(labels[rest], n_validation, seed)
+    return rest[trained], rest[watched], tested
+
+
 def _split(
     path: AnyPath,
     examples: tuple[Array, Array],
@@ -270,27 +303,9 @@ def _split(
     """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least
     one example, in each set that is asked for. `own_test` replaces the test set."""
     test = 0 if own_test else test
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        expected = "validation and test as shares of at least 0 and together less than 1"
-        raise ValueError(f"expected {expected}, got {validation} and {test}")
-    if len(classes) < 2:
-        raise ValueError(f"{path}: expected two classes or more, got only {', '.join(classes)}")
-    for name in classes:
-        if any(unicodedata.category(character) == "Cc" for character in name):
-            raise ValueError(f"{path}: the class {name[:50]!r} has a control character: rename it")
     X, labels = examples
-    counts = np.bincount(labels, minlength=len(classes))
-    least = 1 + (validation > 0) + (test > 0)
-    if counts.min() < least:
-        found = f"the class {classes[counts.argmin()][:50]!r} has {counts.min()} of the examples"
-        expected = f"{least} or more: one for each of training, validation and test asked for"
-        raise ValueError(f"{path}: {found}, expected {expected}")
-    n_test = np.clip(np.rint(test * counts), 1, counts - least + 1) if test else 0 * counts
-    left = counts - n_test
-    n_validation = np.clip(np.rint(validation * counts), 1, left - 1) if validation else 0 * counts
-    rest, tested = stratified_split(labels, n_test, seed)
-    trained, watched = stratified_split(labels[rest], n_validation, seed)
-    train, watch, last = ((X[i], labels[i]) for i in (rest[trained], rest[watched], tested))
+    check_split(path, labels, classes, validation, test)
+    train, watch, last = ((X[i], labels[i]) for i in split(labels, validation, test, seed))
     preprocessing = None
     if X.dtype != np.uint8:  # a table, standardised by its training set
         known = train[0]

@@ -1,6 +1,6 @@
-"""`accelnn predict MODEL IMAGE...`: classify your own pictures with a saved model.
+"""`accelnn predict MODEL IMAGE...|TABLE`: predict your own pictures or table with a saved model.
 
-The exit status is 0 if every picture was classified, 1 if not, 2 if the arguments were wrong.
+The exit status is 0 if everything was predicted, 1 if not, 2 if the arguments were wrong.
 """
 
 import argparse
@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Predict and print; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if is_table_model(options.model):
+        return _predict_table(parser, options)
+    if options.output:
+        parser.error("--output is for tables: use --json for pictures")
     if options.json and options.json != "-":
         try:
             check_writable(Path(options.json))
@@ -102,14 +106,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(prediction.label is None for prediction in predictions))
 
 
+def is_table_model(file: str) -> bool:
+    """Whether a file begins as all models of tables do; others are of pictures."""
+    try:
+        with open(file, "rb") as model:
+            return model.read(2) == b"PK"
+    except OSError:
+        return False
+
+
+def _predict_table(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.json:
+        parser.error("--json is for pictures: use --output for a table")
+    if len(options.image) != 1:
+        parser.error(f"expected one table, got {len(options.image)}")
+    try:
+        if options.output:
+            check_writable(Path(options.output))
+            for file in (options.model, *options.image):
+                if overlap(Path(options.output), Path(file)):
+                    parser.error(f"--output {options.output} would overwrite {file}")
+        if options.backend:
+            backend.use(options.backend)
+        from accelnn.cli import tables  # with pandas and scikit-learn, which take a second
+
+        tables.predict(options.model, options.image[0], options.output)
+    except (backend.BackendError, ImportError, OSError, ValueError) as error:
+        show_error(error)
+        return 1
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
-    about = "Classify your own pictures, of any size and mode, with a saved model."
-    parser = Parser(prog="accelnn predict", description=about)
+    usage = "%(prog)s MODEL IMAGE...\n       %(prog)s MODEL TABLE [--output FILE]"
+    about = "Classify your own pictures, or predict the rows of a table, with a saved model."
+    parser = Parser(prog="accelnn predict", usage=usage, description=about)
     parser.add_argument("model", metavar="MODEL", help="a file that accelnn train --save wrote")
-    parser.add_argument("image", nargs="+", metavar="IMAGE", help="a picture file")
+    what = "picture files, or one table as CSV or Parquet"
+    parser.add_argument("image", nargs="+", metavar="IMAGE|TABLE", help=what)
     about = "numpy, cupy, cupy:N or auto; the default is ACCELNN_BACKEND or numpy"
     parser.add_argument("--backend", type=backend.argument, metavar="NAME", help=about)
-    parser.add_argument("--json", metavar="FILE", help="write the predictions; - for stdout")
+    about = "write a picture's predictions as JSON; - for stdout"
+    parser.add_argument("--json", metavar="FILE", help=about)
+    about = "write the table and its predictions as CSV; by default to stdout"
+    parser.add_argument("--output", metavar="FILE", help=about)
     return parser
 
 

@@ -18,13 +18,15 @@ from rich.table import Table
 from accelnn import models, plots, streaming
 from accelnn.backend import Array, array_module
 from accelnn.cli.console import PIPE_WIDTH, as_json, printable, show_error
+from accelnn.cli.train_options import OWN
 from accelnn.datasets import Dataset
 from accelnn.files import check_writable, overlap, write_whole
 from accelnn.network import Parameters
 from accelnn.recipes import Recipe
-from accelnn.scores import accuracy, labels, report
+from accelnn.scores import accuracy, labels, r2, report
 from accelnn.training import History
 
+LEFT = ("training", "class", "score", "folds")  # headings of columns that begin at the left
 VALIDATION_COST = "validation\ncost"  # on two lines, to be narrower
 
 
@@ -47,11 +49,22 @@ class Result:
         """The labels of these examples, (m,)."""
         return streaming.predict(self.recipe.net, self.params, X)
 
-    def test_accuracy(self, data: Dataset) -> float | None:
-        """The accuracy on the test set, or None if there is none or the training diverged."""
-        if not data.X_test.shape[1] or not self.usable:
+    def test_score(self, data: Dataset) -> float | None:
+        """The accuracy on the test set, or R² of a regression; None if there is no test set or the
+        training diverged."""
+        return self._score(data.X_test, data.Y_test)
+
+    def train_scores(self, data: Dataset) -> tuple[float | None, float | None]:
+        """The same on the training and the validation set."""
+        if self.recipe.net.classifies:
+            return self.history.final_accuracy, self.history.final_validation_accuracy
+        train = self._score(data.X_train, data.Y_train)
+        return train, self._score(data.X_validation, data.Y_validation)
+
+    def _score(self, X: Array, Y: Array) -> float | None:
+        if X is None or not X.shape[1] or not self.usable:
             return None
-        return accuracy(self.predict(data.X_test), data.Y_test)
+        return (accuracy if self.recipe.net.classifies else r2)(self.predict(X), Y)
 
 
 @dataclass
@@ -98,12 +111,10 @@ class Report:
 
     def save(self) -> None:
         """Write all files, the models first: the final costs may be interrupted or lack memory."""
-        data, options = self.data, self.options
+        options = self.options
         if options.save:
-            about = data.classes, data.preprocessing, data.source, data.stand_in
             for result in self.results:
-                model = models.Model(result.recipe.net, result.params, *about)
-                save = partial(models.save, model)
+                save = partial(self._save_model, result)
                 self.files.write("model", _path(options.save, result.label), save)
         if options.json and options.json != "-":
             self.files.write("results", Path(options.json), self._write_json)
@@ -114,6 +125,11 @@ class Report:
                     self.files.write("picture", path, partial(plots.save, figure))
             except (ValueError, MemoryError) as error:
                 self.files.errors.append(f"picture {options.plot}: {error}")
+
+    def _save_model(self, result: Result, path: Path) -> None:
+        data = self.data
+        about = data.classes, data.preprocessing, data.source, data.stand_in
+        models.save(models.Model(result.recipe.net, result.params, *about), path)
 
     def _write_json(self, path: Path) -> None:
         write_whole(self._json(), path)
@@ -131,7 +147,7 @@ class Report:
         to.print(self._trainings(to))
         for result in self.usable:
             if self.options.verbose or len(self.results) == 1:
-                to.print(self._classes(result, to))
+                to.print(self._scores(result, to))
         ran = self.results[0].history
         products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
         to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
@@ -151,25 +167,28 @@ class Report:
     def _trainings(self, to: Console) -> Table:
         """A row for each training, with as many columns as the console has room for."""
         unit = f"{self.results[0].recipe.unit}s"
+        classes = bool(self.data.classes)
+        score, show = ("", _share) if classes else (" R²", _r2)
         histories = [result.history for result in self.results]
+        known = [result.train_scores(self.data) for result in self.results]
         cells = {
             "training": [result.label for result in self.results],
             unit: [f"{history.epochs_run:,}" for history in histories],
             "first cost": [_cost(next(iter(history.costs), None)) for history in histories],
             "final cost": [_cost(history.final_cost) for history in histories],
             VALIDATION_COST: [_cost(history.final_validation_cost) for history in histories],
-            "train": [_share(history.final_accuracy) for history in histories],
-            "validation": [_share(history.final_validation_accuracy) for history in histories],
-            "test": [_share(result.test_accuracy(self.data)) for result in self.results],
+            f"train{score}": [show(scores[0]) for scores in known],
+            f"validation{score}": [show(scores[1]) for scores in known],
+            f"test{score}": [show(result.test_score(self.data)) for result in self.results],
             "time": [f"{result.history.seconds:.2f} s" for result in self.results],
         }
         watched = any(cells[VALIDATION_COST])
-        for name in ("first cost",) if watched else (VALIDATION_COST, "validation"):
+        for name in ("first cost",) if watched else (VALIDATION_COST, f"validation{score}"):
             del cells[name]
         if not self.results[0].label:
             del cells["training"]
         for expendable in (VALIDATION_COST, "time", unit, ""):
-            table = _empty(cells, to)
+            table = empty_table(cells, to)
             for row in zip(*cells.values(), strict=True):
                 table.add_row(*row)
             if to.measure(table, options=to.options.update(width=PIPE_WIDTH)).maximum <= to.width:
@@ -177,10 +196,10 @@ class Report:
             cells.pop(expendable, None)
         return table
 
-    def _classes(self, result: Result, to: Console) -> Table:
+    def _scores(self, result: Result, to: Console) -> Table:
         part, X, Y = self.scored
         title = f"{result.label} on the {part} set".strip()
-        table = _empty(("class", "precision", "recall", "F1", "support"), to, title)
+        table = empty_table(("class", "precision", "recall", "F1", "support"), to, title)
         for row in report(result.predict(X), Y, self.data.classes):
             scores = (f"{score:.3f}" for score in (row.precision, row.recall, row.f1))
             table.add_row(row.name, *scores, f"{row.support:,}")
@@ -201,7 +220,7 @@ class Report:
         drawn = ", drawn stand-ins" if data.stand_in else ""
         title = f"{name}{drawn}"
         title_of_last = f"{name}: {last.label}{drawn}" if last.label else title
-        if self.usable and X.shape[0] == 2:
+        if self.usable and X.shape[0] == 2 and classes:
             runs = {r.label or _hidden(r): (r.recipe.net, r.params, r.history) for r in self.usable}
             yield "", plots.comparison(runs, X, data.Y_train, title, classes)
             return
@@ -225,16 +244,20 @@ class Report:
             yield f"picture-{index}", plots.pictures(*given, title=title_of_last)
 
 
-def _empty(headings: Iterable[str], to: Console, title: str | None = None) -> Table:
+def empty_table(headings: Iterable[str], to: Console, title: str | None = None) -> Table:
     style = box.SIMPLE_HEAD if to.is_terminal else box.ASCII2
     table = Table(title=title, title_justify="left", box=style)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("training", "class") else "right")
+        table.add_column(heading, justify="left" if heading in LEFT else "right")
     return table
 
 
 def _share(share: float | None) -> str:
     return "" if share is None else f"{share:.2%}"
+
+
+def _r2(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _cost(cost: float | None) -> str:
@@ -284,7 +307,7 @@ def _as_dict(result: Result, data: Dataset) -> dict[str, Any]:
         "learning_rate": None if result.recipe.method else result.recipe.learning_rate,
         "decay": result.recipe.decay,
         "seed": result.recipe.seed,
-        "test_accuracy": result.test_accuracy(data),
+        ("test_accuracy" if data.classes else "test_r2"): result.test_score(data),
         **result.history.to_dict(),
     }
 
@@ -301,7 +324,7 @@ def check_outputs(options: argparse.Namespace, labels: Sequence[str], data: Data
     or would overwrite the data."""
     no_pictures = data.preprocessing.image_shape is None
     parts = () if no_pictures else ("misclassified", "examples", "hidden", "picture-0")
-    inputs = [Path(file) for file in (options.images, options.hdf5, options.csv) if file]
+    inputs = [Path(file) for name in OWN if (file := getattr(options, name))]
     for file, names in ((options.save, labels), (options.plot, parts)):
         for path in (_path(file, name) for name in names if file):
             check_writable(path)

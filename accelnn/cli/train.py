@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from accelnn import backend, datasets, plots
 from accelnn.backend import BackendError
 from accelnn.cli.console import console, names_and_texts, printable, show_error, show_warning
 from accelnn.cli.results import Files, Report, Result, check_outputs
-from accelnn.cli.train_options import OF_DESCENT, parse
+from accelnn.cli.train_options import OF_DESCENT, OWN, parse
 from accelnn.datasets import Dataset
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES, Recipe, own_recipe, train_together
@@ -52,11 +52,20 @@ def _run(options: argparse.Namespace, out: Console) -> int:
     if options.recipe in TOURS:
         return _tour(options, out)
     backend.current()  # here, so that the warning of a fallback comes first
-    data = _data(options)
+    new_report: Callable[..., Report] = Report
+    if options.csv or options.parquet:
+        from accelnn.cli import tables  # with pandas and scikit-learn, which take a second
+
+        own = tables.OwnTable(options, _shares(options), out)
+        if options.folds:
+            return tables.cross_validate(own, partial(_recipe, options), options, out)
+        data, new_report = own.data, partial(tables.TableReport, own=own)
+    else:
+        data = _data(options)
     recipe = _recipe(options, data)
     _check(recipe, data, options)
     results, ended = train(recipe, data, options.dtype, options.recipe or recipe.title)
-    report = Report(results, data, options)
+    report = new_report(results, data, options)
     if results:
         report.save()  # first, so that nothing later can lose them
         report.show(out)
@@ -114,14 +123,17 @@ def _data(options: argparse.Namespace) -> Dataset:
     if options.recipe:
         folder = {"folder": options.data} if options.data else {}
         return RECIPES[options.recipe].data(dtype=options.dtype, **folder)
-    shares = _given(options, "validation", "test", "seed")
+    load = datasets.load_images if options.images else datasets.load_hdf5
+    file, dtype = options.images or options.hdf5, options.dtype
+    return load(file, dtype=dtype, **_shares(options))
+
+
+def _shares(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of the split of your own data that were given."""
+    given = _given(options, "validation", "test", "seed")
     if options.method in METHODS:
-        shares["validation"] = 0  # SciPy's methods cannot watch one
-    if options.images:
-        return datasets.load_images(options.images, dtype=options.dtype, **shares)
-    if options.hdf5:
-        return datasets.load_hdf5(options.hdf5, dtype=options.dtype, **shares)
-    return datasets.load_csv(options.csv, options.target, dtype=options.dtype, **shares)
+        given["validation"] = 0  # SciPy's methods cannot watch one
+    return given
 
 
 def _recipe(options: argparse.Namespace, data: Dataset) -> Recipe:
@@ -132,10 +144,11 @@ def _recipe(options: argparse.Namespace, data: Dataset) -> Recipe:
         if options.hidden:
             recipe = recipe.with_hidden(options.hidden)
     else:
-        file = options.images or options.hdf5 or options.csv
+        file = next(filter(None, (getattr(options, name) for name in OWN)))
         recipe = replace(own_recipe(data, options.hidden), title=Path(file).resolve().name)
     names = "epochs", "seed", "solver", "precision", "optimizer", "batch_size", "decay", "patience"
-    changes = _given(options, *names)
+    changes = _given(options, *names, "class_weight")
+    recipe = recipe.changed(**_given(options, "l2", "keep_prob"))
     if options.recipe and options.validation:
         changes["validation"] = options.validation
     of_descent = [name for name in OF_DESCENT if getattr(options, name)]

@@ -16,7 +16,9 @@ from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import FIGURES, TOURS
 from accelnn.training.minimize import METHODS
 
-OWN = ("images", "hdf5", "csv")  # options that name your own data
+OWN = ("images", "hdf5", "csv", "parquet")  # options that name your own data
+TABLES = ("csv", "parquet")
+OF_TABLES = ("target", "task", "folds")  # options that only a table has
 WRITTEN = ("save", "json", "plot")  # options that name a file to write
 
 # options of gradient descent: any of them selects it
@@ -42,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="accelnn train",
         usage="%(prog)s RECIPE [OPTIONS]\n"
-        "       %(prog)s --images DIR | --hdf5 FILE | --csv FILE --target COLUMN\n"
+        "       %(prog)s --images DIR | --hdf5 FILE [OPTIONS]\n"
+        "       %(prog)s --csv FILE | --parquet FILE --target COLUMN [OPTIONS]\n"
         "       %(prog)s --list",
         description="Train an experiment of the notes, or a net for your own data.",
     )
@@ -60,11 +63,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", metavar="DIR", help="a folder of pictures for each class")
     add("--hdf5", metavar="FILE", help="pictures, stored as the cats are")
     add("--csv", metavar="FILE", help="a table with a header line")
-    add("--target", metavar="COLUMN", help="the table's column of classes")
+    add("--parquet", metavar="FILE", help="a table as Parquet")
     add("--test", type=_share, metavar="SHARE", help="share to test on")
+
+    add = parser.add_argument_group(
+        "tables",
+        "Columns of numbers, texts and ISO dates, with gaps; the page docs/tables.md has more.",
+    ).add_argument
+    add("--target", metavar="COLUMN", help="the column to predict, classes or numbers")
+    add("--task", choices=("classification", "regression"), help="by default by the target")
+    add("--folds", type=_folds, metavar="K", help="cross-validate in place of train and test")
 
     add = parser.add_argument_group("net").add_argument
     add("--hidden", type=_sizes, metavar="N,N", help="sizes of the hidden layers")
+    add("--l2", type=_l2, metavar="RATE", help="regularise: RATE/(2m) times the squared weights")
+    add("--keep-prob", type=_kept, metavar="P", help="dropout: share of hidden units to keep")
     compare = "compare nets with one hidden layer of these sizes"
     add("--compare-hidden", type=_size, nargs="+", metavar="N", help=compare)
     add("--seed", type=_natural, metavar="N", help="seed of every random number")
@@ -76,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--decay", type=_rate, metavar="RATE", help="divide the learning rate by 1 + RATE * epoch")
     add("--optimizer", choices=tuple(OPTIMIZERS))
     add("--batch-size", type=_size, metavar="N", help="train on mini-batches of N examples")
+    balanced = "balanced: every class counts the same in the cost"
+    add("--class-weight", choices=("balanced",), help=balanced)
     add("--validation", type=_share, metavar="SHARE", help="share to watch, not to learn from")
     add("--patience", type=_size, metavar="N", help="stop N epochs after the best validation cost")
 
@@ -89,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", action="store_true", help="show the nets and why each solver was chosen")
     add("--show", type=int, metavar="INDEX", help="predict this training picture")
     add("--plot", metavar="FILE", help="draw into FILE (.png, .pdf, .svg)")
-    add("--save", metavar="FILE", help="save the model (HDF5)")
+    add("--save", metavar="FILE", help="save the model (HDF5; a table's as .skops)")
     add("--json", metavar="FILE", help="write the results; - is standard output")
     return parser
 
@@ -98,7 +113,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     """End the program if options do not go together, or a file could not be written."""
     given = {n for n, value in vars(options).items() if value is not None and value is not False}
     if len(given & {"list", "recipe", *OWN}) != 1:
-        parser.error("expected one of RECIPE, --list, --images, --hdf5 and --csv")
+        parser.error("expected one of RECIPE, --list, --images, --hdf5, --csv and --parquet")
     if options.recipe and options.recipe not in (*RECIPES, *TOURS):
         parser.error(f"unknown recipe {options.recipe}: expected a name from --list")
     for name in sorted(_useless(options.recipe, given)):
@@ -106,10 +121,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"{option} does nothing for {options.recipe or 'your own data'}")
     if options.precision and not options.dtype:
         options.dtype = "float32" if options.precision in ROUNDED else options.precision
-    if options.csv and not options.target:
-        parser.error(f"--csv needs --target COLUMN{_columns(options.csv)}")
-    if options.target and not options.csv:
-        parser.error("--target goes with --csv")
+    _check_table(parser, options, given)
     if options.compare_hidden and (options.hidden or len(options.learning_rate or ()) > 1):
         parser.error("--compare-hidden goes neither with --hidden nor with several learning rates")
     files = {name: getattr(options, name) for name in (*OWN, *WRITTEN)}
@@ -124,6 +136,26 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         if second in WRITTEN and overlap(path, other):
             place = "in the folder" if other.is_dir() else "the same file as"
             parser.error(f"--{second} {path} is {place} --{first} {other}: name another file")
+    if options.target and options.save and Path(options.save).suffix != ".skops":
+        name = Path(options.save).with_suffix(".skops").name
+        parser.error(f"--save {options.save}: a table's model is a .skops file, such as {name}")
+
+
+def _check_table(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, given: set[str]
+) -> None:
+    """End the program if options do not suit a table, or are for one and there is none."""
+    kind = next((name for name in TABLES if getattr(options, name)), None)
+    if kind is None:
+        for name in sorted(given.intersection(OF_TABLES)):
+            parser.error(f"--{name} goes with --csv or --parquet")
+        return
+    if not options.target:
+        columns = _columns(options.csv) if options.csv else ""
+        parser.error(f"--{kind} needs --target COLUMN{columns}")
+    for name in ("save", "plot", "test"):
+        if options.folds and name in given:
+            parser.error(f"--{name} does nothing with --folds, which keeps no net and no test set")
 
 
 def _columns(file: str) -> str:
@@ -142,7 +174,7 @@ def _useless(name: str | None, given: set[str]) -> set[str]:
     function = TOURS[name] if name in TOURS else RECIPES[name].data
     taken = {"data"} if "folder" in inspect.signature(function).parameters else set()
     if name in RECIPES:
-        return given & {"target", "test", "data"} - taken
+        return given & {*OF_TABLES, "test", "data"} - taken
     return given - {"recipe", "backend"} - taken - ({"plot"} if name in FIGURES else set())
 
 
@@ -152,6 +184,10 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _size(text: str) -> int:
     return _natural(text, lowest=1)
+
+
+def _folds(text: str) -> int:
+    return _natural(text, lowest=2)
 
 
 def _natural(text: str, lowest: int = 0) -> int:
@@ -164,6 +200,16 @@ def _natural(text: str, lowest: int = 0) -> int:
 def _rate(text: str) -> float:
     if not 0 < float(text) < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
+    return float(text)
+
+
+def _l2(text: str) -> float:
+    return 0.0 if float(text) == 0 else _rate(text)
+
+
+def _kept(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}")
     return float(text)
 
 
