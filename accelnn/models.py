@@ -25,7 +25,7 @@ from accelnn.network import FLOATS, Network, Parameters
 
 FORMAT, VERSION = b"accelnn model", 2
 CHUNK_BYTES = 1 << 20  # the most that HDF5 checks and keeps in memory at once
-_REMEDY = "take a whole copy of the file, or train and save the model again"
+REMEDY = "take a whole copy of the file, or train and save the model again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         model = Model(net, params, names, preprocessing, source, fields["stand_in"])
         _check(model)
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: {str(error)[:500]}: {_REMEDY}") from error
+        raise ValueError(f"{path}: {str(error)[:500]}: {REMEDY}") from error
     return model
 
 
@@ -155,7 +155,7 @@ def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Arr
     """The fields and the weights of a file of this kind, checked against its SHA-256; raises as
     `load`."""
     path = Path(path)
-    whole = DataFile(path, _REMEDY)
+    whole = DataFile(path, REMEDY)
     whole.require()
     size = path.stat().st_size
     foreign = ValueError(f"{path} is not a model saved by accelnn")
@@ -190,7 +190,7 @@ def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Arr
     try:
         return json.loads(text), weights
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {str(error)[:500]}: {_REMEDY}") from error
+        raise ValueError(f"{path}: {str(error)[:500]}: {REMEDY}") from error
 
 
 def _n_classes(net: Network) -> int:

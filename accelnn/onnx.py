@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array, to_host
+from accelnn.install import install_command
 from accelnn.network import Network, Parameters
 
 # the operator of each activation; identity has none
@@ -17,13 +18,18 @@ OPSET = 17
 def exported(net: Network, params: Parameters, classes: Array | None = None) -> Any:
     """An `onnx.ModelProto` of "X" (m, n_features), an example a row, of the parameters' dtype.
 
-    classes : (n_classes,) integers or texts, which make it return "label" (m,) and "probabilities"
-        (m, n_classes); without them it returns "outputs" (m, n_outputs)
+    classes : (n_classes,) numbers or texts, which make it return "label" (m,) and "probabilities"
+        (m, n_classes), two columns for a single class; without them it returns "outputs"
+        (m, n_outputs)
 
     Raises ModuleNotFoundError without the package onnx.
     """
-    import onnx
-    from onnx import helper, numpy_helper
+    try:
+        import onnx
+        from onnx import helper, numpy_helper
+    except ModuleNotFoundError as error:
+        remedy = install_command("onnx")
+        raise ModuleNotFoundError(f"ONNX models need the package onnx: {remedy}") from error
 
     nodes: list[Any] = []
     constants: list[Any] = []
@@ -56,11 +62,13 @@ def exported(net: Network, params: Parameters, classes: Array | None = None) -> 
         if net.layers[-1] == 1:
             one = np.ones(1, params.dtype)
             Z = add("Concat", add("Sub", one, Z), Z, axis=1)
-        labels = np.asarray(classes, np.int64 if classes.dtype.kind in "biu" else object)
+        labels = classes.astype(object) if classes.dtype.kind in "UO" else classes
+        columns = max(len(labels), 2)
+        labels = np.resize(labels, columns)  # a single class is both columns' label
         add("Gather", labels, add("ArgMax", Z, axis=1, keepdims=0), output="label")
         add("Identity", Z, output="probabilities")
-        kind = onnx.TensorProto.STRING if labels.dtype == object else onnx.TensorProto.INT64
-        outputs = [("label", kind, ["m"]), ("probabilities", number, ["m", len(labels)])]
+        kind = helper.np_dtype_to_tensor_dtype(labels.dtype)
+        outputs = [("label", kind, ["m"]), ("probabilities", number, ["m", columns])]
     graph = helper.make_graph(
         nodes,
         "accelnn",

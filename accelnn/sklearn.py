@@ -42,9 +42,10 @@ from accelnn import backend, models
 from accelnn.backend import Array, Backend, array_module, as_array, backend_of, to_host
 from accelnn.network import FLOATS, Network, Parameters
 from accelnn.optimizers import SGD, Adam, HeavyBall, Nesterov, Optimizer
+from accelnn.solvers.job import State
 from accelnn.streaming import chunks
 from accelnn.training import Checkpoint, History, Interrupted, fit, minimize
-from accelnn.training.history import Callback
+from accelnn.training.history import Callback, ask
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -54,7 +55,11 @@ except ImportError:  # before scikit-learn 1.9
         """No callbacks of scikit-learn's own."""
 
     def with_callbacks(method: Any) -> Any:
-        return method
+        @functools.wraps(method)
+        def called(*args: Any, **kwargs: Any) -> Any:  # a frame as in 1.9, for `stacklevel`
+            return method(*args, **kwargs)
+
+        return called
 
 
 ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
@@ -79,9 +84,16 @@ SLOWEST, SLOWER = 1e-6, 5.0  # "adaptive" divides the learning rate by SLOWER un
 
 
 class Course:
-    """scikit-learn's rules for a stochastic training: when it ends, and its learning rate."""
+    """scikit-learn's rules for a stochastic training: when it ends, and its learning rate.
+
+    optimizer, state : of accelnn, with which `partial_fit` goes on
+    ended : whether it has ended
+    """
 
     def __init__(self, mlp: "_MLP") -> None:
+        self.optimizer = mlp._descent()
+        self.state: State | None = None
+        self.ended = False
         self.learning_rate = float(mlp.learning_rate_init)
         self.schedule = mlp.learning_rate if mlp.solver == "sgd" else "constant"
 
@@ -108,7 +120,8 @@ class Course:
         mlp._no_improvement_count = 0 if better else mlp._no_improvement_count + 1
         if self.schedule == "invscaling":
             self.learning_rate = mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t
-        return mlp._no_improvement_count > mlp.n_iter_no_change and self._ends(mlp)
+        self.ended = mlp._no_improvement_count > mlp.n_iter_no_change and self._ends(mlp)
+        return self.ended
 
     def _better_loss(self, mlp: "_MLP") -> bool:
         worse = mlp.loss_ > mlp.best_loss_ - mlp.tol
@@ -237,6 +250,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         self._validate_params()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        watches = validation_data is not None
+        for name, given in (("dropout", np.any(self.dropout)), ("validation_data", watches)):
+            if given and self.solver == "lbfgs":
+                raise ValueError(f"{name} needs the solver adam or sgd, got lbfgs")
         hidden = np.atleast_1d(self.hidden_layer_sizes).tolist()
         if any(size <= 0 for size in hidden):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
@@ -244,15 +261,14 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         X, y = self._checked(X, y, reset=first)
         Y = self._targets(y, X.dtype, incremental)
         weights = self._weights(X, y, sample_weight, incremental)
-        watched = None
-        if validation_data is not None:
-            X_watched, y_watched = self._checked(*validation_data)
-            watched = X_watched, self._targets(y_watched, X.dtype, known=True)
+        watched = self._watched(validation_data) if watches else None
         self.n_outputs_ = Y.shape[1]
         random = check_random_state(self.random_state)
         if first:
             self._draw([X.shape[1], *hidden, self.n_outputs_], X.dtype, random)
-        with self._task(X, y, weights, incremental) as callbacks:
+        if self.solver != "lbfgs" and (first or not hasattr(self, "loss_curve_")):
+            self._start_records()
+        with self._task(X, y, sample_weight, incremental) as callbacks:
             if self.solver == "lbfgs":
                 history = self._search(X, Y, weights, callbacks)
             else:
@@ -271,7 +287,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
 
     def _draw(self, layers: list[int], dtype: Any, random: Any) -> None:
         """The first weights and biases, uniform in ±sqrt(6 / (n_in + n_out)), or with 2 in place of
-        6 for the logistic function (Glorot and Bengio 2010); and the records of the training."""
+        6 for the logistic function (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
         coefs, intercepts = [], []
         for before, n in pairwise(layers):
@@ -282,8 +298,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         self.intercepts_: list[Array] = intercepts
         self.n_layers_, self.n_iter_, self.t_ = len(layers), 0, 0
         self.out_activation_ = self._out_activation()
-        if self.solver == "lbfgs":
-            return
+
+    def _start_records(self) -> None:
         self.loss_curve_: list[float] = []
         self.validation_loss_curve_: list[float] = []
         self._no_improvement_count = 0
@@ -303,7 +319,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
     ) -> History:
         """Gradient descent on mini-batches, recorded by a `Course`."""
         if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer, self._state = Course(self), None
+            self._optimizer = Course(self)
         if self.early_stopping and self.validation_scores_ is None:
             self.validation_scores_, self.best_validation_score_ = [], -np.inf
         elif not self.early_stopping and self.best_loss_ is None:
@@ -316,6 +332,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             if self.early_stopping:
                 score = functools.partial(self._score, net, watched[0], Y_held, w)
         course = functools.partial(self._optimizer.after_epoch, self, m, score)
+        batch_size, orders = self._batch_size(m), _orders(m, random)
         self.n_iter_ = 0
         try:
             params, history = fit(
@@ -325,14 +342,14 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
                 place.to_device(Y).T,
                 epochs=1 if incremental else self.max_iter,
                 learning_rate=self._optimizer.rate,
-                optimizer=self._descent(),
-                batch_size=self._batch_size(m),
+                optimizer=self._optimizer.optimizer,
+                batch_size=batch_size,
                 record_every=1,
                 seed=random.randint(2**31 - 1) if np.any(self.dropout) else 0,
                 validation=watched,
                 weights=weights,
-                shuffle=_orders(m, random) if self.shuffle else False,
-                state=self._state,
+                shuffle=orders if self.shuffle else False,
+                state=self._optimizer.state,
                 threads=None if self.n_jobs == -1 else self.n_jobs,
                 callbacks=[course, *callbacks],
             )
@@ -341,7 +358,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             warnings.warn("Training interrupted by user.", stacklevel=5)
         if not (self.early_stopping and self.validation_scores_):
             self._keep(params)
-        self._state = history.state
+        self._optimizer.state = history.state
+        if batch_size is None and self.shuffle and random is self.random_state:
+            for _ in range(self.n_iter_):  # `fit` draws no order of a single batch
+                next(orders)
         if self.n_iter_ == self.max_iter and not (incremental or history.stopped):
             found = f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached"
             message = f"{found} and the optimization hasn't converged yet."
@@ -382,9 +402,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
                 "The validation set is too small. Increase 'validation_fraction' or the size of "
                 "your dataset."
             )
-        return tuple(
-            (X[part], Y[part], None if weights is None else weights[part]) for part in parts
+        where = array_module(X).asarray
+        train, held_out = (
+            (X[where(part)], Y[part], None if weights is None else weights[part]) for part in parts
         )
+        return train, held_out
 
     def _search(
         self, X: Array, Y: Array, weights: Array | None, callbacks: list[Callback]
@@ -410,32 +432,49 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             count = f"{self.n_iter_} iterations and {history.epochs_run} evaluations"
             remedy = "Increase max_iter or max_fun, or scale the data."
             message = f"lbfgs failed to converge after {count}. {remedy}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+            warnings.warn(message, ConvergenceWarning, stacklevel=5)
         return history
 
     @contextmanager
-    def _task(self, X: Array, y: Any, weights: Any, incremental: bool) -> Iterator[list[Callback]]:
-        """The callbacks of a training: the user's, and one that calls scikit-learn's own."""
-        callbacks = list(self.callbacks or ())
+    def _task(
+        self, X: Array, y: Any, sample_weight: Any, incremental: bool
+    ) -> Iterator[list[Callback]]:
+        """The callbacks of a training: the user's, and one that calls scikit-learn's own. These
+        follow the epochs, or the evaluations of "lbfgs"."""
+        own = list(self.callbacks or ())
         if incremental or not getattr(self, "_skl_callbacks", None):
-            yield callbacks
+            yield own
             return
-        whole = self._init_callback_context(max_subtasks=self.max_iter)
-        given = {"estimator": self, "X": X, "y": y, "metadata": {"sample_weight": weights}}
-        whole.call_on_fit_task_begin(**given)
+        descends = self.solver != "lbfgs"
+        name, most = ("epoch", self.max_iter) if descends else ("evaluation", self.max_fun)
+        whole = self._init_callback_context(max_subtasks=most)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        given = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+
+        def begin() -> Any:
+            task = whole.subcontext(task_name=name)
+            return task.call_on_fit_task_begin(**given)
 
         def fitted(params: Callable[[], Parameters]) -> dict[str, Any]:
             coefs, intercepts = _coefs(params())
             known = {name: value for name, value in vars(self).items() if name in FITTED}
             return known | {"coefs_": coefs, "intercepts_": intercepts}
 
-        def after_epoch(now: Checkpoint) -> bool:
-            task = whole.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(**given)
+        whole.call_on_fit_task_begin(**given)
+        task = begin()
+
+        def end(now: Checkpoint) -> bool:
             attributes = functools.partial(fitted, now.parameters)
             return bool(task.call_on_fit_task_end(**given, reconstruction_attributes=attributes))
 
-        yield [*callbacks, after_epoch]
+        def after_each(now: Checkpoint) -> bool:
+            nonlocal task
+            ends = ask([*own, end], now)
+            if not (ends or now.epoch + 1 == most or (descends and self._optimizer.ended)):
+                task = begin()
+            return ends
+
+        yield [after_each]
         attributes = functools.partial(fitted, lambda: self._parameters(backend.named("numpy")))
         whole.call_on_fit_task_end(**given, reconstruction_attributes=attributes)
 
@@ -453,6 +492,14 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         how |= {"multi_output": True, "y_numeric": not is_classifier(self)}
         X, y = validate_data(self, X, y, reset=reset, **how)
         return _dense(X), column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _watched(self, validation_data: Any) -> tuple[Array, Array]:
+        """X and Y (m, n_outputs) of the validation data."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            got = type(validation_data).__name__
+            raise ValueError(f"expected validation_data as (X, y), got {got}")
+        X, y = self._checked(*validation_data)
+        return X, self._targets(y, X.dtype, known=True)
 
     def _checked_on_device(self, X: Array, y: Any, reset: bool) -> Any:
         """The same without scikit-learn, which takes arrays on the host only; `fit` of accelnn
@@ -488,15 +535,16 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
     def _net(self) -> Network:
         layers = [len(self.coefs_[0]), *(coef.shape[1] for coef in self.coefs_)]
         dropped = np.ravel(self.dropout)
-        if dropped.size not in (1, len(layers) - 2):
-            expected = f"expected dropout as one value or one for each of {len(layers) - 2} layers"
+        hidden = len(layers) - 2
+        if dropped.size not in (1, hidden) or not ((dropped >= 0) & (dropped < 1)).all():
+            expected = f"expected dropout in [0, 1), one value or one for each of {hidden} layers"
             raise ValueError(f"{expected}, got {self.dropout}")
         return Network(
             layers,
             hidden=ACTIVATIONS[self.activation],
             output=self._output(),
             l2=self.alpha,
-            keep_prob=tuple(1 - np.broadcast_to(dropped, len(layers) - 2)),
+            keep_prob=tuple(1 - np.broadcast_to(dropped, hidden)),
         )
 
     def _parameters(self, place: Backend) -> Parameters:
@@ -528,36 +576,56 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         """Write the estimator to an HDF5 file, without pickle; `load` reads it. The optimizer's
         state is not kept: `partial_fit` starts with a new one.
 
-        Raises ValueError for callbacks or a random_state that is no integer, which no file holds.
+        Raises ValueError for callbacks and a RandomState, which no file holds.
         """
         check_is_fitted(self)
         params = self.get_params(deep=False)
-        if params.pop("callbacks"):
-            raise ValueError("a file holds no functions: set_params(callbacks=None) before save")
-        state = {name: value for name, value in vars(self).items() if name in KEPT}
-        text = {"params": params, "attributes": state}
-        if hasattr(self, "classes_"):
-            text |= {"classes": self.classes_, "dtype": self.classes_.dtype.str}
-            if self.classes_.dtype == object:
-                text["classes"] = [*map(str, self.classes_)]
+        for name, fits in (("callbacks", None), ("random_state", Integral)):
+            if params[name] is not None and not (fits and isinstance(params[name], fits)):
+                raise ValueError(f"a file holds no {name}: set_params({name}=None) before save")
+        if isinstance(params.get("class_weight"), dict):  # JSON's keys are texts
+            params["class_weight"] = list(params["class_weight"].items())
+        attributes = {name: value for name, value in vars(self).items() if name in KEPT}
+        fields = {"params": params, "attributes": attributes, "layers": self._net().layers}
+        if is_classifier(self):
+            fields |= {"classes": self.classes_, "dtype": self.classes_.dtype.str}
         flat = self._parameters(backend.named("numpy")).flat
-        layers = self._net().layers
-        models.write(path, type(self).__name__.encode(), text | {"layers": layers}, flat)
+        models.write(path, type(self).__name__.encode(), fields, flat)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """The estimator in a file that `save` wrote; raises ValueError for other files."""
-        text, flat = models.read(path, cls.__name__.encode())
-        mlp = cls(**text["params"])
-        sizes = mlp.hidden_layer_sizes
-        mlp.hidden_layer_sizes = tuple(sizes) if isinstance(sizes, list) else sizes
-        for name, value in text["attributes"].items():
-            setattr(mlp, name, value)
-        if "feature_names_in_" in text["attributes"]:
+        """The estimator in a file that `save` wrote.
+
+        Raises FileNotFoundError; ValueError if the file is damaged or of another kind or version.
+        """
+        fields, flat = models.read(path, cls.__name__.encode())
+        try:
+            return cls._of(fields, Parameters(flat, fields["layers"]))
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
+            raise ValueError(f"{path}: {str(error)[:500]}: {models.REMEDY}") from error
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any], params: Parameters) -> Self:
+        """The estimator with what `save` writes."""
+        given = fields["params"]
+        if isinstance(given["hidden_layer_sizes"], list):
+            given["hidden_layer_sizes"] = tuple(given["hidden_layer_sizes"])
+        if isinstance(given.get("class_weight"), list):
+            given["class_weight"] = dict(given["class_weight"])
+        mlp = cls(**given)
+        mlp._validate_params()
+        mlp._keep(params)
+        for name in {*KEPT} & {*fields["attributes"]}:
+            setattr(mlp, name, fields["attributes"][name])
+        if hasattr(mlp, "feature_names_in_"):
             mlp.feature_names_in_ = np.array(mlp.feature_names_in_, object)
-        if "classes" in text:
-            mlp.classes_ = np.array(text["classes"], text["dtype"])
-        mlp._keep(Parameters(flat, text["layers"]))
+        if is_classifier(mlp):
+            mlp.classes_ = np.array(fields["classes"], fields["dtype"])
+            outputs = 1 if len(mlp.classes_) <= 2 and not mlp._multilabel else len(mlp.classes_)
+            if outputs != params.layers[-1]:
+                found = f"{len(mlp.classes_)} classes for {params.layers[-1]} outputs"
+                raise ValueError(f"found {found}, expected {outputs} outputs")
+        mlp._net()
         return mlp
 
     def to_onnx(self) -> Any:
@@ -601,6 +669,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     }
 
     @available_if(_stochastic)
+    @with_callbacks
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
         """One epoch more on X and y. `classes` has all labels that there will be; the first call
         needs it."""
@@ -713,6 +782,7 @@ class MLPRegressor(RegressorMixin, _MLP, _Loss):
     }
 
     @available_if(_stochastic)
+    @with_callbacks
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One epoch more on X and y."""
         return self._fit(X, y, sample_weight, None, incremental=True)
@@ -781,4 +851,4 @@ def _dense(X: Any) -> Array:
     if size > free:
         needed = f"X as a dense array needs {size / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free"
         raise MemoryError(f"{needed}: train on fewer features, or by partial_fit on parts")
-    return X.toarray()
+    return X.toarray(order="C")
