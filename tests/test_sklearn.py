@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import re
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -41,18 +43,29 @@ def problem(kind, m=130, features=6):
         "classes": np.digitize(score, [-1, 0.5]) * 10,
         "labels": np.stack([score > 0, X[:, 2] > 0, score + X[:, 3] > 1], axis=1).astype(int),
         "values": score,
+        "columns": np.stack([score, X[:, 3] ** 2], axis=1),
         "counts": random.poisson(np.exp(score / 2)).astype(float),
     }
     return X, targets[kind]
 
 
-def both(kind, **options):
-    """The estimators of accelnn and of scikit-learn for these targets"""
-    name = "MLPRegressor" if kind in ("values", "counts") else "MLPClassifier"
+def ours_for(kind, **options):
+    """The estimator for these targets"""
+    estimator = MLPRegressor if kind in ("values", "counts", "columns") else MLPClassifier
     if kind == "counts":
         options |= {"loss": "poisson"}
     options = {"hidden_layer_sizes": (9, 5), "random_state": 4, "max_iter": 20} | options
-    return OURS[name](**options), getattr(reference, name)(**options)
+    return estimator(**options)
+
+
+def both(kind, **options):
+    """The estimators of accelnn and of scikit-learn for these targets"""
+    ours = ours_for(kind, **options)
+    theirs = getattr(reference, type(ours).__name__)
+    if kind == "counts" and "loss" not in inspect.signature(theirs).parameters:
+        pytest.skip("scikit-learn has the Poisson loss since 1.7")
+    names = inspect.signature(theirs).parameters
+    return ours, theirs(**{name: ours.get_params()[name] for name in names})
 
 
 def check_same(kind, fit_options=None, tolerance=1e-9, **options):
@@ -111,6 +124,8 @@ def test_activations_are_those_of_scikit_learn(activation):
 @pytest.mark.parametrize("kind", KINDS)
 def test_early_stopping_is_that_of_scikit_learn(kind):
     options = {"early_stopping": True, "learning_rate_init": 0.02, "batch_size": 20}
+    if kind == "binary" and sklearn.__version__ < "1.9":
+        pytest.skip("scikit-learn stops early with texts as labels since 1.9")
     ours, theirs = check_same(kind, max_iter=60, n_iter_no_change=4, tol=1e-3, **options)
     np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_, rtol=1e-6)
     assert ours.best_validation_score_ == pytest.approx(theirs.best_validation_score_)
@@ -132,10 +147,92 @@ def test_every_solver_gives_the_losses_of_scikit_learn(solver, monkeypatch):
     assert ours.solver_ == f"{solver} on numpy: tested"
 
 
+def test_several_outputs_train_as_in_scikit_learn_and_their_loss_is_the_sum():
+    """scikit-learn reports the mean over the outputs, and follows the gradient of the sum."""
+    X, y = problem("columns")
+    ours, theirs = both("columns", alpha=0, batch_size=40)
+    losses = np.array(ours.fit(X, y).loss_curve_), np.array(theirs.fit(X, y).loss_curve_)
+    np.testing.assert_allclose(losses[0], 2 * losses[1], rtol=1e-9)
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [130, 40])
+def test_a_random_state_is_used_as_scikit_learn_uses_it(batch_size):
+    X, y = problem("binary")
+    states = [np.random.RandomState(3), np.random.RandomState(3)]
+    options = {"batch_size": batch_size, "max_iter": 7, "solver": "sgd"}
+    for estimator, state in zip(both("binary", **options), states, strict=True):
+        estimator.set_params(random_state=state).fit(X, y)
+        estimator.partial_fit(X, y)
+    assert states[0].randint(1 << 30) == states[1].randint(1 << 30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_partial_fit_and_warm_start_go_on_as_in_scikit_learn(kind, solver):
+    X, y = problem(kind)
+    for ours, theirs in (both(kind, solver=solver), both(kind, solver=solver, warm_start=True)):
+        for estimator in (ours, theirs):
+            if estimator.warm_start:
+                estimator.fit(X, y).fit(X[::-1], y[::-1])
+            classes = {"classes": np.arange(3) if kind == "labels" else np.unique(y)}
+            classes = classes if hasattr(estimator, "predict_proba") else {}
+            for start in (0, 40, 80):
+                part = slice(start, start + 50)
+                estimator.partial_fit(X[part], y[part], **classes)
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+        np.testing.assert_allclose(ours.coefs_[1], theirs.coefs_[1], rtol=1e-6, atol=1e-9)
+        assert (ours.n_iter_, ours.t_) == (theirs.n_iter_, theirs.t_)
+
+
+def test_partial_fit_goes_on_after_a_change_of_the_solver():
+    X, y = problem("binary")
+    model = MLPClassifier(solver="lbfgs", max_iter=3).fit(X, y)
+    losses = model.set_params(solver="adam").partial_fit(X, y).partial_fit(X, y).loss_curve_
+    assert losses[1] < losses[0]
+    model.fit(X, y).set_params(solver="sgd").partial_fit(X, y)  # with the moments of adam
+
+
+@pytest.mark.parametrize("options", [DESCENTS["adaptive"], {"early_stopping": True, "tol": 1.0}])
+def test_verbose_prints_what_scikit_learn_prints(options, capsys):
+    X, y = problem("classes")
+    printed = []
+    for estimator in both("classes", verbose=True, **options):
+        estimator.fit(X, y)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_warnings_name_the_line_of_the_caller():
+    X, y = problem("binary")
+    for options in ({"solver": "lbfgs"}, {"solver": "adam"}):
+        with pytest.warns(ConvergenceWarning) as caught:
+            MLPClassifier(max_iter=2, **options).fit(X, y)
+        assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="It is going to be clipped") as caught:
+        MLPClassifier(batch_size=500, max_iter=2).fit(X, y)
+    assert caught[0].filename == __file__
+
+
 @parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
+
+
+def test_parameters_are_those_of_scikit_learn_in_its_order():
+    new = {"dropout", "callbacks", "device", "n_jobs", "class_weight", "loss"}
+    for name, ours in OURS.items():
+        theirs = inspect.signature(getattr(reference, name)).parameters
+        given = inspect.signature(ours).parameters
+        assert {*given} - {*theirs} <= new
+        kept = [parameter for parameter in given if parameter in theirs]
+        assert kept == [parameter for parameter in theirs if parameter in given]
+        assert {*theirs} <= {*given}
+        for parameter in kept:
+            assert given[parameter].default == theirs[parameter].default
+            if sklearn.__version__ > "1.7" or name == "MLPClassifier":  # loss is new in 1.7
+                assert given[parameter].kind == theirs[parameter].kind
 
 
 def test_lbfgs_reaches_the_minimum_of_scikit_learn():
@@ -177,7 +274,7 @@ def test_dropout_drops_units_while_training_only():
     assert dropped.loss_curve_ == one.loss_curve_ == again.loss_curve_ != plain.loss_curve_
     assert dropped.loss_curve_[0] > plain.loss_curve_[0]
     np.testing.assert_array_equal(dropped.predict_proba(X), again.predict_proba(X))
-    for dropout, message in (((0.5,) * 3, "dropout as one value or one for each of 2"), (1.0, "")):
+    for dropout, message in (((0.5,) * 3, "one value or one for each of 2 layers"), (1.0, "")):
         with refused(message or "'dropout' parameter"):
             MLPClassifier(dropout=dropout, **options).fit(X, y)
 
@@ -242,6 +339,75 @@ def test_validation_data_are_watched_and_scored():
         MLPClassifier().fit(X, y, validation_data=(X, y + 1))
 
 
+def test_the_validation_loss_is_the_loss():
+    X, y = problem("classes")
+    model = MLPClassifier(max_iter=4, batch_size=130, alpha=0).fit(X, y, validation_data=(X, y))
+    np.testing.assert_allclose(model.validation_loss_curve_, model.loss_curve_)
+
+
+class Log:
+    """A callback of scikit-learn 1.9"""
+
+    def __init__(self, last=None):
+        self.last, self.events, self.scores = last, [], []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X, y, metadata, fitted_estimator):
+        self.events.append(f"end {context.task_name}")
+        self.scores.append(fitted_estimator.score(X, y, **(metadata or {})))
+        return context.task_name != "fit" and context.task_id == self.last
+
+
+has_callbacks = pytest.mark.skipif(
+    not hasattr(MLPClassifier, "set_callbacks"), reason="scikit-learn has callbacks since 1.9"
+)
+
+
+@has_callbacks
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_callbacks_of_scikit_learn_follow_the_epochs(kind, solver):
+    X, y = problem(kind)
+    log = Log(last=2)
+    model = ours_for(kind, solver=solver)
+    model.set_callbacks(log).fit(X, y, sample_weight=np.ones(130))
+    name = "epoch" if solver == "adam" else "evaluation"
+    epochs = [f"begin {name}", f"end {name}"] * 3
+    assert log.events == ["setup", "begin fit", *epochs, "end fit", "teardown"]
+    assert log.scores[-1] == model.score(X, y)
+
+
+@has_callbacks
+def test_no_task_begins_after_the_last_epoch():
+    X, y = problem("binary")
+    for options in ({"max_iter": 3}, {"max_iter": 300, "tol": 10.0, "n_iter_no_change": 2}):
+        log = Log()
+        model = MLPClassifier(**options).set_callbacks(log).fit(X, y)
+        assert log.events.count("begin epoch") == log.events.count("end epoch") == model.n_iter_
+
+
+@has_callbacks
+def test_the_scoring_monitor_of_scikit_learn_scores_the_epochs():
+    from sklearn.callback import ScoringMonitor
+
+    X, y = problem("binary")
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = MLPClassifier(max_iter=5, random_state=0).set_callbacks(monitor).fit(X, y)
+    scores = [
+        entry["accuracy"] for entry in monitor.get_logs().data if entry["task_name"] == "epoch"
+    ]
+    assert len(scores) == 5
+    assert scores[-1] == model.score(X, y)
+
+
 # --------------------------------------------------------------------------------------------
 # arrays, devices and files
 
@@ -249,7 +415,7 @@ def test_validation_data_are_watched_and_scored():
 def test_float32_stays_float32():
     for kind, name in (("classes", "predict_proba"), ("values", "predict")):
         X, y = problem(kind)
-        ours = both(kind)[0].fit(X.astype(np.float32), y)
+        ours = ours_for(kind).fit(X.astype(np.float32), y)
         assert {array.dtype for array in (*ours.coefs_, *ours.intercepts_)} == {np.dtype("f4")}
         assert getattr(ours, name)(X.astype(np.float32)).dtype == np.float32
 
@@ -275,10 +441,10 @@ def test_arrays_of_other_packages_come_back_as_such(package):
 def test_arrays_on_a_device_are_trained_there(double_with_kernels, kind):
     X, y = problem(kind)
     moved = double_with_kernels.asarray(X)
-    ours, _ = both(kind, max_iter=8, early_stopping=True)
+    ours = ours_for(kind, max_iter=8, early_stopping=True)
     ours.fit(moved, y, np.ones(len(X)), validation_data=(moved, y))
     assert ours.solver_.split(":")[0].endswith("on cupy")
-    on_host = both(kind, max_iter=8, early_stopping=True)[0].fit(X, y, validation_data=(X, y))
+    on_host = ours_for(kind, max_iter=8, early_stopping=True).fit(X, y, validation_data=(X, y))
     np.testing.assert_allclose(ours.loss_curve_, on_host.loss_curve_, rtol=1e-10)
     assert all(isinstance(coef, np.ndarray) for coef in ours.coefs_)
     got, expected = ours.predict(moved), ours.predict(X)
@@ -351,7 +517,7 @@ def test_a_file_holds_the_whole_estimator(labels, tmp_path):
 @pytest.mark.parametrize("kind", ["labels", "values", "counts"])
 def test_files_of_other_targets(kind, tmp_path):
     X, y = problem(kind)
-    ours = both(kind)[0].fit(X, y)
+    ours = ours_for(kind).fit(X, y)
     ours.save(tmp_path / "mlp.h5")
     loaded = type(ours).load(tmp_path / "mlp.h5")
     np.testing.assert_array_equal(loaded.predict(X), ours.predict(X))
@@ -362,9 +528,9 @@ def test_files_that_cannot_be_are_refused(tmp_path):
     path = tmp_path / "mlp.h5"
     with pytest.raises(NotFittedError):
         MLPClassifier().save(path)
-    with refused("a file holds no functions"):
+    with refused("a file holds no callbacks"):
         MLPClassifier(max_iter=1, callbacks=[print]).fit(X, y).save(path)
-    with refused("and no RandomState", TypeError):
+    with refused("a file holds no random_state"):
         MLPClassifier(max_iter=1, random_state=np.random.RandomState(0)).fit(X, y).save(path)
     assert not path.exists()
     MLPClassifier(max_iter=1).fit(X, y).save(path)
@@ -385,7 +551,7 @@ def test_onnx_models_predict_the_same(kind, activation, dtype):
     runtime = pytest.importorskip("onnxruntime")
     X, y = problem(kind)
     X = X.astype(dtype)
-    ours = both(kind, activation=activation)[0].fit(X, y)
+    ours = ours_for(kind, activation=activation).fit(X, y)
     session = runtime.InferenceSession(ours.to_onnx().SerializeToString())
     tolerance = {"float32": 1e-5, "float64": 1e-12}[dtype]
     if kind in ("binary", "classes"):
@@ -396,6 +562,93 @@ def test_onnx_models_predict_the_same(kind, activation, dtype):
         [probabilities] = session.run(["outputs"], {"X": X})
         expected = ours.predict_proba(X) if kind == "labels" else ours.predict(X)[:, None]
     np.testing.assert_allclose(probabilities, expected, tolerance, tolerance)
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"solver": "lbfgs"}])
+def test_a_device_holds_out_and_searches_as_the_host_does(double, options):
+    X, y = problem("classes")
+    given, weights = double.asarray(X), np.arange(130) / 100
+    there, here = (ours_for("classes", **options).fit(data, y, weights) for data in (given, X))
+    assert " on cupy: " in there.solver_
+    np.testing.assert_allclose(there.coefs_[0], here.coefs_[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_a_file_keeps_class_weights(kind, tmp_path):
+    X, y = problem(kind)
+    weights = dict.fromkeys(np.unique(y), 2.0)
+    ours = MLPClassifier(max_iter=2, class_weight=weights, n_iter_no_change=np.inf).fit(X, y)
+    ours.save(tmp_path / "mlp.h5")
+    loaded = MLPClassifier.load(tmp_path / "mlp.h5")
+    assert loaded.get_params() == ours.get_params()
+    loaded.fit(X, y)
+
+
+HOSTILE = {
+    "unknown parameter": lambda fields: fields["params"].update(power=3),
+    "unknown solver": lambda fields: fields["params"].update(solver="magic"),
+    "no layers": lambda fields: fields.pop("layers"),
+    "other layers": lambda fields: fields.update(layers=[6, 9, 3]),
+    "missing": lambda fields: fields["params"].pop("hidden_layer_sizes"),
+    "a huge text": lambda fields: fields.update(dtype="U1000000000"),
+    "too few classes": lambda fields: fields.update(classes=[1]),
+    "activation": lambda fields: fields["attributes"].update(out_activation_="tan"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_a_hostile_file_is_refused(change, tmp_path, monkeypatch):
+    write = accelnn.models.write
+
+    def changed(path, kind, fields, weights):
+        HOSTILE[change](fields)
+        write(path, kind, fields, weights)
+
+    monkeypatch.setattr("accelnn.models.write", changed)
+    X, y = problem("classes")
+    path = tmp_path / "mlp.h5"
+    MLPClassifier(max_iter=1).fit(X, y).save(path)
+    with refused("mlp.h5: .*: take a whole copy"):
+        MLPClassifier.load(path)
+
+
+def test_a_file_sets_no_other_attributes(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelnn.sklearn.KEPT", {*accelnn.sklearn.KEPT, "predict"})
+    X, y = problem("binary")
+    model = MLPClassifier(max_iter=2).fit(X, y)
+    model.predict = 3
+    model.save(tmp_path / "model.h5")
+    monkeypatch.undo()
+    assert callable(MLPClassifier.load(tmp_path / "model.h5").predict)
+
+
+@pytest.mark.parametrize("labels", [[7], [True, False], [0.0, 1.0, 2.0], ["one"]])
+def test_onnx_models_give_labels_of_all_kinds(labels):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    X, _ = problem("classes")
+    ours = MLPClassifier(max_iter=5).fit(X, np.resize(labels, 130))
+    session = runtime.InferenceSession(ours.to_onnx().SerializeToString())
+    label, probabilities = session.run(["label", "probabilities"], {"X": X})
+    np.testing.assert_array_equal(label, ours.predict(X))
+    np.testing.assert_allclose(probabilities, ours.predict_proba(X), 1e-12)
+
+
+def test_without_onnx_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    ours = MLPRegressor(max_iter=2).fit(*problem("values"))
+    with refused("ONNX models need the package onnx: pip install", ModuleNotFoundError):
+        ours.to_onnx()
+
+
+def test_X_enters_without_a_copy(monkeypatch):
+    given = []
+    monkeypatch.setattr("accelnn.sklearn.fit", lambda *args, **_: given.extend(args) or 1 / 0)
+    X, y = problem("values")
+    with pytest.raises(ZeroDivisionError):
+        MLPRegressor().fit(X, y)
+    assert np.shares_memory(given[2], X)
+    assert given[2].shape == X.T.shape
 
 
 # --------------------------------------------------------------------------------------------
@@ -486,3 +739,39 @@ def test_batches_larger_than_the_data_are_clipped_with_a_warning():
     with pytest.warns(UserWarning, match="Got `batch_size` less than 1 or larger than"):
         ours = MLPClassifier(batch_size=500, random_state=1, max_iter=3).fit(X, y)
     assert ours.loss_curve_ == MLPClassifier(random_state=1, max_iter=3).fit(X, y).loss_curve_
+
+
+MISTAKES = {
+    "dropout needs the solver adam or sgd, got lbfgs": {"solver": "lbfgs", "dropout": 0.5},
+    "dropout in [0, 1), one value or one for each of 2 layers": {"dropout": [0.1, 1.2]},
+    "The 'device' parameter of MLPClassifier must be": {"device": "gpu"},
+    "The 'callbacks' parameter of MLPClassifier must be": {"callbacks": print},
+    "The classes, ['no', 'yes'], are not in class_weight": {"class_weight": {"maybe": 1}},
+    "hidden_layer_sizes must be > 0, got [5, 0]": {"hidden_layer_sizes": (5, 0)},
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_parameters_that_do_not_fit_are_explained(message):
+    options = {"hidden_layer_sizes": (5, 4)} | MISTAKES[message]
+    with refused(re.escape(message)):
+        MLPClassifier(**options).fit(*problem("binary"))
+
+
+def test_data_that_do_not_fit_are_explained():
+    X, y = problem("binary")
+    with refused("validation_data needs the solver adam or sgd, got lbfgs"):
+        MLPClassifier(solver="lbfgs").fit(X, y, validation_data=(X, y))
+    with refused(re.escape("expected validation_data as (X, y), got ndarray")):
+        MLPClassifier().fit(X, y, validation_data=X)
+    with refused("X has 2 features, but MLPClassifier is expecting 6 features"):
+        MLPClassifier().fit(X, y, validation_data=(X[:, :2], y))
+    with refused("`y` has classes not in `self.classes_`"):
+        MLPClassifier().fit(X, y, validation_data=(X, np.full(130, "maybe")))
+    with refused("Negative values in data passed to `sample_weight`"):
+        MLPClassifier().fit(X, y, sample_weight=-np.ones(130))
+    with refused("at least 0 for poisson outputs, got -"):
+        MLPRegressor(loss="poisson").fit(*problem("values"))
+    with refused("class_weight='balanced' does not work with partial_fit: pass"):
+        MLPClassifier(class_weight="balanced").partial_fit(X, y, classes=["no", "yes"])
+    assert not hasattr(MLPClassifier(solver="lbfgs"), "partial_fit")
