@@ -55,6 +55,21 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(code, {"__name__": page})
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_code_of_the_estimators_page_runs(tmp_path, monkeypatch, capsys):
+    for package in ("sklearn.callback", "torch", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    test_the_code_of_a_page_runs("docs/estimators.md", tmp_path, monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    cancer, wine, digits, diabetes = lines[:4]
+    assert min(float(line.split()[-1]) for line in (cancer, wine, digits)) > 0.95
+    assert float(diabetes) > 0.25
+    absolute, squared = (line for line in lines if "_error " in line)
+    assert float(absolute.split()[-1]) > 0.9
+    assert float(squared.split()[-1]) < 0
+
+
 def test_every_command_is_understood():
     assert COMMANDS
     for command in COMMANDS:
