@@ -136,7 +136,7 @@ def _trained(net: Any) -> Any:
     """A copy of an estimator without what only training needs."""
     net = copy.copy(net)
     state = vars(net)
-    for name in ("history_", "_optimizer", "_state"):
+    for name in ("history_", "_optimizer"):
         state.pop(name, None)
     state |= {name: None for name in ("recipe", "callbacks") if name in state}
     for name in ("regressor", "regressor_"):  # of TransformedTargetRegressor
