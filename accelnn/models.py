@@ -158,7 +158,8 @@ def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Arr
     whole = DataFile(path, REMEDY)
     whole.require()
     size = path.stat().st_size
-    foreign = ValueError(f"{path} is not a model saved by accelnn")
+    what = "a model" if kind == FORMAT else f"an {kind.decode()}"
+    foreign = ValueError(f"{path} is not {what} saved by accelnn")
     with path.open("rb") as raw:
         if raw.read(8) != b"\x89HDF\r\n\x1a\n":  # every HDF5 file begins so
             raise foreign

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ import psutil
 from sklearn import neural_network
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
+from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -82,6 +82,48 @@ KEPT = (
     "_no_improvement_count",
 )
 SLOWEST, SLOWER = 1e-6, 5.0  # "adaptive" divides the learning rate by SLOWER until SLOWEST
+
+# the part of the docstrings that both estimators share
+PARAMETERS = """hidden_layer_sizes : the units of each hidden layer, by default (100,); () for none
+    activation : of the hidden layers, "identity" | "logistic" | "tanh" | "relu"
+    solver : "adam" | "sgd", gradient descent on mini-batches | "lbfgs", L-BFGS on all examples
+    alpha : λ of L2, adding α/(2m) Σ ‖W‖² to the loss of m examples
+    batch_size : examples a step; "auto" is min(200, n_samples)
+    learning_rate : of sgd, "constant" | "invscaling", learning_rate_init / (t_ + 1)^power_t |
+        "adaptive", a fifth of it whenever tol would end the training, down to 1e-6
+    learning_rate_init : of sgd and adam
+    power_t : the exponent of "invscaling"
+    max_iter : the most epochs, or iterations of lbfgs
+    shuffle : whether each epoch of sgd and adam takes the examples in a new order
+    random_state : an integer, a RandomState or None, for weights, orders, split and dropout
+    tol : the least improvement of an epoch; the tolerance of lbfgs for the gradient
+    verbose : whether to print the loss of each epoch
+    warm_start : whether `fit` starts from the weights of the last one
+    momentum, nesterovs_momentum : of sgd, a factor in [0, 1], and whether it is Nesterov's
+    early_stopping : whether to end when the score of held-out examples no longer improves,
+        and keep the best weights
+    validation_fraction : the share of the examples that early stopping holds out
+    beta_1, beta_2, epsilon : of adam
+    n_iter_no_change : epochs without an improvement by tol before the training ends
+    max_fun : the most evaluations of lbfgs
+    dropout : the share of a hidden layer's units that each step drops, in [0, 1), or one for
+        each hidden layer
+    callbacks : functions called with an `accelnn.Checkpoint` after each epoch, or each
+        evaluation of lbfgs; one that returns true ends the training
+    device : "cpu" | "cuda" | "auto", a GPU if one can be used. Arrays on a GPU stay there
+    n_jobs : the most threads of compiled steps; None and -1 for as many as pay"""
+ATTRIBUTES = """coefs_, intercepts_ : of each layer, (n_in, n_out) and (n_out,), float32 if X is
+    n_features_in_, n_outputs_, n_layers_ : the numbers of features, outputs and layers, the
+        input included
+    feature_names_in_ : (n_features,), if X has names that are texts
+    out_activation_ : the activation of the outputs
+    n_iter_, t_ : epochs, or iterations of lbfgs; examples that sgd or adam has seen
+    loss_ : of the last epoch, the mean over its batches; the lowest of lbfgs
+    loss_curve_, best_loss_ : the loss of each epoch of sgd and adam; the lowest, or None with
+        early stopping
+    validation_scores_, best_validation_score_ : of early stopping, else None
+    validation_loss_curve_ : the loss of the held-out examples before each epoch
+    solver_ : the solver of accelnn that ran, where, and why"""
 
 
 class Course:
@@ -159,16 +201,7 @@ class Course:
 
 @dataclass(eq=False, repr=False)
 class _MLP(CallbackSupportMixin, BaseEstimator):
-    """What the classifier and the regressor share.
-
-    Parameters that scikit-learn's own estimators do not have:
-
-    dropout : the share of a hidden layer's units that each step drops, in [0, 1); or one per layer
-    callbacks : functions called with a `accelnn.Checkpoint` after each epoch, or after each
-        evaluation of "lbfgs"; one that returns true ends the training
-    device : "cpu" | "cuda" | "auto", a GPU if one can be used; CuPy arrays decide by themselves
-    n_jobs : the most threads of a training; None for as many as pay
-    """
+    """What the classifier and the regressor share: PARAMETERS and ATTRIBUTES."""
 
     hidden_layer_sizes: Any = (100,)
     activation: str = "relu"
@@ -310,31 +343,28 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         course = functools.partial(self._optimizer.after_epoch, self, m, score)
         batch_size, orders = self._batch_size(m), _orders(m, random)
         self.n_iter_ = 0
-        try:
-            params, history = fit(
-                net,
-                self._parameters(place),
-                place.to_device(X).T,
-                place.to_device(Y).T,
-                epochs=1 if incremental else self.max_iter,
-                learning_rate=self._optimizer.rate,
-                optimizer=self._optimizer.optimizer,
-                batch_size=batch_size,
-                record_every=1,
-                seed=random.randint(2**31 - 1) if np.any(self.dropout) else 0,
-                validation=watched,
-                weights=weights,
-                shuffle=orders if self.shuffle else False,
-                state=self._optimizer.state,
-                threads=None if self.n_jobs == -1 else self.n_jobs,
-                callbacks=[course, *callbacks],
-            )
-        except Interrupted as stopped:
-            params, history = stopped.params, stopped.history
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+        params, history = _reached(
+            fit,
+            net,
+            self._parameters(place),
+            place.to_device(X).T,
+            place.to_device(Y).T,
+            epochs=1 if incremental else self.max_iter,
+            learning_rate=self._optimizer.rate,
+            optimizer=self._optimizer.optimizer,
+            batch_size=batch_size,
+            record_every=1,
+            seed=random.randint(2**31 - 1) if np.any(self.dropout) else 0,
+            validation=watched,
+            weights=weights,
+            shuffle=orders if self.shuffle else False,
+            state=_moved(self._optimizer.state, place.to_device),
+            threads=None if self.n_jobs == -1 else self.n_jobs,
+            callbacks=[course, *callbacks],
+        )
         if not (self.early_stopping and self.validation_scores_):
             self._keep(params)
-        self._optimizer.state = history.state
+        self._optimizer.state = _moved(history.state, to_host)
         if batch_size is None and self.shuffle and random is self.random_state:
             for _ in range(self.n_iter_):  # `fit` draws no order of a single batch
                 next(orders)
@@ -389,7 +419,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
     ) -> History:
         """L-BFGS on all examples."""
         place = self._place(X)
-        params, history = minimize(
+        params, history = _reached(
+            minimize,
             self._net(),
             self._parameters(place),
             place.to_device(X).T,
@@ -403,7 +434,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             verbose="lines" if self.verbose else False,
         )
         self._keep(params)
-        self.n_iter_, self.loss_ = history.iterations or 0, min(history.costs)
+        self.n_iter_, self.loss_ = history.iterations or 0, min(history.costs, default=np.inf)
         if self.n_iter_ >= self.max_iter or history.epochs_run >= self.max_fun:
             count = f"{self.n_iter_} iterations and {history.epochs_run} evaluations"
             remedy = "Increase max_iter or max_fun, or scale the data."
@@ -467,7 +498,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
             return _dense(validate_data(self, X, reset=reset, **how))
         how |= {"multi_output": True, "y_numeric": not is_classifier(self)}
         X, y = validate_data(self, X, y, reset=reset, **how)
-        return _dense(X), column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+        return _dense(X), _flat(y)
 
     def _watched(self, validation_data: Any) -> tuple[Array, Array]:
         """X and Y (m, n_outputs) of the validation data."""
@@ -486,10 +517,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         X = X if X.dtype in FLOATS else X.astype(np.float64)
         if isinstance(y, str):
             return X
-        y = check_array(to_host(y), ensure_2d=False, dtype=None)
+        y = check_array(_on_host(y), ensure_2d=False, dtype=None)
         if len(y) != len(X):
             raise ValueError(f"expected as many targets as examples, {len(X)}, got {len(y)}")
-        return X, y
+        return X, _flat(y)
 
     def _weights(
         self,
@@ -502,7 +533,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         if sample_weight is None:
             return None
         like_X = np.empty((len(X), 0), X.dtype)
-        return _check_sample_weight(_native(sample_weight), like_X, ensure_non_negative=True)
+        return _check_sample_weight(_on_host(sample_weight), like_X, ensure_non_negative=True)
 
     def _place(self, X: Array) -> Backend:
         """Where to compute: where X is, or on the device that was asked for."""
@@ -584,8 +615,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
     def _of(cls, fields: dict[str, Any], params: Parameters) -> Self:
         """The estimator with what `save` writes."""
         given = fields["params"]
-        if isinstance(given["hidden_layer_sizes"], list):
-            given["hidden_layer_sizes"] = tuple(given["hidden_layer_sizes"])
+        for name in ("hidden_layer_sizes", "dropout"):
+            if isinstance(given[name], list):
+                given[name] = tuple(given[name])
         if isinstance(given.get("class_weight"), list):
             given["class_weight"] = dict(given["class_weight"])
         mlp = cls(**given)
@@ -630,11 +662,18 @@ def _stochastic(mlp: _MLP) -> bool:
 
 @dataclass(eq=False, repr=False)
 class MLPClassifier(ClassifierMixin, _MLP):
-    """A multi-layer perceptron for classes: scikit-learn's MLPClassifier on accelnn's solvers.
+    __doc__ = f"""A multi-layer perceptron for classes: scikit-learn's MLPClassifier on accelnn's
+    solvers. docs/estimators.md shows what it has beyond it.
 
-    The parameters are scikit-learn's, and dropout, callbacks, device and n_jobs as in `_MLP`.
+    Parameters
+    ----------
+    {PARAMETERS}
+    class_weight : None | "balanced" | {{class: weight}}; multiplies the sample weights
 
-    class_weight : None, "balanced", or {class: weight}; multiplies the sample weights
+    Attributes
+    ----------
+    classes_ : (n_classes,), the labels in ascending order
+    {ATTRIBUTES}
     """
 
     class_weight: Any = field(default=None, kw_only=True)
@@ -650,7 +689,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """One epoch more on X and y. `classes` has all labels that there will be; the first call
         needs it."""
         if _check_partial_fit_first_call(self, classes):
-            self._multilabel = type_of_target(y).startswith("multilabel")
+            self._multilabel = type_of_target(_on_host(y)).startswith("multilabel")
         return self._fit(X, y, sample_weight, None, incremental=True)
 
     def predict(self, X: Any) -> Array:
@@ -674,6 +713,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         A = _native(self.predict_proba(X))
         with np.errstate(divide="ignore"):
             return _like(X, array_module(A).log(A))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The accuracy on X and y."""
+        y, predicted, weights = map(_on_host, (y, self.predict(X), sample_weight))
+        return float(accuracy_score(y, predicted, sample_weight=weights))
 
     def _targets(self, y: Any, dtype: Any, known: bool = False) -> Array:
         """Y (m, n_outputs) of 0 and 1. Labels that are not `known` define the classes."""
@@ -743,13 +787,19 @@ class _Loss:
 
 @dataclass(eq=False, repr=False)
 class MLPRegressor(RegressorMixin, _MLP, _Loss):
-    """A multi-layer perceptron for values: scikit-learn's MLPRegressor on accelnn's solvers.
+    __doc__ = f"""A multi-layer perceptron for values: scikit-learn's MLPRegressor on accelnn's
+    solvers. docs/estimators.md shows what it has beyond it.
 
-    The parameters are scikit-learn's, and dropout, callbacks, device and n_jobs as in `_MLP`.
-
+    Parameters
+    ----------
     loss : "squared_error" | "poisson", halves of them as in scikit-learn | "absolute_error" |
         "huber", quadratic up to an error of 1: standardise y, for instance by
         sklearn.compose.TransformedTargetRegressor
+    {PARAMETERS}
+
+    Attributes
+    ----------
+    {ATTRIBUTES}
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -768,6 +818,11 @@ class MLPRegressor(RegressorMixin, _MLP, _Loss):
         A = self._outputs(X)
         return _like(X, A[:, 0] if A.shape[1] == 1 else A)
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R², the share of the variance of y that is predicted, on X and y."""
+        y, predicted, weights = map(_on_host, (y, self.predict(X), sample_weight))
+        return float(r2_score(y, predicted, sample_weight=weights))
+
     def _targets(self, y: Any, dtype: Any, known: bool = False) -> Array:  # noqa: ARG002
         return np.ascontiguousarray(y, dtype).reshape(len(y), -1)
 
@@ -783,6 +838,21 @@ class MLPRegressor(RegressorMixin, _MLP, _Loss):
         """R² on a held-out set, X (n, m) and Y (m, n_outputs); NaN if a prediction is."""
         A = to_host(net.forward(params, X)).T
         return float(r2_score(Y, A, sample_weight=w)) if np.isfinite(A).all() else np.nan
+
+
+def _reached(train: Callable[..., Any], *given: Any, **options: Any) -> tuple[Parameters, History]:
+    """The result of `fit` or `minimize`, or what it had reached when Ctrl-C ended it."""
+    try:
+        params, history = train(*given, **options)
+    except Interrupted as stopped:
+        params, history = stopped.params, stopped.history
+        warnings.warn("Training interrupted by user.", stacklevel=6)
+    return params, history
+
+
+def _moved(state: State | None, move: Callable[[Array], Array]) -> State | None:
+    """A state with its moments moved to the host, or to a device."""
+    return state and replace(state, moments=tuple(map(move, state.moments)))
 
 
 def _orders(m: int, random: Any) -> Iterator[Array]:
@@ -803,6 +873,17 @@ def _coefs(params: Parameters) -> tuple[list[Array], list[Array]]:
 def _native(X: Any) -> Any:
     """X, as an array of NumPy or CuPy if it is an array of another package."""
     return as_array(X) if hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray) else X
+
+
+def _on_host(X: Any) -> Any:
+    """X, as an array of NumPy if it is an array of another package."""
+    X = _native(X)
+    return X if array_module(X) is np else to_host(X)
+
+
+def _flat(y: Array) -> Array:
+    """y (m,) if it is (m, 1), with scikit-learn's warning."""
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def _like(X: Any, result: Array) -> Any:

@@ -214,7 +214,11 @@ def test_warnings_name_the_line_of_the_caller():
     assert caught[0].filename == __file__
 
 
-@parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+CHECKS = parametrize_with_checks([MLPClassifier(max_iter=100), MLPRegressor(max_iter=100)])
+
+
+# as a list: that of scikit-learn 1.6 is a generator, which pytest deprecates
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
@@ -534,7 +538,7 @@ def test_files_that_cannot_be_are_refused(tmp_path):
         MLPClassifier(max_iter=1, random_state=np.random.RandomState(0)).fit(X, y).save(path)
     assert not path.exists()
     MLPClassifier(max_iter=1).fit(X, y).save(path)
-    with refused("is not a model saved by accelnn"):
+    with refused("is not an MLPRegressor saved by accelnn"):
         MLPRegressor.load(path)
     with refused("is not a model saved by accelnn"):
         accelnn.load(path)
@@ -651,6 +655,62 @@ def test_X_enters_without_a_copy(monkeypatch):
     assert given[2].shape == X.T.shape
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_on_a_device_are_taken_everywhere(double, kind):
+    X, y = problem(kind)
+    y = (y == "yes").astype(int) if kind == "binary" else y
+    moved = tuple(map(double.asarray, (X, y, np.arange(130) % 3)))
+    ours, expected = ours_for(kind).fit(*moved), ours_for(kind).fit(X, y, np.arange(130) % 3)
+    np.testing.assert_allclose(ours.loss_curve_, expected.loss_curve_, rtol=1e-9)
+    assert ours.score(*moved) == pytest.approx(expected.score(X, y, np.arange(130) % 3))
+    classes = {"classes": expected.classes_} if hasattr(expected, "classes_") else {}
+    begun = clone(ours).partial_fit(*moved[:2], **classes)
+    assert begun.loss_ == pytest.approx(clone(ours).partial_fit(X, y, **classes).loss_)
+    if kind in ("binary", "classes", "values"):
+        with pytest.warns(sklearn.exceptions.DataConversionWarning, match="column-vector"):
+            begun.fit(moved[0], moved[1][:, None])
+
+
+@pytest.mark.usefixtures("double")
+def test_partial_fit_goes_on_from_a_copy_on_any_device():
+    X, y = problem("values")
+    ours, expected = ours_for("values", device="cuda"), ours_for("values")
+    for device in ("cuda", "cuda", "cpu", "cuda"):
+        ours.set_params(device=device).partial_fit(X, y)
+        expected.partial_fit(X, y)
+        assert all(isinstance(m, np.ndarray) for m in ours._optimizer.state.moments)
+        ours = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_allclose(ours.loss_curve_, expected.loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("package", ["torch", "jax.numpy"])
+def test_arrays_of_other_packages_are_scored_and_weighed(package):
+    xp = pytest.importorskip(package)
+    X, y = problem("classes")
+    given = [xp.asarray(array) for array in (X.astype("f4"), y, np.arange(130, dtype="f4") % 3)]
+    ours = ours_for("classes").fit(*given, validation_data=given[:2])
+    expected = ours_for("classes").fit(X.astype("f4"), y, np.arange(130) % 3)
+    assert ours.loss_curve_ == expected.loss_curve_
+    assert ours.score(*given) == expected.score(X.astype("f4"), y, np.arange(130) % 3)
+    assert ours.partial_fit(*given).n_iter_ == 1
+
+
+def test_a_file_keeps_parameters_that_are_tuples(tmp_path):
+    ours = MLPClassifier((8, 4), dropout=(0.1, 0.2), max_iter=2).fit(*problem("binary"))
+    ours.save(tmp_path / "mlp.h5")
+    loaded = MLPClassifier.load(tmp_path / "mlp.h5")
+    assert loaded.get_params() == ours.get_params()
+
+
+@pytest.mark.parametrize("model", [MLPClassifier, MLPRegressor])
+def test_the_documentation_names_every_parameter_and_attribute(model):
+    ours = model(max_iter=2).fit(problem("values")[0], np.arange(130) % 2)
+    public = [name for name in vars(ours) if name[0] != "_"]
+    for name in (*ours.get_params(), *public, "feature_names_in_"):
+        entry = rf"^    (\w+, )*{name}(, \w+)* : "
+        assert re.search(entry, model.__doc__, re.MULTILINE), name
+
+
 # --------------------------------------------------------------------------------------------
 # in scikit-learn's tools
 
@@ -707,6 +767,10 @@ def test_ctrl_c_keeps_what_was_reached():
         ours.fit(X, y)
     assert ours.n_iter_ == 4
     assert ours.predict(X).shape == (130,)
+    lbfgs = MLPClassifier(solver="lbfgs", random_state=1, callbacks=[interrupt])
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        lbfgs.fit(X, y)
+    assert lbfgs.loss_ < MLPClassifier(random_state=1, max_iter=1).fit(X, y).loss_
 
 
 def test_threads_of_a_training(monkeypatch):
