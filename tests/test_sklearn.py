@@ -239,6 +239,7 @@ def test_parameters_are_those_of_scikit_learn_in_its_order():
                 assert given[parameter].kind == theirs[parameter].kind
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # by scikit-learn 1.6
 def test_lbfgs_reaches_the_minimum_of_scikit_learn():
     X, y = problem("classes")
     options = {"solver": "lbfgs", "alpha": 1.0, "max_iter": 300, "activation": "tanh"}
