@@ -22,6 +22,7 @@ import accelnn
 from accelnn import sklearn as estimators
 
 SEEDS = 5
+REST = 0.3  # seconds after a peer's training, so that BLAS's threads fall asleep
 
 
 class Job(NamedTuple):
@@ -129,6 +130,7 @@ def test_estimator(benchmark, name, peer):
         model.fit(X, y)
         seconds.append(time.perf_counter() - start)
         scores[peer].append(score(y_test, model.predict(X_test)))
+        time.sleep(REST)
         return (seed,), {}
 
     with warnings.catch_warnings(action="ignore"):  # that they have not converged

@@ -12,6 +12,8 @@ import pytest
 import accelnn
 from accelnn import Network, datasets
 
+pytestmark = pytest.mark.filterwarnings("ignore:drawn data stands in")
+
 
 class Job(NamedTuple):
     """Trainings of one hidden layer: for each its net, weights, rate, and the examples it sees."""
