@@ -608,7 +608,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator):
         fields, flat = models.read(path, cls.__name__.encode())
         try:
             return cls._of(fields, Parameters(flat, fields["layers"]))
-        except (ValueError, TypeError, LookupError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
             raise ValueError(f"{path}: {str(error)[:500]}: {models.REMEDY}") from error
 
     @classmethod
