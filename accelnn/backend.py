@@ -332,6 +332,7 @@ def argument(text: str) -> str:
 
 
 def named(name: str) -> Backend:
+    """The backend of a name, which does not become the chosen one; takes and raises as `use`."""
     kind, _, digits = argument(name).partition(":")
     if kind == "numpy":
         return _NUMPY

@@ -89,29 +89,25 @@ class Momentum(Optimizer):
     def update(
         self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
     ) -> None:
+        V = self.velocity(gradient, moments)
+        theta -= array_module(theta).multiply(V, learning_rate, out=gradient)
+
+    def velocity(self, gradient: Array, moments: list[Array]) -> Array:
+        """V ← β V + the gradient as it comes to `update`"""
         [V] = moments
         V *= self.beta
         V += gradient
-        theta -= array_module(theta).multiply(V, learning_rate, out=gradient)
+        return V
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeavyBall(Optimizer):
+class HeavyBall(Momentum):
     """V ← β V + α dθ, θ ← θ - V (Polyak 1964): momentum as in PyTorch, and as in scikit-learn also
     if the learning rate changes."""
-
-    beta: float = 0.9
-
-    moments: ClassVar[int] = 1
-    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"expected beta in [0, 1], got {self.beta}")
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        return self.beta, 0.0
 
     def scale(self, learning_rate: float) -> float:
         return learning_rate
@@ -119,10 +115,7 @@ class HeavyBall(Optimizer):
     def update(
         self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
     ) -> None:
-        [V] = moments
-        V *= self.beta
-        V += gradient
-        theta -= V
+        theta -= self.velocity(gradient, moments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +126,7 @@ class Nesterov(HeavyBall):
     def update(
         self, theta: Array, gradient: Array, moments: list[Array], learning_rate: float, step: int
     ) -> None:
-        [V] = moments
-        V *= self.beta
-        V += gradient
+        V = self.velocity(gradient, moments)
         theta -= gradient
         theta -= array_module(theta).multiply(V, self.beta, out=gradient)
 

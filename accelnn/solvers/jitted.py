@@ -22,7 +22,6 @@ from accelnn.solvers.layout import Layout
 # them, and the elements of its dropout masks, all drawn before it
 LONGEST_CALL, LARGEST_MASKS = 2e10, 2**20
 
-
 NO_ORDER = np.zeros(0, np.int64)
 
 
