@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # typing's, which takes 2 ms to import
 if TYPE_CHECKING:
     from accelnn import datasets, plots
     from accelnn.backend import BackendError, DeviceMemoryError, to_device, to_host, use
+    from accelnn.columns import stored
     from accelnn.functions import one_hot
     from accelnn.models import Model, load, save
     from accelnn.network import Network, Parameters
@@ -35,12 +36,13 @@ __all__ += ["SGD", "Adam", "HeavyBall", "Momentum", "Nesterov"]
 __all__ += ["Checkpoint", "History", "Interrupted", "fit", "minimize"]
 __all__ += ["TrainingsFailed", "TrainingsInterrupted", "fit_many"]
 __all__ += ["BackendError", "DeviceMemoryError", "to_device", "to_host", "use", "warm_up"]
-__all__ += ["Model", "datasets", "load", "plots", "save"]
+__all__ += ["Model", "datasets", "load", "plots", "save", "stored"]
 
 # The modules of these names. Each is imported when it or one of its names is first used, so that
 # the commands start at once.
 _NAMES = {
     "backend": ("BackendError", "DeviceMemoryError", "to_device", "to_host", "use"),
+    "columns": ("stored",),
     "functions": ("one_hot",),
     "models": ("Model", "load", "save"),
     "network": ("Network", "Parameters"),

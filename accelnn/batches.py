@@ -13,31 +13,46 @@ import numpy as np
 
 from accelnn.backend import Array, array_module
 
+BLOCKS = 16  # whose examples are shuffled together, and read at a time
+
 
 def orders(
-    m: int, seed: int, shuffle: bool | Iterable[Array] = True, first: int = 0
+    m: int, seed: int, shuffle: bool | int | Iterable[Array] = True, first: int = 0
 ) -> Iterator[Array]:
     """For each epoch from `first` on a permutation of 0 ... m-1, (m,) int64 on the host.
 
-    shuffle : True for those of a seed; False for 0 ... m-1 itself; or the coming epochs' own
+    shuffle : True for those of a seed; False for 0 ... m-1 itself; the size of blocks for those of
+        `in_blocks`; or the coming epochs' own
 
     Raises ValueError if one of the caller's own is no permutation, or one is missing.
     """
     if shuffle is False:
         yield from itertools.repeat(np.arange(m))
-    elif shuffle is True:
-        random = np.random.default_rng((seed, m))
+    elif isinstance(shuffle, int):
+        block = None if shuffle is True else shuffle
+        random = np.random.default_rng((seed, m) if block is None else (seed, m, block))
         for epoch in itertools.count():
-            order = random.permutation(m)
+            order = random.permutation(m) if block is None else in_blocks(m, block, random)
             if epoch >= first:
                 yield order
-    for given in () if isinstance(shuffle, bool) else shuffle:
+    for given in () if isinstance(shuffle, int) else shuffle:
         order = np.asarray(given)
         if order.shape != (m,) or order.dtype.kind not in "iu" or not is_permutation(order):
             got = f"{order.dtype} of shape {order.shape}"
             raise ValueError(f"expected shuffle to give permutations of 0..{m - 1}, got {got}")
         yield order.astype(np.int64, copy=False)
     raise ValueError("expected shuffle to give a permutation for each epoch, and it gave fewer")
+
+
+def in_blocks(m: int, block: int, random: np.random.Generator) -> Array:
+    """A permutation of 0 ... m-1 that data on a disk can be read in: blocks of contiguous examples
+    in random order, and the examples of BLOCKS of them at a time in random order."""
+    starts = random.permutation(-(-m // block)) * block
+    order = (starts[:, None] + np.arange(block)).ravel()
+    order = order[order < m]  # the last block may be short
+    for start in range(0, m, BLOCKS * block):
+        random.shuffle(order[start : start + BLOCKS * block])
+    return order
 
 
 def is_permutation(order: Array) -> bool:
@@ -67,22 +82,31 @@ def gather(rows: Array, indices: Array, out: Array) -> None:
     xp.take(rows, indices, axis=0, out=out, **mode)
 
 
-def split(data: tuple[Array, ...], share: float, seed: int) -> tuple[tuple[Array, ...], ...]:
+def split(
+    data: tuple[Array, ...], share: float, seed: int, sort: bool = False
+) -> tuple[tuple[Array, ...], ...]:
     """The arrays of `data`, with examples along their last axis, to train on, and those of a
     validation set: this share of the examples, at least one and not all, drawn at random, the same
-    for a seed. None stays None."""
+    for a seed. None stays None.
+
+    sort : whether both stay in the order of `data`, in which blocks of them can be read
+    """
     m = data[0].shape[1]
-    order = array_module(data[0]).asarray(np.random.default_rng((seed, m, 1)).permutation(m))
+    order = np.random.default_rng((seed, m, 1)).permutation(m)
     held_out = min(max(round(share * m), 1), m - 1)
-    return part(data, order[held_out:]), part(data, order[:held_out])
+    each = order[held_out:], order[:held_out]
+    trained, watched = (part(data, np.sort(chosen) if sort else chosen) for chosen in each)
+    return trained, watched
 
 
 def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:
-    """These examples of the arrays of `data`, as in `split`."""
-    return tuple(
-        array if array is None else array[chosen] if array.ndim == 1 else array[:, chosen]
-        for array in data
-    )
+    """These examples, whose numbers are on the host, of the arrays of `data`, as in `split`."""
+
+    def of(array: Array) -> Array:
+        index = array_module(array).asarray(chosen)
+        return array[index] if array.ndim == 1 else array[:, index]
+
+    return tuple(array if array is None else of(array) for array in data)
 
 
 class Fold:

@@ -8,6 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -16,7 +17,7 @@ import numpy as np
 
 from accelnn import backend
 from accelnn.backend import Array, array_module, as_array, as_numbers, at_work
-from accelnn.columns import HostColumns
+from accelnn.columns import HostColumns, as_stored
 from accelnn.functions import ACTIVATIONS, OUTPUTS, one_hot
 from accelnn.operations import activation_gradient, bias_activation, output_gradient
 from accelnn.scores import accuracy
@@ -186,11 +187,31 @@ class Network:
 
     @at_work("predicting")
     def forward(self, params: Parameters, X: Array) -> Array:
-        """The output activations (n_L, m): probabilities, or values."""
-        X, _ = self.check(params, X)
+        """The output activations (n_L, m): probabilities, or values. X may stay in a file, as for
+        `accelnn.fit`, as for all methods that only pass forward."""
+        streamed, xp = self._streamed(params, X), array_module(params.flat)
+        if streamed is None:
+            return self._outputs(params, self.check(params, X)[0])
+        from accelnn import streaming
+
+        with closing(streaming.chunks(self, [streamed], xp)) as parts:
+            return xp.concatenate([self._outputs(params, part) for (part,) in parts], axis=1)
+
+    def _outputs(self, params: Parameters, X: Array) -> Array:
         Z = forward(Workspace(self, params, X.shape[1]), X)
         Z += params[-1][1]
         return OUTPUTS[self.output].function(Z, out=Z)
+
+    def _streamed(self, params: Parameters, X: Array) -> HostColumns | None:
+        """X, checked, as columns to read in chunks if it is in a file or no floats yet, or None."""
+        self.check_params(params)
+        X = as_stored(X, self.layers[0], "X")
+        if not isinstance(X, HostColumns) or 0 in X.shape:
+            return None
+        if not X.in_file and array_module(params.flat) is not np:
+            return None
+        self.check_shapes(X)
+        return HostColumns.of(X, params.dtype)
 
     @at_work("predicting")
     def predict(self, params: Parameters, X: Array) -> Array:
@@ -213,12 +234,23 @@ class Network:
         if not self.classifies:
             found = f"a {self.output} output has no labels to be right or wrong"
             raise ValueError(f"{found}: use net.cost")
-        X, _ = self.check(params, X, Y)
+        if self._streamed(params, X) is None:
+            X, _ = self.check(params, X, Y)
         return accuracy(self.predict(params, X), Y)
 
     @at_work("computing a cost")
     def cost(self, params: Parameters, X: Array, Y: Array, weights: Array = None) -> float:
         """The cost, with L2 and without dropout; waits for the device."""
+        streamed = self._streamed(params, X)
+        if streamed is not None:
+            from accelnn import streaming
+
+            Y = as_array(as_stored(Y, self.layers[-1], "Y"), "Y")
+            self.check_shapes(streamed, Y)
+            Y = self.targets(Y, params.dtype)
+            weights, total = checked_weights(weights, streamed, params)
+            loss, _ = streaming.evaluate(self, params, streamed, Y, weights)
+            return float(loss + penalty(self, params, total))
         X, Y = self.check(params, X, Y)
         weights, total = checked_weights(weights, X, params)
         Z = forward(Workspace(self, params, X.shape[1]), X)
@@ -263,8 +295,8 @@ class Network:
     def check(self, params: Parameters, X: Array, Y: Array = None) -> tuple[Array, Array]:
         """X and Y as arrays of the parameters' dtype, Y as `targets` gives it, all checked."""
         self.check_params(params)
-        X = as_array(X, "X")
-        Y = None if Y is None else as_array(Y, "Y")
+        X = as_array(as_stored(X, self.layers[0], "X"), "X")
+        Y = None if Y is None else as_array(as_stored(Y, self.layers[-1], "Y"), "Y")
         xp = array_module(params.flat, X, Y)
         X = xp.asarray(X, params.dtype)
         self.check_shapes(X, Y)

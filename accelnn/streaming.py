@@ -1,17 +1,21 @@
-"""Data on the host for parameters on a CUDA device, which the device never holds as a whole.
+"""Data that is never held as a whole: in a file, for parameters anywhere, or on the host, for
+parameters on a CUDA device.
 
-Three things happen at once: threads gather batch k+2 into pinned memory; the copy engine sends
-batch k+1; the device works on batch k. The slowest is mostly the transfer, so columns are sent as
-they are stored (pictures as bytes), and become floats on the device. Only the caller's thread calls
-CUDA, because each thread has a current device and stream of its own.
+Threads read a file ahead, in the order in which its examples are needed, a piece of an epoch at a
+time; numbers stay as they are stored (pictures as bytes) until a batch needs them.
+
+On a device, three more things happen at once: threads gather batch k+2 into pinned memory; the copy
+engine sends batch k+1; the device works on batch k. The slowest is mostly the transfer, so columns
+are sent as they are stored, and become floats on the device. Only the caller's thread calls CUDA,
+because each thread has a current device and stream of its own.
 """
 
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import cycle, pairwise
-from typing import Any, Self
+from itertools import accumulate, cycle, pairwise
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -22,6 +26,11 @@ from accelnn.network import Network, Parameters, Workspace, cost_and_accuracy, f
 SLOTS = 3  # one batch is gathered, one sent and one used
 # Bytes of a chunk of data and its activations: enough to keep a device busy, little of its memory
 CHUNK_BYTES = 1 << 27
+# The same of a file for parameters on the host
+HOST_CHUNK_BYTES = 1 << 23
+SLAB_BYTES = 1 << 26  # of the features that sample space takes at a time
+
+T = TypeVar("T")
 
 
 class Slot:
@@ -34,7 +43,6 @@ class Slot:
     """
 
     def __init__(self, data: Sequence[HostColumns], most: int, compute: Any, xp: Any) -> None:
-        self.data = data
         self.pinned = [_pinned((most, columns.shape[0]), columns.wire, xp) for columns in data]
         self.landed = [xp.empty(host.shape, host.dtype) for host in self.pinned]
         self.copied = xp.cuda.Event(block=True, disable_timing=True)
@@ -42,10 +50,11 @@ class Slot:
         # Work queued earlier may still use this memory: CuPy's pool reuses freed memory at once.
         self.used.record(compute)
 
-    def gather(self, pool: ThreadPoolExecutor, numbers: Array) -> Self:
-        """Begin to collect the columns of these numbers, once the batch before has been copied."""
+    def gather(self, pool: ThreadPoolExecutor, data: Sequence[HostColumns]) -> Self:
+        """Begin to collect the columns of a batch, once the batch before has been copied."""
         self.copied.synchronize()
-        self.size = len(numbers)
+        self.data, self.size = data, data[0].shape[1]
+        numbers = np.arange(self.size)
         self.pieces: list[Future[None]] = [
             pool.submit(columns.gather, numbers[start:end], host[start:end])
             for columns, host in zip(self.data, self.pinned, strict=True)
@@ -78,11 +87,66 @@ class Slot:
         return arrays
 
 
-def stream(
-    data: Sequence[HostColumns], batches: Iterable[Array], most: int, xp: Any
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The items, each computed by a thread while the one before is used."""
+    pool = ThreadPoolExecutor(1, "accelnn-read")
+    try:
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def windows(
+    data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
+) -> Generator[list[HostColumns], None, None]:
+    """The examples of each epoch in its order, in windows of these sizes. Those of a file are in
+    memory: so many are read at a time, as many as blocks that are shuffled together have."""
+    if not any(columns.in_file for columns in data):
+        for order in orders:
+            for numbers in np.split(order, np.cumsum(sizes)[:-1]):
+                yield [columns.take(numbers) for columns in data]
+        return
+    parts = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
+    read = ahead([columns.raw(numbers) for columns in data] for numbers in parts)
+    with closing(read):
+        held, place = next(read), 0
+        for size in cycle(sizes):
+            while len(held[0]) - place < size:
+                more = zip(held, next(read), strict=True)
+                held, place = [np.concatenate([rows[place:], new]) for rows, new in more], 0
+            each = zip(data, held, strict=True)
+            yield [columns.over(rows[place : place + size]) for columns, rows in each]
+            place += size
+
+
+def on_host(
+    data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
 ) -> Generator[list[Array], None, None]:
-    """For each batch of at most `most` column numbers, drawn two ahead, its columns from each of
-    `data`, on the device.
+    """The floats of `windows`, (n, size) with contiguous columns, computed while those before are
+    used."""
+    together = per_chunk(data[0], sizes[0])
+    runs = [sizes[i : i + together] for i in range(0, len(sizes), together)]
+    with closing(windows(data, orders, [sum(run) for run in runs], piece)) as parts:
+        floats = ([columns.read() for columns in part] for part in parts)
+        with closing(ahead(floats)) as read:
+            for run, rows in zip(cycle(runs), read, strict=False):
+                for end, size in zip(accumulate(run), run, strict=True):
+                    yield [array[end - size : end].T for array in rows]
+
+
+def per_chunk(X: HostColumns, size: int) -> int:
+    """How many batches of so many examples to compute the floats of at once on the host."""
+    return max(1, HOST_CHUNK_BYTES // (X.shape[0] * X.dtype.itemsize * size))
+
+
+def stream(
+    data: Sequence[HostColumns], parts: Iterable[Sequence[HostColumns]], most: int, xp: Any
+) -> Generator[list[Array], None, None]:
+    """The columns of each of the `parts` of `data`, of at most `most` columns, drawn two ahead, on
+    the device.
 
     Yields (n, size) arrays with contiguous columns, valid until the next, for work on the stream
     that was current at the first. Close it however it ends: then no thread runs, no copy is under
@@ -93,7 +157,7 @@ def stream(
     room = [xp.empty((most, columns.shape[0]), columns.dtype) for columns in data]
     pool = ThreadPoolExecutor(THREADS, "accelnn-gather")
     try:
-        gathered = (slot.gather(pool, batch) for batch, slot in zip(batches, slots, strict=False))
+        gathered = (slot.gather(pool, part) for part, slot in zip(parts, slots, strict=False))
         sent = (slot.send(upload) for slot in _ahead(gathered))
         for slot in _ahead(sent):
             yield slot.receive(compute, room)
@@ -103,15 +167,38 @@ def stream(
 
 
 def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array], None, None]:
-    """All columns in their order, in chunks; those on the host are streamed."""
-    m = data[0].shape[1]
+    """All columns in their order, in chunks; those that no array holds are streamed."""
+    m, streamed = data[0].shape[1], isinstance(data[0], HostColumns)
+    most = HOST_CHUNK_BYTES if streamed and xp is np else CHUNK_BYTES
     numbers = net.layers[0] + 2 * sum(net.layers[1:])
-    size = min(m, max(1, CHUNK_BYTES // (numbers * data[0].dtype.itemsize)))
-    if isinstance(data[0], HostColumns):
-        yield from stream(data, data[0].blocks(size), size, xp)
-    else:
+    size = min(m, max(1, most // (numbers * data[0].dtype.itemsize)))
+    if not streamed:
         for start in range(0, m, size):
             yield [array[:, start : start + size] for array in data]
+        return
+    parts = ([columns.take(block) for columns in data] for block in data[0].blocks(size))
+    if xp is not np:
+        yield from stream(data, parts, size, xp)
+        return
+    with closing(ahead([columns.read().T for columns in part] for part in parts)) as read:
+        yield from read
+
+
+def slabs(X: Array, *others: Array, xp: Any) -> Generator[tuple[slice, list[Array]], None, None]:
+    """Some features of X (n, m) at a time, all if an array holds it: their numbers, and the arrays
+    of them from X and from others of n features."""
+    n, m = X.shape
+    each, size = (X, *others), n
+
+    def part(numbers: slice) -> tuple[slice, list[Array]]:
+        return numbers, [
+            xp.asarray(A.features(numbers)) if isinstance(A, HostColumns) else A[numbers]
+            for A in each
+        ]
+
+    if isinstance(X, HostColumns):
+        size = max(1, SLAB_BYTES // (m * X.dtype.itemsize))
+    yield from (part(slice(start, start + size)) for start in range(0, n, size))
 
 
 def evaluate(
@@ -119,6 +206,8 @@ def evaluate(
 ) -> tuple[Array, Array | None]:
     """`cost_and_accuracy` by chunks, 0-d on the parameters' device."""
     xp, m, done = array_module(params.flat), X.shape[1], 0
+    if isinstance(X, HostColumns) and not isinstance(Y, HostColumns):
+        Y = HostColumns.of(to_host(Y), params.dtype)
     cost, right = xp.zeros((), np.float64), xp.zeros((), np.float64)
     with closing(chunks(net, (X, Y), xp)) as parts:
         for X_part, Y_part in parts:

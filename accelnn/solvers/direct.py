@@ -86,13 +86,16 @@ class Direct(Trainer):
                 start += size
 
     def _streamed(self) -> Iterator[Batch]:
-        """The same of data that stays on the host."""
-        job, m, most = self.job, self.job.examples, self.sizes[0]
-        parts = (part for order in job.orders() for part in np.split(order, range(most, m, most)))
-        numbers, again = itertools.tee(parts)
-        stream = streaming.stream((job.X, job.Y), numbers, most, self.xp)
-        batch = zip(job.resources.enter_context(closing(stream)), again, strict=False)
-        for (X, Y), chosen in batch:
+        """The same of data that stays on the host or in a file."""
+        job, data, close = self.job, (self.job.X, self.job.Y), self.job.resources.enter_context
+        orders, again = itertools.tee(job.orders())
+        if self.xp is np:
+            parts = close(closing(streaming.on_host(data, orders, self.sizes, job.piece)))
+        else:
+            windows = close(closing(streaming.windows(data, orders, self.sizes, job.piece)))
+            parts = close(closing(streaming.stream(data, windows, self.sizes[0], self.xp)))
+        numbers = (part for order in again for part in np.split(order, np.cumsum(self.sizes)[:-1]))
+        for (X, Y), chosen in zip(parts, numbers, strict=False):
             yield self._batch(X, Y, chosen, job.totals(chosen, [len(chosen)])[0])
 
     def _batch(self, X: Array, Y: Array, chosen: Any, total: float) -> Batch:

@@ -16,6 +16,7 @@ import functools
 
 import numpy as np
 
+from accelnn import streaming
 from accelnn.backend import Array
 from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
 from accelnn.solvers.direct import Batch, Direct
@@ -30,15 +31,12 @@ class InSampleSpace(Trainer):
     c : of W[1] = c W⁰ + S Xᵀ, a number on the host: it does not depend on the data
     """
 
+    streams = True  # X alone, and only at the start and the end
+
     def _first_params(self) -> Parameters:
         job, xp = self.job, self.xp
-        X, (W, _) = job.X, job.params[0]
-        # BLAS sees that X.T @ X is symmetric, and takes half the operations.
-        self.P0, self.G = xp.matmul(W, X), xp.matmul(X.T, X) if job.gram is None else job.gram()
-        if job.validation is not None:
-            X_validation = job.validation[0]
-            self.P0_validation = xp.matmul(W, X_validation)
-            self.G_validation = xp.matmul(X.T, X_validation)
+        W, _ = job.params[0]
+        self._form_products(W)
         if job.net.l2:
             self.first_squares = (W * W).sum()
         self._c = np.ones(1)
@@ -46,6 +44,24 @@ class InSampleSpace(Trainer):
         rest = job.params.flat[W.size :]
         S = xp.zeros(W.shape[0] * job.examples, rest.dtype)
         return Parameters(xp.concatenate([S, rest]), (job.examples, *job.net.layers[1:]))
+
+    def _form_products(self, W: Array) -> None:
+        """P0 and G, and the same of the validation set, from some features at a time."""
+        job, xp = self.job, self.xp
+        sets = [job.X] if job.validation is None else [job.X, job.validation[0]]
+        sums: list[Array] = []
+        for numbers, (X, *watched) in streaming.slabs(*sets, xp=xp):
+            w = W[:, numbers]
+            # BLAS sees that X.T @ X is symmetric, and takes half the operations.
+            G = xp.matmul(X.T, X) if job.gram is None else job.gram()
+            terms = [xp.matmul(w, X), G]
+            terms += [product for V in watched for product in (xp.matmul(w, V), xp.matmul(X.T, V))]
+            for total, term in zip(sums, terms, strict=False):
+                total += term
+            sums = sums or terms
+        self.P0, self.G, *others = sums
+        if others:
+            self.P0_validation, self.G_validation = others
 
     @classmethod
     def why_not(cls, job: Job) -> str | None:
@@ -80,7 +96,7 @@ class InSampleSpace(Trainer):
         moments = []
         for moment, (c,) in zip(self.moments, self._c_moments, strict=True):
             S, (W, _) = Parameters(moment, self.params.layers)[0][0], self.job.params[0]
-            first = c * W + self.xp.matmul(S, self.job.X.T)
+            first = self._first_weights(c, W.copy(), S)
             moments.append(self.xp.concatenate([first.ravel(), moment[S.size :]]))
         return moments
 
@@ -101,16 +117,20 @@ class InSampleSpace(Trainer):
     def parameters(self) -> Parameters:
         params = self.job.params.copy()
         S, W = self.params[0][0], params[0][0]
-        W *= self.c
-        W += self.xp.matmul(S, self.job.X.T)
+        self._first_weights(self.c, W, S)
         params.flat[W.size :] = self.params.flat[S.size :]
         return params
+
+    def _first_weights(self, c: float, W: Array, S: Array) -> Array:
+        """W ← c W + S Xᵀ"""
+        W *= c
+        for numbers, (X,) in streaming.slabs(self.job.X, xp=self.xp):
+            W[:, numbers] += self.xp.matmul(S, X.T)
+        return W
 
 
 class Gram(InSampleSpace, Direct):
     """A training in sample space with vectorised arrays, on either backend."""
-
-    streams = False
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         net, work, xp, (S, _) = self.job.net, batch.work, self.xp, self.params[0]

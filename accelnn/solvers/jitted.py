@@ -5,12 +5,16 @@ Neither Python nor NumPy runs between two steps. Serves full batches, mini-batch
 
 import functools
 import itertools
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from accelnn import streaming
 from accelnn.backend import Array
+from accelnn.columns import HostColumns
 from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
 from accelnn.solvers import threads
@@ -28,13 +32,17 @@ NO_ORDER = np.zeros(0, np.int64)
 class Jitted(Trainer):
     """A training in compiled steps."""
 
-    by_kernels = True
+    by_kernels = streams = True
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
         self.orders = iter(()) if job.batch_size is None else job.orders()
+        self.examples: Iterator[list[Array]] | None = None
+        if job.batch_size is not None and isinstance(job.X, HostColumns):
+            self.orders, orders = itertools.tee(self.orders)
+            self.examples = job.resources.enter_context(closing(self._streamed(orders)))
         self.layout = Layout(job, self.params, self.space)
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
@@ -61,6 +69,23 @@ class Jitted(Trainer):
         """Whether steps leave L2's part of the cost to their caller."""
         return self.space is not None and self.job.net.l2 > 0
 
+    def _streamed(self, orders: Iterator[Array]) -> Generator[list[Array], None, None]:
+        """The examples of each call, as rows (size, n)."""
+        sizes = self.job.sizes
+        calls = [sum(sizes[i : i + self.most]) for i in range(0, len(sizes), self.most)]
+        return streaming.on_host((self.job.X, self.job.Y), orders, calls, self.job.piece)
+
+    @functools.cached_property
+    def most(self) -> int:
+        """The steps of a call, few enough to be interrupted and for what is made beforehand."""
+        job, largest = self.job, max(self.job.sizes)
+        limits = [LONGEST_CALL / (3 * largest * self.params.flat.size)]
+        if job.drops:
+            limits.append(LARGEST_MASKS / (sum(self.params.layers[1:]) * largest))
+        if job.batch_size is not None and isinstance(job.X, HostColumns):
+            limits.append(streaming.per_chunk(job.X, largest))
+        return max(1, int(min(limits)))
+
     def _advance(self, rates: list[float], every: int) -> Array:
         """Run an epoch for each rate; returns the costs of the first and of each `every` epochs
         later, or zeros if that is 0."""
@@ -80,29 +105,37 @@ class Jitted(Trainer):
     def _run(self, rates: Array, sizes: Array, order: Array, counted: Array) -> Array:
         """Take these steps, in calls short enough to be interrupted; returns the cost of each times
         its examples, or 0 if its `counted` is 0 and not 1; if that is empty, all are."""
-        layers, largest = self.params.layers, int(sizes.max())
         l2 = float(self.job.net.l2) if self.space is None else 0.0
-        dropout = self.job.drops
-        most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
-        if dropout:
-            most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
-        most, ends, costs = max(1, most), sizes.cumsum(), np.zeros(len(sizes))
-        for start in range(0, len(sizes), most):
+        ends, costs = sizes.cumsum(), np.zeros(len(sizes))
+        for call in self._calls(len(sizes)):
             if self.job.interruption.requested:
                 break
-            call = slice(start, start + most)
             taken = sizes[call]
-            first = ends[start] - taken[0]
+            first = ends[call.start] - taken[0]
             chosen = order[first : first + taken.sum()]
-            if dropout:
+            if self.job.drops:
                 self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
             plan = self._plan(rates[call], taken, chosen)
             if len(counted):
                 plan[:, 5] *= counted[call]
+            if self.examples is not None:
+                X, Y = next(self.examples)
+                weights = None if self.job.weights is None else self.job.weights[chosen]
+                self.layout.set_examples(X.T, Y.T, weights)
+                chosen = np.arange(len(chosen))
             costs[call] = _train(self.layout, plan, taken, chosen, l2)
             self.steps += len(taken)
         return costs
+
+    def _calls(self, steps: int) -> Iterator[slice]:
+        """The next `steps` in calls; those of streamed examples end with the epoch."""
+        end = 0
+        while end < steps:
+            start, end = end, min(end + self.most, steps)
+            if self.examples is not None:
+                end = min(end, start + len(self.sizes) - start % len(self.sizes))
+            yield slice(start, end)
 
     def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
         """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
@@ -146,6 +179,8 @@ class Jitted(Trainer):
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
+        if isinstance(self.job.validation[0], HostColumns):
+            return super().validation()
         layout, Z = self._validation_pass
         _train(layout, np.zeros((1, 6)), np.array([Z.shape[1]]), NO_ORDER, 0.0)
         return cost_and_accuracy(self.job.net, self.params, Z, *self.job.validation[1:])

@@ -59,7 +59,7 @@ class Job:
 
     params : the first weights, a copy that the solver may change
     X, Y : (n_0, m) and (n_L, m), of the parameters' dtype and on their backend; or HostColumns,
-        to be streamed in mini-batches to the device of the parameters
+        to be streamed in mini-batches; X alone in full batches, from a file
     batch_size : examples a step; None for all of them
     validation : X and Y of the validation set, and its weights or None; or None
     weights : of the examples (m,), of the parameters' dtype and on their backend, or None
@@ -80,7 +80,7 @@ class Job:
     validation: Any = None
     precision: str | None = None
     weights: Array | None = None
-    shuffle: bool | Iterable[Array] = True
+    shuffle: bool | int | Iterable[Array] = True
     state: "State | None" = None
     threads: int | None = None
     gram: Callable[[], Array] | None = None
@@ -97,6 +97,15 @@ class Job:
         validation = () if self.validation is None else self.validation
         return any(isinstance(array, HostColumns) for array in (self.X, *validation))
 
+    def load(self) -> None:
+        """Bring X, and that of the validation set, into memory if they are in a file."""
+        self.X = self._loaded(self.X)
+        if self.validation is not None:
+            self.validation = (self._loaded(self.validation[0]), *self.validation[1:])
+
+    def _loaded(self, X: Array) -> Array:
+        return self.xp.asarray(np.asarray(X)) if isinstance(X, HostColumns) else X
+
     @property
     def examples(self) -> int:
         """m of the training set."""
@@ -106,6 +115,17 @@ class Job:
     def sizes(self) -> list[int]:
         """The number of examples in each step of an epoch."""
         return batches.sizes(self.examples, self.batch_size or self.examples)
+
+    @property
+    def block(self) -> int | None:
+        """The contiguous examples of each block, if blocks are shuffled."""
+        whole = isinstance(self.shuffle, bool) or not isinstance(self.shuffle, int)
+        return None if whole else self.shuffle  # type: ignore[return-value]
+
+    @property
+    def piece(self) -> int:
+        """The examples of a file to read at a time: those of blocks that are shuffled together."""
+        return batches.BLOCKS * (self.block or (self.X.rows.block if self.X.in_file else 1))
 
     @property
     def drops(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array
+from accelnn.columns import HostColumns
 from accelnn.kernels.cpu import fused
 from accelnn.network import Parameters
 from accelnn.solvers import threads
@@ -116,9 +117,6 @@ class Layout:
             "all_examples": job.examples,
             "portion": portion,
             "units": units,
-            "X": kept(_flat(job.X.T)) if gathered else 0,
-            "Y": kept(_flat(job.Y.T)) if gathered else 0,
-            "weights": kept(job.weights) if gathered and job.weights is not None else 0,
             "theta": address(params.flat),
             "M": address(moments[0]),
             "V": address(moments[1]),
@@ -134,6 +132,15 @@ class Layout:
         self.state = np.zeros(1, steps.state_type(dtype))
         for name, value in fields.items():
             self.state[name] = value
+        if gathered and not isinstance(job.X, HostColumns):
+            self.set_examples(_flat(job.X.T), _flat(job.Y.T), job.weights)
+
+    def set_examples(self, X: Array, Y: Array, weights: Array | None) -> None:
+        """What mini-batches are gathered from: rows of X and Y, contiguous, and weights (m,)."""
+        self._examples = X, Y, weights
+        self.state["X"], self.state["Y"] = address(X), address(Y)
+        if weights is not None:
+            self.state["weights"], self.state["all_examples"] = address(weights), len(weights)
 
     def set_masks(self, D: Array) -> None:
         """The dropout masks of the next steps, a flat array."""

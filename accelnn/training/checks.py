@@ -9,7 +9,7 @@ import numpy as np
 
 from accelnn import batches
 from accelnn.backend import Array, array_module, as_array
-from accelnn.columns import THREADS, HostColumns
+from accelnn.columns import THREADS, HostColumns, as_stored
 from accelnn.functions import OUTPUTS
 from accelnn.network import Network, Parameters, is_integer
 from accelnn.optimizers import Optimizer
@@ -51,21 +51,45 @@ def check_finite(name: str, array: Array) -> None:
 
 
 def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: bool) -> Data:
-    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are on the host
-    and the parameters on a device."""
+    """X and Y as `Network.check` gives them; HostColumns, to be streamed, if they are in a file, or
+    on the host and the parameters on a device. Of full batches, X alone may be HostColumns."""
     check_net(net, params)
-    X, Y = as_array(X, "X"), as_array(Y, "Y")
-    if array_module(params.flat) is np or not isinstance(X, np.ndarray | HostColumns):
+    X, Y = (
+        as_array(as_stored(array, n, name), name)
+        for array, n, name in ((X, net.layers[0], "X"), (Y, net.layers[-1], "Y"))
+    )
+    on_host, in_file = array_module(params.flat) is np, in_a_file(X)
+    if not (in_file or (isinstance(X, np.ndarray | HostColumns) and not on_host)):
         return net.check(params, X, Y)
-    if array_module(X, Y) is np and not streams:
+    if not (in_file or streams) and array_module(X, Y) is np:
         raise TypeError(
             "X and Y are on the host, and the parameters are on the device: move the data with "
             "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"
         )
     net.check_shapes(X, Y)
+    if not streams:
+        Y = array_module(params.flat).asarray(net.targets(Y), params.dtype)
+        return HostColumns.of(X, params.dtype), Y
     if Y.ndim == 1:
         Y = net.targets(Y, np.uint8 if net.layers[-1] > 1 else None)  # one-hot as bytes
     return HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
+
+
+def in_a_file(X: Array) -> bool:
+    """Whether these are columns in a file."""
+    return isinstance(X, HostColumns) and X.in_file
+
+
+def shuffling(shuffle: Any, X: Array, batch_size: int | None) -> Any:
+    """`shuffle` as the job takes it: the size of blocks for True if batches come from a file."""
+    if shuffle is True and batch_size is not None and in_a_file(X):
+        return X.rows.block
+    if isinstance(shuffle, bool) or hasattr(shuffle, "__iter__"):
+        return shuffle
+    if not is_integer(shuffle, 1):
+        expected = "True, False, the size of a block of at least 1, or permutations"
+        raise ValueError(f"expected shuffle as {expected}, got {shuffle!r}")
+    return int(shuffle)
 
 
 def share_of(validation: Any) -> float | None:
@@ -82,7 +106,8 @@ def set_apart(job: Job, share: float) -> None:
     if job.examples < 2:
         raise ValueError("a validation split needs at least 2 examples, got 1")
     data = job.X, job.Y, job.weights
-    (job.X, job.Y, job.weights), job.validation = batches.split(data, share, job.seed)
+    sets = batches.split(data, share, job.seed, sort=job.block is not None)
+    (job.X, job.Y, job.weights), job.validation = sets
 
 
 def validation_set(job: Job, validation: Any) -> tuple[Array, ...]:

@@ -15,6 +15,7 @@ from accelnn.backend import Array, at_work
 from accelnn.network import Network, Parameters, checked_weights, penalty
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
+from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, State
 from accelnn.training import checks
 from accelnn.training.descent import Descent
@@ -43,7 +44,7 @@ def fit(
     validation: float | tuple[Array, Array] | None = None,
     patience: int | None = None,
     weights: Array = None,
-    shuffle: bool | Iterable[Array] = True,
+    shuffle: bool | int | Iterable[Array] = True,
     state: State | None = None,
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
@@ -59,9 +60,11 @@ def fit(
     ----------
     net, params : the architecture, and first weights such as `net.init` gives
     X : features (n_0, m), a column an example, as an array of NumPy, CuPy, PyTorch, JAX, pandas
-        or polars. With a batch_size, X and Y may stay on the host, as memory maps for instance,
-        while the parameters are on a device: mini-batches are streamed there, fastest if X is
-        the .T of a contiguous (m, n_0) array
+        or polars. With a batch_size, X and Y may stay on the host while the parameters are on a
+        device: mini-batches are streamed there, fastest if X is the .T of a contiguous (m, n_0)
+        array. They may also stay in a file, as an h5py dataset, zarr array or memory map, also
+        with an example in each row, or what `accelnn.stored` makes of one: mini-batches are read
+        ahead, and sample space reads some features at a time
     Y : integer labels (m,); or (n_L, m): 0..1 for sigmoid outputs, columns that sum to 1 for
         softmax, counts for poisson, else any values
     epochs : passes over X
@@ -85,8 +88,10 @@ def fit(
         records, and return the parameters of the lowest
     weights : of the examples, (m,) numbers from 0 on; the cost of a batch is Σ w loss / Σ w, and
         λ/(2 Σ w) Σ ‖W‖² of L2. A share drawn for validation keeps its weights
-    shuffle : False takes the examples in the order of X in every epoch of mini-batches; or a
-        permutation (m,) for each epoch, in an iterable that may compute them one by one
+    shuffle : False takes the examples in the order of X in every epoch of mini-batches; an integer
+        shuffles blocks of so many contiguous ones, then the examples of 16 blocks at a time, as is
+        done by default with data in a file; or a permutation (m,) for each epoch, in an iterable
+        that may compute them one by one
     state : `history.state` of a training with the same net, optimizer, data, batch_size and seed;
         this one then goes on from its parameters as if there had been no break
     threads : the most threads of compiled steps on the CPU; by default as many as pay
@@ -156,11 +161,14 @@ class Training:
             job.resources,
         ):
             solver, reason = choice.pick(self.solver, job, descent.epochs, seconds)
+            in_space = issubclass(choice.trainer_of(solver, job), InSampleSpace)
+            if job.batch_size is None and not in_space:
+                job.load()
             history = History.of(job.params, solver, reason, self.precision)
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
             trained = descent.run(history)
         history.seconds = time.perf_counter() - start
-        split = None if self.share is None else (self.share, job.seed)
+        split = None if self.share is None else (self.share, job.seed, job.block is not None)
         history._evaluate = functools.partial(
             evaluate,
             *(job.net, trained.copy(), self.given),
@@ -190,7 +198,7 @@ def prepared(
     validation: float | tuple[Array, Array] | None,
     patience: int | None,
     weights: Array,
-    shuffle: bool | Iterable[Array],
+    shuffle: bool | int | Iterable[Array],
     state: State | None,
     threads: int | None,
     callbacks: Sequence[Callback],
@@ -228,7 +236,7 @@ def prepared(
         seed,
         precision=precision,
         weights=checked_weights(weights, data[0], params)[0],
-        shuffle=shuffle,
+        shuffle=checks.shuffling(shuffle, data[0], batch_size),
         state=checks.fitting_state(state, params, optimizer),
         threads=threads,
     )

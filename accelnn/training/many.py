@@ -13,6 +13,7 @@ import numpy as np
 
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.batches import Fold
+from accelnn.columns import HostColumns
 from accelnn.network import Network, Parameters
 from accelnn.solvers import choice, threads
 from accelnn.solvers.job import Interruption
@@ -200,7 +201,7 @@ class _Shared:
             training = prepared(**given, **others, data=data, fold=fold)
             job = training.descent.job
             choice.pick(training.solver, job, training.descent.epochs)  # raises if none can do it
-            if training.share is None:  # else it sees fewer examples
+            if training.share is None and not isinstance(X, HostColumns):  # else it sees others
                 gram = self.grams.setdefault(id(X), _Gram(X))
                 job.gram = functools.partial(gram.of, fold and fold.examples)
             return training
