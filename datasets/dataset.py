@@ -114,7 +114,7 @@ def on_backend(
 ) -> Dataset:
     """The Dataset of pairs on the host: examples (m, ...) and labels (m,), or values (m,) if there
     are no classes, preprocessed on the device. uint8 examples (m, h, w) or (m, h, w, c) are
-    pixels, scaled to [0, 1].
+    pixels, scaled to [0, 1]. Examples may also be HostColumns (n, m), with all preprocessing.
 
     Raises ValueError if `dtype` is not a floating-point type. Warns with a RuntimeWarning if the
     device has no room and the data stays on the host.
@@ -129,20 +129,24 @@ def on_backend(
         height, width, channels = (*train[0].shape[1:], 1)[:3]  # grey pictures may have no c
         preprocessing = Preprocessing((height, width, channels), scale=255.0)
     examples = [pair[0] for pair in (train, validation, test) if pair]
-    too_large = _too_large(device, examples, 1 if one else len(classes), dtype)
+    in_file, outputs = isinstance(examples[0], HostColumns), 1 if one else len(classes)
+    too_large = None if in_file else _too_large(device, examples, outputs, dtype)
     if too_large:
         message = f"{too_large}: it stays on the host, and mini-batches are streamed from there"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def place(examples: Array, labels: Array) -> tuple[Array, Array]:
-        rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
-        if not too_large:
-            X, Y = apply(preprocessing, device.to_device(rows), dtype), device.to_device(labels)
-            return X, Y[None].astype(dtype) if one else Y.astype(np.int64, copy=False)
-        if not pixels:
-            rows = apply(preprocessing, rows, dtype).T
+        if in_file:
+            X = HostColumns.of(examples, dtype)
+        else:
+            rows = examples.reshape(len(examples), math.prod(examples.shape[1:]))
+            if not too_large:
+                X, Y = apply(preprocessing, device.to_device(rows), dtype), device.to_device(labels)
+                return X, Y[None].astype(dtype) if one else Y.astype(np.int64, copy=False)
+            if not pixels:
+                rows = apply(preprocessing, rows, dtype).T
+            X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
         Y = labels[:, None] if one else labels[:, None] == np.arange(len(classes))
-        X = HostColumns(rows, dtype, preprocessing.scale if pixels else 1.0)
         return X, HostColumns(Y.astype(np.uint8 if classes else dtype), dtype)
 
     sets = *place(*train), *place(*test)

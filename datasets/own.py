@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array
+from accelnn.columns import HostColumns, stored
 
 from .dataset import Dataset, DType, Preprocessing, on_backend, stratified_split
 from .reading import AnyPath, DataFile, Schema
@@ -149,7 +150,12 @@ def _without_transparency(picture: Any, mode: str) -> Any:
 
 
 def load_hdf5(
-    file: AnyPath, validation: float = 0.15, test: float = 0.15, seed: int = 0, dtype: DType = None
+    file: AnyPath,
+    validation: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    dtype: DType = None,
+    stream: bool = False,
 ) -> Dataset:
     """Your pictures from one HDF5 file, stored under the same names as the course's cats.
 
@@ -157,21 +163,31 @@ def load_hdf5(
         list_classes, bytes (n,) such as np.array([b"dog", b"cat"]); and, for a test set of your
         own, which keeps its order, test_set_x (k, h, w, c) and test_set_y (k,)
     validation, test, seed, dtype : as in `load_images`; `test` is ignored if the file has the set
+    stream : whether the pictures stay in the file, which stays open, for mini-batches to be read
+        from there. Each set keeps the file's order. The file must be your own: it is not searched
+        for damage, and may be compressed by any filter of the package hdf5plugin
 
-    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,). Raises
-    as `load_images`, and ValueError if the contents are wrong.
+    Returns X (h * w * c, m) in [0, 1]; Y (1, m) of 0/1 for two classes, else labels (m,), or
+    one-hot columns if they are streamed. Raises as `load_images`, and ValueError if the contents
+    are wrong.
     """
     source = DataFile(Path(file), "write it as help(accelnn.datasets.load_hdf5) says")
-    (names,) = source.read_hdf5({"list_classes": (np.bytes_, "n")}).values()
+    read = source.open_stored if stream else source.read_hdf5
+    (names,) = read({"list_classes": (np.bytes_, "n")}).values()
     labels = range(len(names))
     train_set: Schema = {"train_set_x": (np.uint8, "mhwc"), "train_set_y": (labels, "m")}
     test_set: Schema = {"test_set_x": (np.uint8, "khwc"), "test_set_y": (labels, "k")}
-    X, Y, *own_test = source.read_hdf5(train_set, optional=test_set).values()
+    X, Y, *own_test = read(train_set, optional=test_set).values()
     if X.shape[3] not in (1, 3):
         expected = "1 (grey) or 3 (red, green, blue)"
         raise source.wrong("train_set_x", f"{X.shape[3]} channels", expected)
     classes = tuple(name.decode(errors="replace") for name in names)
-    return _split(file, (X, Y), classes, validation, test, seed, dtype, own_test)
+    sets: list[Any] = [(X, Y), own_test]
+    preprocessing = None
+    if stream:
+        preprocessing = Preprocessing(X.shape[1:], scale=255.0)
+        sets = [(stored(pair[0], scale=255.0), pair[1]) if pair else () for pair in sets]
+    return _split(file, sets[0], classes, validation, test, seed, dtype, sets[1], preprocessing)
 
 
 def load_csv(
@@ -299,15 +315,19 @@ def _split(
     seed: int,
     dtype: DType,
     own_test: Sequence[Array] = (),
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset:
     """The Dataset of examples (m, ...) and labels (m,), with a share of each class, but at least
     one example, in each set that is asked for. `own_test` replaces the test set."""
     test = 0 if own_test else test
     X, labels = examples
     check_split(path, labels, classes, validation, test)
-    train, watch, last = ((X[i], labels[i]) for i in split(labels, validation, test, seed))
-    preprocessing = None
-    if X.dtype != np.uint8:  # a table, standardised by its training set
+    parts: Sequence[Array] = split(labels, validation, test, seed)
+    take = X.__getitem__
+    if isinstance(X, HostColumns):  # to be read in the file's order
+        parts, take = [np.sort(part) for part in parts], X.take
+    train, watch, last = ((take(i), labels[i]) for i in parts)
+    if preprocessing is None and X.dtype != np.uint8:  # a table, standardised by its training set
         known = train[0]
         scale = known.std(axis=0)
         # the computed deviation of a constant column may be 1e-17 instead of 0, and that of one

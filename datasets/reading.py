@@ -9,8 +9,9 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,26 @@ class DataFile:
             found = {key: self.dataset(file, key) if key in schema else None for key in [*file]}
             return self._checked(found, schema, self.contents)
 
+    def open_stored(self, schema: Schema, optional: Schema | None = None) -> dict[str, Any]:
+        """Like `read_hdf5`, but of more than one axis the h5py dataset itself, which keeps the file
+        open, and of any size. It trusts the file, which may be compressed by any filter."""
+        import h5py
+
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - it makes HDF5 know more filters
+        self.require()
+        with self.refuse_damaged("HDF5 file"):
+            file = h5py.File(self.path, "r")
+            if optional and any(key in optional for key in [*file]):
+                schema = schema | optional
+            found = {key: file[key] for key in file if key in schema}
+            for key, stored in found.items():
+                if lacking := [n for n in _filters(stored) if not h5py.h5z.filter_avail(n)]:
+                    expected = "filters that are installed (pip install hdf5plugin has more)"
+                    raise self.wrong(key, f"a filter of HDF5's number {lacking[0]}", expected)
+            checked = partial(self._checked, {**dict.fromkeys(file), **found}, schema)
+            return checked(lambda stored: stored if stored.ndim > 1 else stored[()], math.inf)
+
     def dataset(self, file: Any, key: str) -> Any:
         """The h5py.Dataset at `key`, or None if there is none.
 
@@ -195,11 +216,16 @@ class DataFile:
             return self._checked(matlab.variables(file), schema, matlab.contents)
 
     def _checked(
-        self, found: Mapping[str, Any], schema: Schema, read: Callable[[Any], Array]
+        self,
+        found: Mapping[str, Any],
+        schema: Schema,
+        read: Callable[[Any], Array],
+        room: float | None = None,
     ) -> dict[str, Array]:
-        """The arrays in `schema`, row-major and checked: floats are finite, labels int64."""
+        """The arrays in `schema`, row-major and checked: floats are finite, labels int64; or what
+        `read` returns that is no array. They may take `room` bytes, by default by the file's."""
         sizes: dict[int | str, int] = {}
-        room = self._room
+        room = self._room if room is None else room
         for key, (kind, letters) in schema.items():
             if not (stored := found.get(key)):
                 raise self.wrong(key, f"only the keys {[*found][:20]}", "a dataset of that name")
@@ -224,7 +250,11 @@ class DataFile:
                 raise self.wrong(key, size, f"{expected} (write it without compression)")
         arrays: dict[str, Array] = {}
         for key, (kind, _) in schema.items():
-            array = np.ascontiguousarray(read(found[key]))
+            contents = read(found[key])
+            if not isinstance(contents, np.ndarray):
+                arrays[key] = contents
+                continue
+            array = np.ascontiguousarray(contents)
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise self.wrong(key, "NaN or infinity", "finite numbers")
             if isinstance(kind, range):

@@ -123,9 +123,10 @@ def _data(options: argparse.Namespace) -> Dataset:
     if options.recipe:
         folder = {"folder": options.data} if options.data else {}
         return RECIPES[options.recipe].data(dtype=options.dtype, **folder)
-    load = datasets.load_images if options.images else datasets.load_hdf5
-    file, dtype = options.images or options.hdf5, options.dtype
-    return load(file, dtype=dtype, **_shares(options))
+    shares = {"dtype": options.dtype, **_shares(options)}
+    if options.images:
+        return datasets.load_images(options.images, **shares)
+    return datasets.load_hdf5(options.hdf5, stream=options.batch_size is not None, **shares)
 
 
 def _shares(options: argparse.Namespace) -> dict[str, Any]:

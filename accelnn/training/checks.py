@@ -61,7 +61,7 @@ def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: boo
     on_host, in_file = array_module(params.flat) is np, in_a_file(X)
     if not (in_file or (isinstance(X, np.ndarray | HostColumns) and not on_host)):
         return net.check(params, X, Y)
-    if not (in_file or streams) and array_module(X, Y) is np:
+    if (streams or not in_file) and array_module(X, Y) is np and not streams:
         raise TypeError(
             "X and Y are on the host, and the parameters are on the device: move the data with "
             "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"

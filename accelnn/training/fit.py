@@ -166,6 +166,7 @@ class Training:
                 job.load()
             history = History.of(job.params, solver, reason, self.precision)
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
+            history.block_size = job.block
             trained = descent.run(history)
         history.seconds = time.perf_counter() - start
         split = None if self.share is None else (self.share, job.seed, job.block is not None)
