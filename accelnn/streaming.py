@@ -31,6 +31,7 @@ HOST_CHUNK_BYTES = 1 << 23
 SLAB_BYTES = 1 << 26  # of the features that sample space takes at a time
 
 T = TypeVar("T")
+Part = tuple[Array, list[HostColumns]]  # the numbers of some columns, and these
 
 
 class Slot:
@@ -50,13 +51,14 @@ class Slot:
         # Work queued earlier may still use this memory: CuPy's pool reuses freed memory at once.
         self.used.record(compute)
 
-    def gather(self, pool: ThreadPoolExecutor, data: Sequence[HostColumns]) -> Self:
+    def gather(self, pool: ThreadPoolExecutor, part: Part) -> Self:
         """Begin to collect the columns of a batch, once the batch before has been copied."""
         self.copied.synchronize()
-        self.data, self.size = data, data[0].shape[1]
-        numbers = np.arange(self.size)
+        self.numbers, self.data = part
+        self.size = len(self.numbers)
+        places = np.arange(self.size)
         self.pieces: list[Future[None]] = [
-            pool.submit(columns.gather, numbers[start:end], host[start:end])
+            pool.submit(columns.gather, places[start:end], host[start:end])
             for columns, host in zip(self.data, self.pinned, strict=True)
             for start, end in _pieces(self.size, host[:1].nbytes)
         ]
@@ -101,40 +103,46 @@ def ahead(items: Iterator[T]) -> Generator[T, None, None]:
 
 def windows(
     data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
-) -> Generator[list[HostColumns], None, None]:
+) -> Generator[Part, None, None]:
     """The examples of each epoch in its order, in windows of these sizes. Those of a file are in
     memory: so many are read at a time, as many as blocks that are shuffled together have."""
     if not any(columns.in_file for columns in data):
         for order in orders:
             for numbers in np.split(order, np.cumsum(sizes)[:-1]):
-                yield [columns.take(numbers) for columns in data]
+                yield part_of(data, numbers)
         return
-    parts = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
-    read = ahead([columns.raw(numbers) for columns in data] for numbers in parts)
+    pieces = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
+    read = ahead([numbers, *(columns.raw(numbers) for columns in data)] for numbers in pieces)
     with closing(read):
         held, place = next(read), 0
         for size in cycle(sizes):
             while len(held[0]) - place < size:
                 more = zip(held, next(read), strict=True)
                 held, place = [np.concatenate([rows[place:], new]) for rows, new in more], 0
-            each = zip(data, held, strict=True)
-            yield [columns.over(rows[place : place + size]) for columns, rows in each]
+            numbers, *rows = (array[place : place + size] for array in held)
+            yield numbers, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
             place += size
+
+
+def part_of(data: Sequence[HostColumns], numbers: Array) -> Part:
+    """The columns of these numbers, without a copy."""
+    return numbers, [columns.take(numbers) for columns in data]
 
 
 def on_host(
     data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
-) -> Generator[list[Array], None, None]:
-    """The floats of `windows`, (n, size) with contiguous columns, computed while those before are
-    used."""
+) -> Generator[tuple[Array, list[Array]], None, None]:
+    """The numbers of the examples of each of the `windows`, and their floats, (n, size) with
+    contiguous columns, computed while those before are used."""
     together = per_chunk(data[0], sizes[0])
     runs = [sizes[i : i + together] for i in range(0, len(sizes), together)]
     with closing(windows(data, orders, [sum(run) for run in runs], piece)) as parts:
-        floats = ([columns.read() for columns in part] for part in parts)
+        floats = ((numbers, [columns.read() for columns in part]) for numbers, part in parts)
         with closing(ahead(floats)) as read:
-            for run, rows in zip(cycle(runs), read, strict=False):
+            for run, (numbers, rows) in zip(cycle(runs), read, strict=False):
                 for end, size in zip(accumulate(run), run, strict=True):
-                    yield [array[end - size : end].T for array in rows]
+                    batch = slice(end - size, end)
+                    yield numbers[batch], [array[batch].T for array in rows]
 
 
 def per_chunk(X: HostColumns, size: int) -> int:
@@ -143,14 +151,14 @@ def per_chunk(X: HostColumns, size: int) -> int:
 
 
 def stream(
-    data: Sequence[HostColumns], parts: Iterable[Sequence[HostColumns]], most: int, xp: Any
-) -> Generator[list[Array], None, None]:
+    data: Sequence[HostColumns], parts: Iterable[Part], most: int, xp: Any
+) -> Generator[tuple[Array, list[Array]], None, None]:
     """The columns of each of the `parts` of `data`, of at most `most` columns, drawn two ahead, on
     the device.
 
-    Yields (n, size) arrays with contiguous columns, valid until the next, for work on the stream
-    that was current at the first. Close it however it ends: then no thread runs, no copy is under
-    way and no memory is pinned.
+    Yields their numbers, and (n, size) arrays with contiguous columns, valid until the next, for
+    work on the stream that was current at the first. Close it however it ends: then no thread runs,
+    no copy is under way and no memory is pinned.
     """
     compute, upload = xp.cuda.get_current_stream(), xp.cuda.Stream(non_blocking=True)
     slots = cycle(Slot(data, most, compute, xp) for _ in range(SLOTS))  # made when first needed
@@ -160,7 +168,7 @@ def stream(
         gathered = (slot.gather(pool, part) for part, slot in zip(parts, slots, strict=False))
         sent = (slot.send(upload) for slot in _ahead(gathered))
         for slot in _ahead(sent):
-            yield slot.receive(compute, room)
+            yield slot.numbers, slot.receive(compute, room)
     finally:
         pool.shutdown(cancel_futures=True)
         upload.synchronize()  # CuPy's pools must not reuse memory that is read or written
@@ -176,12 +184,14 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
         for start in range(0, m, size):
             yield [array[:, start : start + size] for array in data]
         return
-    parts = ([columns.take(block) for columns in data] for block in data[0].blocks(size))
-    if xp is not np:
-        yield from stream(data, parts, size, xp)
-        return
-    with closing(ahead([columns.read().T for columns in part] for part in parts)) as read:
-        yield from read
+    parts = (part_of(data, block) for block in data[0].blocks(size))
+    if xp is np:
+        floats = ahead([columns.read().T for columns in part] for _, part in parts)
+        with closing(floats):
+            yield from floats
+    else:
+        with closing(stream(data, parts, size, xp)) as sent:
+            yield from (arrays for _, arrays in sent)
 
 
 def slabs(X: Array, *others: Array, xp: Any) -> Generator[tuple[slice, list[Array]], None, None]:

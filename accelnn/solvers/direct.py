@@ -88,14 +88,13 @@ class Direct(Trainer):
     def _streamed(self) -> Iterator[Batch]:
         """The same of data that stays on the host or in a file."""
         job, data, close = self.job, (self.job.X, self.job.Y), self.job.resources.enter_context
-        orders, again = itertools.tee(job.orders())
+        given = data, job.orders(), self.sizes, job.piece
         if self.xp is np:
-            parts = close(closing(streaming.on_host(data, orders, self.sizes, job.piece)))
+            parts = close(closing(streaming.on_host(*given)))
         else:
-            windows = close(closing(streaming.windows(data, orders, self.sizes, job.piece)))
+            windows = close(closing(streaming.windows(*given)))
             parts = close(closing(streaming.stream(data, windows, self.sizes[0], self.xp)))
-        numbers = (part for order in again for part in np.split(order, np.cumsum(self.sizes)[:-1]))
-        for (X, Y), chosen in zip(parts, numbers, strict=False):
+        for chosen, (X, Y) in parts:
             yield self._batch(X, Y, chosen, job.totals(chosen, [len(chosen)])[0])
 
     def _batch(self, X: Array, Y: Array, chosen: Any, total: float) -> Batch:

@@ -39,10 +39,10 @@ class Jitted(Trainer):
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
         self.orders = iter(()) if job.batch_size is None else job.orders()
-        self.examples: Iterator[list[Array]] | None = None
+        self.examples: Iterator[tuple[Array, list[Array]]] | None = None
         if job.batch_size is not None and isinstance(job.X, HostColumns):
-            self.orders, orders = itertools.tee(self.orders)
-            self.examples = job.resources.enter_context(closing(self._streamed(orders)))
+            self.examples = job.resources.enter_context(closing(self._streamed()))
+            self.orders = iter(())
         self.layout = Layout(job, self.params, self.space)
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
@@ -69,11 +69,11 @@ class Jitted(Trainer):
         """Whether steps leave L2's part of the cost to their caller."""
         return self.space is not None and self.job.net.l2 > 0
 
-    def _streamed(self, orders: Iterator[Array]) -> Generator[list[Array], None, None]:
-        """The examples of each call, as rows (size, n)."""
-        sizes = self.job.sizes
+    def _streamed(self) -> Generator[tuple[Array, list[Array]], None, None]:
+        """The examples of each call."""
+        job, sizes = self.job, self.job.sizes
         calls = [sum(sizes[i : i + self.most]) for i in range(0, len(sizes), self.most)]
-        return streaming.on_host((self.job.X, self.job.Y), orders, calls, self.job.piece)
+        return streaming.on_host((job.X, job.Y), job.orders(), calls, job.piece)
 
     @functools.cached_property
     def most(self) -> int:
@@ -113,6 +113,10 @@ class Jitted(Trainer):
             taken = sizes[call]
             first = ends[call.start] - taken[0]
             chosen = order[first : first + taken.sum()]
+            if self.examples is not None:
+                chosen, (X, Y) = next(self.examples)
+                weights = None if self.job.weights is None else self.job.weights[chosen]
+                self.layout.set_examples(X.T, Y.T, weights)
             if self.job.drops:
                 self.layout.set_masks(self._masks(taken))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
@@ -120,9 +124,6 @@ class Jitted(Trainer):
             if len(counted):
                 plan[:, 5] *= counted[call]
             if self.examples is not None:
-                X, Y = next(self.examples)
-                weights = None if self.job.weights is None else self.job.weights[chosen]
-                self.layout.set_examples(X.T, Y.T, weights)
                 chosen = np.arange(len(chosen))
             costs[call] = _train(self.layout, plan, taken, chosen, l2)
             self.steps += len(taken)
