@@ -304,7 +304,7 @@ def test_each_block_is_read_once_an_epoch(monkeypatch):
     options = {"epochs": 3, "learning_rate": 0.1, "batch_size": 7, "shuffle": 10}
     accelnn.fit(net, net.init(), stored, np.zeros(m, int), **options)
     epochs = sum(key.stop - key.start for key in stored.read) / m
-    assert 3 <= epochs <= 4  # the next one is read ahead
+    assert 3 <= epochs <= 4.1  # the next one is read ahead
 
 
 def test_bytes_in_a_file_are_not_read_before_the_training(numbers):
