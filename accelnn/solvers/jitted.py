@@ -35,7 +35,9 @@ class Jitted(Trainer):
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
         self.orders = iter(()) if job.batch_size is None else job.orders()
+        self.drawn: list[Array] = []  # of epochs not completed
         self.layout = Layout(job, self.params, self.space)
+        self.threads = self.layout.threads
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
         self.moments = self.layout.moments
@@ -62,19 +64,26 @@ class Jitted(Trainer):
         return self.space is not None and self.job.net.l2 > 0
 
     def _advance(self, rates: list[float], every: int) -> Array:
-        """Run an epoch for each rate; returns the costs of the first and of each `every` epochs
-        later, or zeros if that is 0."""
-        per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
-        sizes, counted = self.sizes, np.ones(0)
-        order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
+        """`advance`; returns the costs of the first epoch and of each `every` epochs later, or
+        zeros if that is 0."""
+        per_epoch, (first, begun) = len(self.sizes), self._position
+        self.drawn += itertools.islice(self.orders, max(0, len(rates) - len(self.drawn)))
+        sizes, counted, drawn = self.sizes, np.ones(0), self.drawn[: len(rates)]
+        order = drawn[0] if len(drawn) == 1 else np.concatenate([NO_ORDER, *drawn])
         # An epoch at a time, as for callbacks, must not cost more than its steps.
         if len(rates) > 1 or every == 0:
             sizes, epochs = np.tile(sizes, len(rates)), np.zeros(len(rates))
             epochs[:: every or len(rates)] = every > 0
-            counted = epochs.repeat(per_epoch)
-        costs = self._run(np.repeat(rates, per_epoch), sizes, order, counted)
+            counted = epochs.repeat(per_epoch)[begun:]
+        steps = np.repeat(rates, per_epoch)[begun:], sizes[begun:], order[sizes[:begun].sum() :]
+        costs = self._run(*steps, counted)
+        completed = self.epoch - first
+        self.drawn = self.drawn[completed:]
         if per_epoch > 1:
-            costs = costs.reshape(-1, per_epoch).sum(axis=1)
+            before = np.full(min(begun, 1), self.partial), np.zeros(max(begun - 1, 0))
+            # In order, so that a pause does not change the last bit; `sum` adds in pairs.
+            costs = np.concatenate([*before, costs]).reshape(-1, per_epoch).cumsum(axis=1)[:, -1]
+            self.partial = float(costs[completed]) if self.batches_run else 0.0
         return costs[:: every or len(rates)] / self.job.examples
 
     def _run(self, rates: Array, sizes: Array, order: Array, counted: Array) -> Array:
@@ -88,7 +97,7 @@ class Jitted(Trainer):
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
         most, ends, costs = max(1, most), sizes.cumsum(), np.zeros(len(sizes))
         for start in range(0, len(sizes), most):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 break
             call = slice(start, start + most)
             taken = sizes[call]
