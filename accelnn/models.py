@@ -143,7 +143,7 @@ def load(path: str | os.PathLike[str]) -> Model:
 def _digest(text: bytes, weights: Array) -> np.bytes_:
     kind = f"{weights.dtype.str} {weights.shape} ".encode()
     digest = hashlib.sha256(text + kind)
-    digest.update(np.ascontiguousarray(weights))
+    digest.update(np.ascontiguousarray(weights).data)
     return np.bytes_(digest.hexdigest())
 
 

@@ -201,7 +201,7 @@ class Trainer:
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
     steps : updates so far
-    partial : the cost of the epoch under way, of the batches taken so far
+    partial : the cost of the batches taken of the epoch under way
     threads : those of its steps, or None if that is left to NumPy or a device
     not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
@@ -213,7 +213,8 @@ class Trainer:
 
     def __init__(self, job: Job) -> None:
         self.job, self.xp, begins = job, job.xp, job.begins
-        self.steps, self.partial = begins.steps, begins.partial or 0.0
+        self.steps = begins.steps
+        self.partial: Any = begins.partial or 0.0  # 0-d on the device, if its steps add to it there
         self._first_step, self._per_epoch = begins.steps - begins.batches, len(job.sizes)
         self.params = self._first_params()
         if begins.params is not None:

@@ -12,7 +12,6 @@ import re
 import time
 import warnings
 from dataclasses import asdict
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,8 @@ class CheckpointFile:
     def __init__(self, path: Path, every: float | str, resume: bool) -> None:
         self.path, (self.seconds, self.epochs) = path, interval(every)
         self.saved: Any = None
-        self.epoch = self.steps = None
+        self.epoch: int | None = None
+        self.steps: int | None = None
         self.next_epoch: Any = math.inf
         check_writable(path)
         if not path.exists():
@@ -255,15 +255,15 @@ class CheckpointFile:
         """The SHA-256 of the learning rates of all epochs before `done`."""
         for start in range(self.hashed, done, RATES_AT_ONCE):
             epochs = range(start, min(start + RATES_AT_ONCE, done))
-            self.rates.update(np.array(rates(descent.learning_rate, epochs)))
+            self.rates.update(np.array(rates(descent.learning_rate, epochs)).data)
         self.hashed = max(self.hashed, done)
         return self.rates.hexdigest()
 
-    def _refuse(self, differences: list[tuple[str, Any, Any]]) -> None:
+    def _refuse(self, found: list[tuple[str, Any, Any]]) -> None:
         """Raise ValueError if there are differences: a name, and its values then and now."""
-        if differences:
+        if found:
             place = self.path.name
-            texts = (f"{name}: {_short(a)} in {place}, {_short(b)} now" for name, a, b in differences)
+            texts = (f"{name}: {_short(a)} in {place}, {_short(b)} now" for name, a, b in found)
             hint = "pass what it had, or name another checkpoint"
             raise _Other(f"{self.path} holds another training: {'; '.join(texts)}: {hint}")
 
@@ -276,7 +276,7 @@ def interval(every: Any) -> tuple[float, int | None]:
     """The seconds and the epochs between two checkpoints, one of them given: 60.0, "10 epochs"."""
     if isinstance(every, str) and (found := re.fullmatch(r"([1-9]\d{0,17}) epochs?", every)):
         return math.inf, int(found[1])
-    if isinstance(every, Real) and not isinstance(every, bool) and 0 < every < math.inf:
+    if isinstance(every, int | float) and not isinstance(every, bool) and 0 < every < math.inf:
         return float(every), None
     expected = 'expected checkpoint_every as seconds above 0, or such as "10 epochs"'
     raise ValueError(f"{expected}, got {every!r}")
@@ -317,7 +317,7 @@ def fingerprint(array: Array) -> str:
         patterns = array.view(f"u{array.dtype.itemsize}")
         digest.update(b"%d" % int(patterns.sum(dtype=np.uint64)))
         examples = to_host(array[..., array_module(array).asarray(chosen)]).T
-    digest.update(np.ascontiguousarray(examples))
+    digest.update(np.ascontiguousarray(examples).data)
     return f"{array.dtype} {tuple(array.shape)} #{digest.hexdigest()[:16]}"
 
 

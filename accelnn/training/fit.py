@@ -107,11 +107,12 @@ def fit(
     resume : whether to go on from the checkpoint, if there is one, with the bits of a training
         without a break. All arguments are as before, but `epochs` may be more
 
-    Raises FileExistsError if the checkpoint exists and `resume` is not given, OSError if it cannot
-    be written; ValueError if it is damaged or of another training, and says what differs. Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
-    or a job that the solver cannot do; TypeError for arguments of the wrong type, or host and
-    device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
-    history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
+    Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
+    a job that the solver cannot do, or a checkpoint that is damaged or of another training;
+    FileExistsError for a checkpoint that exists, without `resume`, and OSError for one that cannot
+    be written; TypeError for arguments of the wrong type, or host and device arrays mixed in
+    another way; and on Ctrl-C Interrupted, with the parameters and the history so far. Warns with
+    a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
     arguments = dict(locals())
     for name in ("verbose", *OF_CHECKPOINTS):
