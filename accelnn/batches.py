@@ -8,30 +8,43 @@ import functools
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from accelnn.backend import Array, array_module
 
 BLOCKS = 16  # whose examples are shuffled together, and read at a time
+MARKED = 100  # epochs between two states of the generator of orders that are kept
 
 
 def orders(
-    m: int, seed: int, shuffle: bool | int | Iterable[Array] = True, first: int = 0
+    m: int,
+    seed: int,
+    shuffle: bool | int | Iterable[Array] = True,
+    first: int = 0,
+    marks: dict[int, Any] | None = None,
 ) -> Iterator[Array]:
     """For each epoch from `first` on a permutation of 0 ... m-1, (m,) int64 on the host.
 
     shuffle : True for those of a seed; False for 0 ... m-1 itself; the size of blocks for those of
         `in_blocks`; or the coming epochs' own
+    marks : by epoch the state of the generator before it: drawing begins at the last one before
+        `first`, and one is added every MARKED epochs
 
     Raises ValueError if one of the caller's own is no permutation, or one is missing.
     """
     if shuffle is False:
         yield from itertools.repeat(np.arange(m))
     elif isinstance(shuffle, int):
-        block = None if shuffle is True else shuffle
+        block, marks = None if shuffle is True else shuffle, {} if marks is None else marks
         random = np.random.default_rng((seed, m) if block is None else (seed, m, block))
-        for epoch in itertools.count():
+        start = max((epoch for epoch in marks if epoch <= first), default=0)
+        if start in marks:
+            random.bit_generator.state = marks[start]
+        for epoch in itertools.count(start):
+            if epoch % MARKED == 0:
+                marks[epoch] = random.bit_generator.state
             order = random.permutation(m) if block is None else in_blocks(m, block, random)
             if epoch >= first:
                 yield order

@@ -11,7 +11,7 @@ from pathlib import Path
 _UNFINISHED = ".accelnn-"  # the beginning of the names of files that are being written
 
 
-def write_whole(content: str | bytes, path: Path) -> None:
+def write_whole(content: str | bytes | memoryview, path: Path) -> None:
     """Write text (UTF-8) or bytes to `path`: all of it or nothing, and on the disk on return.
 
     A link stays, and so do the permissions of a file that is replaced.
@@ -31,6 +31,12 @@ def write_whole(content: str | bytes, path: Path) -> None:
         with suppress(OSError):  # there is none, or the file system has no permissions
             shutil.copymode(path, unfinished)
         unfinished.replace(path)
+        with suppress(OSError):  # not every system opens folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     finally:
         unfinished.unlink(missing_ok=True)
 

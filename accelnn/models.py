@@ -117,7 +117,7 @@ def write(
         file.attrs.update(model=np.bytes_(text), sha256=_digest(text, weights))
         chunk = min(weights.size, CHUNK_BYTES // weights.itemsize)
         file.create_dataset("weights", data=weights, chunks=(chunk,), fletcher32=True)
-    write_whole(contents.getvalue(), Path(path))
+    write_whole(contents.getbuffer(), Path(path))
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -142,7 +142,9 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def _digest(text: bytes, weights: Array) -> np.bytes_:
     kind = f"{weights.dtype.str} {weights.shape} ".encode()
-    return np.bytes_(hashlib.sha256(text + kind + weights.tobytes()).hexdigest())
+    digest = hashlib.sha256(text + kind)
+    digest.update(np.ascontiguousarray(weights).data)
+    return np.bytes_(digest.hexdigest())
 
 
 def _plain(value: Any) -> Any:
@@ -151,11 +153,13 @@ def _plain(value: Any) -> Any:
     return value.tolist()
 
 
-def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Array]:
+def read(
+    path: str | os.PathLike[str], kind: bytes, remedy: str = REMEDY
+) -> tuple[dict[str, Any], Array]:
     """The fields and the weights of a file of this kind, checked against its SHA-256; raises as
-    `load`."""
+    `load`, with this remedy if the file is damaged."""
     path = Path(path)
-    whole = DataFile(path, REMEDY)
+    whole = DataFile(path, remedy)
     whole.require()
     size = path.stat().st_size
     what = "a model" if kind == FORMAT else f"an {kind.decode()}"
@@ -191,7 +195,7 @@ def read(path: str | os.PathLike[str], kind: bytes) -> tuple[dict[str, Any], Arr
     try:
         return json.loads(text), weights
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {str(error)[:500]}: {REMEDY}") from error
+        raise ValueError(f"{path}: {str(error)[:500]}: {remedy}") from error
 
 
 def _n_classes(net: Network) -> int:

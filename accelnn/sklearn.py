@@ -851,8 +851,9 @@ def _reached(train: Callable[..., Any], *given: Any, **options: Any) -> tuple[Pa
 
 
 def _moved(state: State | None, move: Callable[[Array], Array]) -> State | None:
-    """A state with its moments moved to the host, or to a device."""
-    return state and replace(state, moments=tuple(map(move, state.moments)))
+    """A state with its moments moved to the host, or to a device, and at the start of an epoch,
+    because the next one has other examples."""
+    return state and replace(state, moments=tuple(map(move, state.moments)), batches=0)
 
 
 def _orders(m: int, random: Any) -> Iterator[Array]:

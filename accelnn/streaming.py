@@ -11,6 +11,7 @@ because each thread has a current device and stream of its own.
 """
 
 import warnings
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -102,26 +103,31 @@ def ahead(items: Iterator[T]) -> Generator[T, None, None]:
 
 
 def windows(
-    data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
+    data: Sequence[HostColumns], orders: Iterator[Array], piece: int, sizes: Iterable[int]
 ) -> Generator[Part, None, None]:
-    """The examples of each epoch in its order, in windows of these sizes. Those of a file are in
-    memory: so many are read at a time, as many as blocks that are shuffled together have."""
-    if not any(columns.in_file for columns in data):
-        for order in orders:
-            for numbers in np.split(order, np.cumsum(sizes)[:-1]):
-                yield part_of(data, numbers)
-        return
-    pieces = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
-    read = ahead([numbers, *(columns.raw(numbers) for columns in data)] for numbers in pieces)
-    with closing(read):
-        held, place = next(read), 0
-        for size in cycle(sizes):
-            while len(held[0]) - place < size:
-                more = zip(held, next(read), strict=True)
-                held, place = [np.concatenate([rows[place:], new]) for rows, new in more], 0
-            numbers, *rows = (array[place : place + size] for array in held)
-            yield numbers, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
-            place += size
+    """The examples of `orders`, epoch after epoch, as many at a time as each of `sizes` says. Those
+    of a file are then in memory: `piece` of them are read at a time."""
+    if any(columns.in_file for columns in data):
+        pieces = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
+        read = ahead([numbers, *(columns.raw(numbers) for columns in data)] for numbers in pieces)
+        taken = _taken(read, sizes)
+        with closing(read):
+            for numbers, *rows in taken:
+                yield numbers, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
+    else:
+        for (numbers,) in _taken(([order] for order in orders), sizes):
+            yield part_of(data, numbers)
+
+
+def _taken(pieces: Iterator[list[Array]], sizes: Iterable[int]) -> Iterator[list[Array]]:
+    """The rows of arrays that come in pieces, so many at a time."""
+    held, place = next(pieces), 0
+    for size in sizes:
+        while len(held[0]) - place < size:
+            more = zip(held, next(pieces), strict=True)
+            held, place = [np.concatenate([rows[place:], new]) for rows, new in more], 0
+        yield [rows[place : place + size] for rows in held]
+        place += size
 
 
 def part_of(data: Sequence[HostColumns], numbers: Array) -> Part:
@@ -130,16 +136,22 @@ def part_of(data: Sequence[HostColumns], numbers: Array) -> Part:
 
 
 def on_host(
-    data: Sequence[HostColumns], orders: Iterable[Array], sizes: Sequence[int], piece: int
+    data: Sequence[HostColumns], orders: Iterator[Array], piece: int, runs: Iterable[list[int]]
 ) -> Generator[tuple[Array, list[Array]], None, None]:
-    """The numbers of the examples of each of the `windows`, and their floats, (n, size) with
-    contiguous columns, computed while those before are used."""
-    together = per_chunk(data[0], sizes[0])
-    runs = [sizes[i : i + together] for i in range(0, len(sizes), together)]
-    with closing(windows(data, orders, [sum(run) for run in runs], piece)) as parts:
+    """The numbers of the examples of `windows`, and their floats, (n, size) with contiguous
+    columns: those of a run of sizes at a time, while the ones before are used."""
+    begun: deque[list[int]] = deque()
+
+    def lengths() -> Iterator[int]:
+        for run in runs:
+            begun.append(run)
+            yield sum(run)
+
+    with closing(windows(data, orders, piece, lengths())) as parts:
         floats = ((numbers, [columns.read() for columns in part]) for numbers, part in parts)
         with closing(ahead(floats)) as read:
-            for run, (numbers, rows) in zip(cycle(runs), read, strict=False):
+            for numbers, rows in read:
+                run = begun.popleft()
                 for end, size in zip(accumulate(run), run, strict=True):
                     batch = slice(end - size, end)
                     yield numbers[batch], [array[batch].T for array in rows]

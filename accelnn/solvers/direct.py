@@ -36,29 +36,36 @@ class Direct(Trainer):
         self.sizes = job.sizes
         self.work = {m: Workspace(job.net, self.params, m, dropout=True) for m in set(self.sizes)}
         self.batch_cost = self.xp.empty((), self.params.dtype)
+        self.partial = self.xp.full((), self.partial, self.params.dtype)
         if job.batch_size is None:
             [total] = job.totals(slice(None), [job.examples])
             whole = self._batch(job.X, job.Y, slice(None), total)
             self.batches: Iterator[Batch] = itertools.repeat(whole)
+        elif isinstance(job.X, HostColumns):
+            self.batches = self._streamed()
         else:
-            self.batches = self._streamed() if isinstance(job.X, HostColumns) else self._gathered()
+            self.batches = itertools.islice(self._gathered(), self.batches_run, None)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        for epoch, rate in enumerate(rates):
-            recorded = cost if epoch == 0 else None
-            if recorded is not None:
-                recorded[...] = 0
-            for size, batch in zip(self.sizes, self.batches, strict=False):  # batches have no end
-                if self.job.interruption.requested:
+        for rate in rates:
+            begun = self.batches_run
+            if cost is not None and not begun:
+                self.partial[...] = 0
+            for size in self.sizes[begun:]:
+                if self.job.halted:
                     return
+                batch = next(self.batches)
                 self.draw_masks(batch.work.D)
-                self._propagate(batch, rate, None if recorded is None else self.batch_cost)
+                self._propagate(batch, rate, None if cost is None else self.batch_cost)
                 self.steps += 1
                 arrays = self.params.flat, self.gradients.flat, self.moments
                 self.job.optimizer.update(*arrays, rate, self.steps)
-                if recorded is not None:
+                if cost is not None:
                     self.batch_cost *= size / self.job.examples
-                    recorded += self.batch_cost
+                    self.partial += self.batch_cost
+            if cost is not None:
+                cost[...] = self.partial
+                cost = None
 
     def _propagate(self, batch: Batch, rate: float, cost: Array | None) -> None:
         """Forward and backward: the gradients, as the optimizer scales them, and the cost."""
@@ -87,13 +94,15 @@ class Direct(Trainer):
 
     def _streamed(self) -> Iterator[Batch]:
         """The same of data that stays on the host or in a file."""
-        job, data, close = self.job, (self.job.X, self.job.Y), self.job.resources.enter_context
-        given = data, job.orders(), self.sizes, job.piece
+        job, close = self.job, self.job.resources.enter_context
         if self.xp is np:
-            parts = close(closing(streaming.on_host(*given)))
+            runs = job.coming_sizes(streaming.per_chunk(job.X, self.sizes[0]))
+            parts = close(closing(streaming.on_host(*job.streams(), runs)))
         else:
-            windows = close(closing(streaming.windows(*given)))
-            parts = close(closing(streaming.stream(data, windows, self.sizes[0], self.xp)))
+            sizes = map(sum, job.coming_sizes(1))
+            windows = close(closing(streaming.windows(*job.streams(), sizes)))
+            streamed = streaming.stream((job.X, job.Y), windows, self.sizes[0], self.xp)
+            parts = close(closing(streamed))
         for chosen, (X, Y) in parts:
             yield self._batch(X, Y, chosen, job.totals(chosen, [len(chosen)])[0])
 

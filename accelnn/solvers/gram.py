@@ -13,6 +13,7 @@ the textbook's dual form of gradient descent.
 """
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from accelnn import streaming
 from accelnn.backend import Array
 from accelnn.network import Parameters, backpropagate, cost_and_accuracy, penalty, propagate
 from accelnn.solvers.direct import Batch, Direct
-from accelnn.solvers.job import Job, Trainer
+from accelnn.solvers.job import Job, State, Trainer
 
 
 class InSampleSpace(Trainer):
@@ -39,8 +40,8 @@ class InSampleSpace(Trainer):
         self._form_products(W)
         if job.net.l2:
             self.first_squares = (W * W).sum()
-        self._c = np.ones(1)
-        self._c_moments = [np.zeros(1) for _ in range(job.optimizer.moments)]
+        c = job.begins.c or (1.0, *[0.0] * job.optimizer.moments)
+        self._c, *self._c_moments = (np.array([number]) for number in c)
         rest = job.params.flat[W.size :]
         S = xp.zeros(W.shape[0] * job.examples, rest.dtype)
         return Parameters(xp.concatenate([S, rest]), (job.examples, *job.net.layers[1:]))
@@ -91,6 +92,10 @@ class InSampleSpace(Trainer):
         decay = optimizer.scale(rate) * self.job.net.l2 / self.total * self._c
         optimizer.update(self._c, decay, self._c_moments, rate, self.steps + 1)
         return before
+
+    def checkpoint(self) -> State:
+        c = self._c, *self._c_moments
+        return replace(super().checkpoint(), c=tuple(float(number[0]) for number in c))
 
     def moments_of_params(self) -> list[Array]:
         moments = []

@@ -43,7 +43,9 @@ class Jitted(Trainer):
         if job.batch_size is not None and isinstance(job.X, HostColumns):
             self.examples = job.resources.enter_context(closing(self._streamed()))
             self.orders = iter(())
+        self.drawn: list[Array] = []  # of epochs not completed
         self.layout = Layout(job, self.params, self.space)
+        self.threads = self.layout.threads
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
         self.moments = self.layout.moments
@@ -71,9 +73,8 @@ class Jitted(Trainer):
 
     def _streamed(self) -> Generator[tuple[Array, list[Array]], None, None]:
         """The examples of each call."""
-        job, sizes = self.job, self.job.sizes
-        calls = [sum(sizes[i : i + self.most]) for i in range(0, len(sizes), self.most)]
-        return streaming.on_host((job.X, job.Y), job.orders(), calls, job.piece)
+        calls = ([sum(sizes)] for sizes in self.job.coming_sizes(self.most))
+        return streaming.on_host(*self.job.streams(), calls)
 
     @functools.cached_property
     def most(self) -> int:
@@ -87,19 +88,26 @@ class Jitted(Trainer):
         return max(1, int(min(limits)))
 
     def _advance(self, rates: list[float], every: int) -> Array:
-        """Run an epoch for each rate; returns the costs of the first and of each `every` epochs
-        later, or zeros if that is 0."""
-        per_epoch, orders = len(self.sizes), list(itertools.islice(self.orders, len(rates)))
-        sizes, counted = self.sizes, np.ones(0)
-        order = orders[0] if len(orders) == 1 else np.concatenate([NO_ORDER, *orders])
+        """`advance`; returns the costs of the first epoch and of each `every` epochs later, or
+        zeros if that is 0."""
+        per_epoch, (first, begun) = len(self.sizes), self._position
+        self.drawn += itertools.islice(self.orders, max(0, len(rates) - len(self.drawn)))
+        sizes, counted, drawn = self.sizes, np.ones(0), self.drawn[: len(rates)]
+        order = drawn[0] if len(drawn) == 1 else np.concatenate([NO_ORDER, *drawn])
         # An epoch at a time, as for callbacks, must not cost more than its steps.
         if len(rates) > 1 or every == 0:
             sizes, epochs = np.tile(sizes, len(rates)), np.zeros(len(rates))
             epochs[:: every or len(rates)] = every > 0
-            counted = epochs.repeat(per_epoch)
-        costs = self._run(np.repeat(rates, per_epoch), sizes, order, counted)
+            counted = epochs.repeat(per_epoch)[begun:]
+        steps = np.repeat(rates, per_epoch)[begun:], sizes[begun:], order[sizes[:begun].sum() :]
+        costs = self._run(*steps, counted)
+        completed = self.epoch - first
+        self.drawn = self.drawn[completed:]
         if per_epoch > 1:
-            costs = costs.reshape(-1, per_epoch).sum(axis=1)
+            before = np.full(min(begun, 1), self.partial), np.zeros(max(begun - 1, 0))
+            # In order, so that a pause does not change the last bit; `sum` adds in pairs.
+            costs = np.concatenate([*before, costs]).reshape(-1, per_epoch).cumsum(axis=1)[:, -1]
+            self.partial = float(costs[completed]) if self.batches_run else 0.0
         return costs[:: every or len(rates)] / self.job.examples
 
     def _run(self, rates: Array, sizes: Array, order: Array, counted: Array) -> Array:
@@ -108,7 +116,7 @@ class Jitted(Trainer):
         l2 = float(self.job.net.l2) if self.space is None else 0.0
         ends, costs = sizes.cumsum(), np.zeros(len(sizes))
         for call in self._calls(len(sizes)):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 break
             taken = sizes[call]
             first = ends[call.start] - taken[0]
@@ -133,9 +141,8 @@ class Jitted(Trainer):
         """The next `steps` in calls; those of streamed examples end with the epoch."""
         end = 0
         while end < steps:
-            start, end = end, min(end + self.most, steps)
-            if self.examples is not None:
-                end = min(end, start + len(self.sizes) - start % len(self.sizes))
+            left = steps if self.examples is None else len(self.sizes) - self.batches_run
+            start, end = end, min(end + min(self.most, left), steps)
             yield slice(start, end)
 
     def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:

@@ -1,11 +1,14 @@
 """The `Job` that a solver of gradient descent gets, and the parts that all trainings share."""
 
 import functools
+import itertools
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,31 +29,47 @@ class Interruption:
     return early, then `check` raises KeyboardInterrupt, as the block's end does. A second Ctrl-C
     does not wait. Other threads receive no signals, and a handler stays installed unless it is
     Python's own or says by an attribute `raises_interrupt` that it raises KeyboardInterrupt.
+
+    signalled : the number of the signal that came, or 0
+    deadline : when trainers return early too, for a checkpoint, in seconds of time.monotonic
+    signals : those deferred; SIGTERM, if among them, then ends a training as Ctrl-C does
     """
 
-    requested = False
+    signalled = 0
+    deadline = math.inf
+    signals: tuple[int, ...] = (signal.SIGINT,)
 
     def __enter__(self) -> None:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        handler: Any = signal.getsignal(signal.SIGINT)
-        raises = handler is signal.default_int_handler or hasattr(handler, "raises_interrupt")
-        self._handler, self._replaced = handler, in_main_thread and raises
-        if self._replaced:
-            signal.signal(signal.SIGINT, self._request)
+        self._handlers: dict[int, Any] = {}
+        if self.signalled or threading.current_thread() is not threading.main_thread():
+            return
+        for number in self.signals:
+            handler: Any = signal.getsignal(number)
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            if handler is default or hasattr(handler, "raises_interrupt"):
+                self._handlers[number] = handler
+                signal.signal(number, self._request)
 
     def __exit__(self, *error: object) -> None:
-        if self._replaced:
-            signal.signal(signal.SIGINT, self._handler)
+        self._restore()
         if error[0] is None:
             self.check()
 
+    @property
+    def requested(self) -> bool:
+        return bool(self.signalled) or time.monotonic() >= self.deadline
+
     def check(self) -> None:
-        if self.requested:
+        if self.signalled:
             raise KeyboardInterrupt
 
-    def _request(self, *_: object) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, self._handler)
+    def _request(self, number: int, *_: object) -> None:
+        self.signalled = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -65,6 +84,8 @@ class Job:
     weights : of the examples (m,), of the parameters' dtype and on their backend, or None
     shuffle, threads, precision : as in `fit`; a precision of None is the parameters' own
     state : of the training that this one continues, or None
+    resumed : of a checkpoint of this training, or None
+    marks : states of the generator of the orders, as in `batches.orders`
     gram : returns Xᵀ X (m, m), if trainings share it
     resources : closed when the training ends, however it ends
     interruption : Ctrl-C, deferred while steps run
@@ -82,6 +103,8 @@ class Job:
     weights: Array | None = None
     shuffle: bool | int | Iterable[Array] = True
     state: "State | None" = None
+    resumed: "State | None" = None
+    marks: dict[int, Any] = field(default_factory=dict)
     threads: int | None = None
     gram: Callable[[], Array] | None = None
     resources: ExitStack = field(default_factory=ExitStack)
@@ -123,11 +146,6 @@ class Job:
         return None if whole else self.shuffle  # type: ignore[return-value]
 
     @property
-    def piece(self) -> int:
-        """The examples of a file to read at a time: those of blocks that are shuffled together."""
-        return batches.BLOCKS * (self.block or (self.X.rows.block if self.X.in_file else 1))
-
-    @property
     def drops(self) -> bool:
         """Whether there is dropout."""
         return min(self.net.keep_prob, default=1.0) < 1
@@ -136,9 +154,40 @@ class Job:
     def first_epoch(self) -> int:
         return 0 if self.state is None else self.state.epochs
 
+    @property
+    def begins(self) -> "State":
+        """From which the trainer goes on."""
+        return self.resumed or self.state or State(0, 0)
+
+    @property
+    def halted(self) -> bool:
+        """Whether trainers are to return before their next step."""
+        return self.interruption.requested
+
     def orders(self) -> Iterator[Array]:
-        """The order of the examples in each epoch of mini-batches."""
-        return batches.orders(self.examples, self.seed, self.shuffle, self.first_epoch)
+        """The order of the examples in each epoch of mini-batches, from the present one on."""
+        first, now = self.first_epoch, self.begins.epochs
+        if isinstance(self.shuffle, bool):
+            return batches.orders(self.examples, self.seed, self.shuffle, now, self.marks)
+        own = batches.orders(self.examples, self.seed, self.shuffle)
+        return itertools.islice(own, now - first, None)
+
+    def coming_sizes(self, count: int) -> Iterator[list[int]]:
+        """The number of examples in each step from the next one on, for up to `count` steps of an
+        epoch at a time."""
+        begun = self.begins.batches
+        while True:
+            sizes = self.sizes[begun:]
+            yield from (sizes[i : i + count] for i in range(0, len(sizes), count))
+            begun = 0
+
+    def streams(self) -> tuple[Sequence[HostColumns], Iterator[Array], int]:
+        """X and Y, the orders from the next step on, and the examples to read at a time: of blocks
+        that are shuffled together."""
+        orders, taken = self.orders(), sum(self.sizes[: self.begins.batches])
+        orders = itertools.chain((order[taken:] for order in itertools.islice(orders, 1)), orders)
+        block = self.block or (self.X.rows.block if self.X.in_file else 1)
+        return (self.X, self.Y), orders, batches.BLOCKS * block
 
     def totals(self, order: Array, sizes: Sequence[int]) -> Array:
         """The sum of the weights of each batch, on the host, from the examples' order; `sizes` are
@@ -161,12 +210,20 @@ class State:
     epochs, steps : taken so far, from the first training on
     moments : the optimizer's, each a flat array like the parameters
     dropout : the state of its generator of random numbers, if it has one on the host
+    batches : those taken of an epoch that was interrupted
+    partial : their part of its cost, or None if that epoch is not recorded
+    params, c : in a checkpoint, the parameters in the trainer's own form, which `moments` have
+        too; and the numbers c of sample space and of its moments
     """
 
     epochs: int
     steps: int
     moments: tuple[Array, ...] = ()
     dropout: Any = None
+    batches: int = 0
+    partial: float | None = 0.0
+    params: Array | None = None
+    c: tuple[float, ...] = ()
 
 
 class Trainer:
@@ -176,21 +233,28 @@ class Trainer:
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
     steps : updates so far
+    partial : the cost of the batches taken of the epoch under way
+    threads : those of its steps, or None if that is left to NumPy or a device
     not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
 
     by_kernels = streams = False
     compile_seconds = 0.0
+    threads: int | None = None
     not_captured = ""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.xp, self.steps = job, job.xp, 0 if job.state is None else job.state.steps
+        self.job, self.xp, begins = job, job.xp, job.begins
+        self.steps = begins.steps
+        self.partial: Any = begins.partial or 0.0  # 0-d on the device, if its steps add to it there
+        self._first_step, self._per_epoch = begins.steps - begins.batches, len(job.sizes)
         self.params = self._first_params()
+        if begins.params is not None:
+            self.params.flat[...] = begins.params
         self.gradients = self.params.empty_like()
         self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
-        if job.state is not None:
-            for moment, before in zip(self.moments, job.state.moments, strict=True):
-                moment[...] = before
+        for moment, before in zip(self.moments, begins.moments, strict=False):
+            moment[...] = before
 
     def _first_params(self) -> Parameters:
         return self.job.params
@@ -214,7 +278,8 @@ class Trainer:
         return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run an epoch for each rate, or fewer if the job's interruption is requested.
+        """Run to the end of an epoch for each rate, the first of which may be under way; or return
+        before a step if the job is halted.
 
         `cost`, 0-d, receives the first epoch's mean over its batches, each before its update.
         """
@@ -224,7 +289,7 @@ class Trainer:
         """`advance` through several records: `costs` receives the cost of the first epoch and of
         each `every` epochs later."""
         for record, start in enumerate(range(0, len(rates), every)):
-            if not self.job.interruption.requested:
+            if not self.job.halted:
                 self.advance(rates[start : start + every], costs[record, ...])
 
     def validation(self) -> tuple[Array, Array | None]:
@@ -241,20 +306,35 @@ class Trainer:
 
     def state(self) -> State:
         """From which another training goes on; the arrays are those of this one."""
-        epochs = self.job.first_epoch + self.epochs_run
+        own = self.checkpoint()
+        return replace(own, moments=tuple(self.moments_of_params()), params=None, c=())
+
+    def checkpoint(self) -> State:
+        """From which this training goes on, in its own form; the arrays are those of this one."""
         generator = getattr(self.random, "bit_generator", None) if self.job.drops else None
         dropout = generator.state if isinstance(generator, np.random.BitGenerator) else None
-        return State(epochs, self.steps, tuple(self.moments_of_params()), dropout)
+        moments, partial = tuple(self.moments), float(self.partial) if self.batches_run else 0.0
+        now = self.epoch, self.steps, moments, dropout, self.batches_run, partial
+        return State(*now, self.params.flat)
 
     def moments_of_params(self) -> list[Array]:
         """The moments for `parameters()`."""
         return self.moments
 
     @property
-    def epochs_run(self) -> int:
-        """Epochs completed in this training."""
-        before = 0 if self.job.state is None else self.job.state.steps
-        return (self.steps - before) // len(self.job.sizes)
+    def epoch(self) -> int:
+        """The epoch under way, which is the number of those completed since the first training."""
+        return self._position[0]
+
+    @property
+    def batches_run(self) -> int:
+        """The batches taken of the epoch under way."""
+        return self._position[1]
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        epochs, batch = divmod(self.steps - self._first_step, self._per_epoch)
+        return self.job.begins.epochs + epochs, batch
 
     @functools.cached_property
     def validation_workspace(self) -> Workspace:
@@ -266,8 +346,8 @@ class Trainer:
         if self.xp is not np and kernels_compile(self.xp):
             return Philox(self.job.seed)
         random = self.xp.random.default_rng(self.job.seed)
-        if self.job.state is not None and self.job.state.dropout is not None:
-            random.bit_generator.state = self.job.state.dropout
+        if self.job.begins.dropout is not None:
+            random.bit_generator.state = self.job.begins.dropout
         return random
 
     def draw_masks(self, D: Iterable[Array | None]) -> None:

@@ -227,7 +227,7 @@ class Persistent(InSampleSpace):
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
         most = max(1, LONGEST_LAUNCH // self.partition.multiply_adds)
         for start in range(0, len(rates), most):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 return
             self._launch(rates[start : start + most], cost if start == 0 else None)
 

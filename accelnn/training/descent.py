@@ -2,13 +2,17 @@
 
 import functools
 import math
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from accelnn.backend import Array, array_module, to_host
+from accelnn.backend import to_host
 from accelnn.network import Parameters
 from accelnn.optimizers import Schedule, rates
 from accelnn.solvers.choice import trainer_of
 from accelnn.solvers.job import Job, Trainer
+from accelnn.training.checkpoint import CheckpointFile
 from accelnn.training.history import INTERRUPTED, Callback, Checkpoint, History, ask
 
 # The epochs that a solver is given at a time, and the examples of mini-batches: few enough for
@@ -20,7 +24,14 @@ EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE = 10_000, 250_000
 @dataclass
 class Descent:
     """A job, and its course as in `fit`. Records stay on the device until the end, unless patience
-    or a callback needs them."""
+    or a callback needs them.
+
+    file : where checkpoints go, or None
+    starts : the epochs that are recorded
+    costs, validation_costs, accuracies : of each record
+    validated, asked : the records for which that was done
+    lowest, best_record, best : the lowest validation cost, and its parameters
+    """
 
     job: Job
     epochs: int
@@ -28,10 +39,20 @@ class Descent:
     record_every: int
     patience: int | None
     callbacks: list[Callback]
+    file: CheckpointFile | None = None
 
     def run(self, history: History) -> Parameters:
         """Train with the solver that `history` names, and complete it; returns the parameters."""
-        job = self.job
+        job, first, xp = self.job, self.job.first_epoch, self.job.xp
+        # The cost of an epoch is known only if that of its first batches is.
+        known = job.state is None or not job.state.batches or job.state.partial is not None
+        self.starts = range(first if known else first + 1, first + self.epochs, self.record_every)
+        self.costs, self.validation_costs = xp.zeros((2, len(self.starts)), job.params.dtype)
+        self.accuracies = xp.full(len(self.starts), math.nan)
+        self.validated = self.asked = 0
+        self.lowest, self.best, self.best_record = math.inf, job.params, 0
+        if self.file is not None:
+            self.file.restore(self, history)
         try:
             self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # which may compile
         except KeyboardInterrupt:
@@ -41,12 +62,10 @@ class Descent:
         if self.trainer.not_captured:
             history.reason += f": jitted; not captured: {self.trainer.not_captured}"
             history.solver = "direct"
-        first = job.first_epoch
-        self.starts = range(first, first + self.epochs, self.record_every)
-        xp = array_module(job.params.flat)
-        self.costs, self.validation_costs = xp.empty((2, len(self.starts)), job.params.dtype)
-        self.accuracies = xp.full(len(self.starts), math.nan)
-        self.lowest, self.best, self.best_record = math.inf, job.params, 0
+        if self.file is not None:
+            job.interruption.signals = signal.SIGINT, signal.SIGTERM
+            self.file.begin(self)
+        self.stepping = False  # if interrupted then, its arrays may be half updated
         try:
             with job.interruption:
                 history.stopped = self._epochs()
@@ -55,6 +74,8 @@ class Descent:
         trained = None
         try:
             with job.interruption:
+                if self.file is not None and not self.stepping:
+                    self.file.save(self)
                 trained = self._complete(history)
         except KeyboardInterrupt:
             if trained is None:  # the second Ctrl-C
@@ -63,43 +84,62 @@ class Descent:
         return trained
 
     def _epochs(self) -> str | None:
-        """All epochs, or why they ended before the last."""
+        """All epochs, or why they ended before the last. A training that was resumed skips what
+        was done before."""
         if not self.callbacks and self.job.validation is None:
             self._advance_all()
             return None
         for record, start in enumerate(self.starts):
-            if self.job.validation is not None:
+            self._advance(start)
+            if self.job.validation is not None and record >= self.validated:
                 self._validate(record)
             lowest = self.starts[self.best_record]
             if self.patience is not None and start - lowest >= self.patience:
                 return f"patience: lowest validation cost after epoch {lowest}"
-            stop = min(start + self.record_every, self.starts.stop)
-            self._advance(start, start + 1 if self.callbacks else stop, self.costs[record, ...])
-            if self.callbacks:
+            if self.callbacks and record >= self.asked and self.trainer.epoch <= start + 1:
+                self._advance(start + 1)
                 if ask(self.callbacks, self._checkpoint(record)):
                     return f"a callback ended it after epoch {start}"
-                self._advance(start + 1, stop)
+                self.asked = record + 1
+        self._advance(self.starts.stop)
         return None
 
     def _advance_all(self) -> None:
         """All epochs, as many records at a time as the solver is given."""
-        every, last = self.record_every, self.starts.stop
-        together = max(1, self.at_once // every)
-        for record in range(0, len(self.starts), together):
-            start, costs = self.starts[record], self.costs[record : record + together]
-            stop = min(start + together * every, last)
-            if stop - start > self.at_once:
-                self._advance(start, stop, costs[0, ...])
+        every, stop = self.record_every, self.starts.stop
+        together = max(1, self.at_once // every) * every
+        while (epoch := self.trainer.epoch) < stop:
+            if epoch not in self.starts or every > self.at_once:
+                since = (epoch - self.starts.start) % every
+                self._advance(min(epoch - since + every, stop))
             else:
-                alphas = rates(self.learning_rate, range(start, stop))
-                self.trainer.advance_through(alphas, costs, every)
-                self.job.interruption.check()
+                record, coming = self.starts.index(epoch), self._coming(epoch + together)
+                costs = self.costs[record : record + len(coming[::every])]
+                self._take(self.trainer.advance_through, coming, costs, every)
 
-    def _advance(self, start: int, stop: int, cost: Array | None = None) -> None:
-        for first in range(start, stop, self.at_once):
-            self.alphas = rates(self.learning_rate, range(first, min(first + self.at_once, stop)))
-            self.trainer.advance(self.alphas, cost if first == start else None)
-            self.job.interruption.check()
+    def _advance(self, stop: int) -> None:
+        """Run to the end of the epoch before `stop`, which is at most the next record's."""
+        while (epoch := self.trainer.epoch) < stop:
+            recorded = epoch in self.starts
+            cost = self.costs[self.starts.index(epoch), ...] if recorded else None
+            self._take(self.trainer.advance, self._coming(stop), cost)
+
+    def _coming(self, stop: int) -> range:
+        """The epochs before `stop` that the solver is given next."""
+        epoch, most = self.trainer.epoch, min(stop, self.starts.stop)
+        if self.file is not None:
+            most = min(most, self.file.next_epoch)
+        return range(epoch, min(most, epoch + self.at_once))
+
+    def _take(self, advance: Callable[..., None], epochs: range, *arguments: Any) -> None:
+        """Take the steps of these epochs, or fewer; then write a checkpoint if it is time."""
+        alphas = rates(self.learning_rate, epochs)
+        self.stepping = True
+        advance(alphas, *arguments)
+        self.stepping = False
+        self.job.interruption.check()
+        if self.file is not None and self.file.is_due(self):
+            self.file.save(self)
 
     @functools.cached_property
     def at_once(self) -> int:
@@ -115,6 +155,7 @@ class Descent:
         if self.patience is not None and float(self.validation_costs[record]) < self.lowest:
             self.lowest, self.best_record = float(self.validation_costs[record]), record
             self.best = self.trainer.parameters()
+        self.validated = record + 1
 
     def _checkpoint(self, record: int) -> Checkpoint:
         epoch, watched = self.starts[record], self.job.validation is not None
@@ -124,15 +165,17 @@ class Descent:
             cost=float(self.costs[record]),
             validation_cost=float(self.validation_costs[record]) if watched else None,
             validation_accuracy=float(self.accuracies[record]) if scored else None,
-            learning_rate=self.alphas[0],
+            learning_rate=rates(self.learning_rate, range(epoch, epoch + 1))[0],
             parameters=self.trainer.parameters,
         )
 
     def _complete(self, history: History) -> Parameters:
         """Enter the records into the history; returns the parameters, the best under patience."""
-        history.epochs_run = self.trainer.epochs_run
-        history.state = self.trainer.state()
-        records = len(range(0, history.epochs_run, self.record_every))
+        epoch, state = self.trainer.epoch, self.trainer.state()
+        history.epochs_run = epoch - self.job.first_epoch
+        recorded = epoch in self.starts or not state.batches
+        history.state = state if recorded else replace(state, partial=None)
+        records = len(range(self.starts.start, epoch, self.record_every))
         history.costs = to_host(self.costs[:records]).tolist()
         history.epochs = list(self.starts[:records])
         trained = self.trainer.parameters()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,12 @@ from accelnn.solvers import choice, precisions
 from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, State
 from accelnn.training import checks
+from accelnn.training.checkpoint import EVERY, checkpoint_file, settings_of
 from accelnn.training.descent import Descent
 from accelnn.training.history import INTERRUPTED, Callback, History, Interrupted
 from accelnn.training.progress import following
+
+OF_CHECKPOINTS = "checkpoint", "checkpoint_every", "resume"  # arguments of `fit`
 
 # A cost this many times the first one has diverged: a few bad steps do not raise it so far.
 ROSE = 10.0
@@ -49,6 +53,9 @@ def fit(
     threads: int | None = None,
     callbacks: Sequence[Callback] = (),
     verbose: bool | str = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float | str = EVERY,
+    resume: bool = False,
 ) -> tuple[Parameters, History]:
     """Train by gradient descent, on all examples at once or in mini-batches.
 
@@ -98,16 +105,29 @@ def fit(
     callbacks : functions called with a Checkpoint after each recorded epoch; one that returns
         true ends the training. Records wait for the device only for callbacks, patience, verbose
     verbose : True shows a progress bar, "lines" prints the costs as the notes do
+    checkpoint : a file from which the training can go on if this process ends, written from time
+        to time, at the end, and on Ctrl-C and SIGTERM; if it cannot be, a warning says so
+    checkpoint_every : seconds between two checkpoints, or epochs such as "10 epochs". Large nets
+        have them less often, so that writing takes a hundredth of the time at most
+    resume : whether to go on from the checkpoint, if there is one, with the bits of a training
+        without a break. All arguments are as before, but `epochs` may be more
 
     Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
-    or a job that the solver cannot do; TypeError for arguments of the wrong type, or host and
-    device arrays mixed in another way; and on Ctrl-C Interrupted, with the parameters and the
-    history so far. Warns with a RuntimeWarning if the cost rose tenfold or did not stay finite.
+    a job that the solver cannot do, or a checkpoint that is damaged or of another training;
+    FileExistsError for a checkpoint that exists, without `resume`, and OSError for one that cannot
+    be written; TypeError for arguments of the wrong type, or host and device arrays mixed in
+    another way; and on Ctrl-C Interrupted, with the parameters and the history so far. Warns with
+    a RuntimeWarning if the cost rose tenfold or did not stay finite.
     """
     arguments = dict(locals())
-    del arguments["verbose"]
+    for name in ("verbose", *OF_CHECKPOINTS):
+        del arguments[name]
+    file = checkpoint_file(checkpoint, checkpoint_every, resume)
+    if file is not None and record_every is None:
+        arguments["record_every"] = file.record_every
     data = checks.checked(net, params, X, Y, batch_size is not None)
     training = prepared(**arguments, data=data)
+    training.descent.file = file
     with following(verbose, training.descent.epochs) as shown:
         trained, history = training.run(shown)
     if message := divergence(trained, history, training.descent.learning_rate):
@@ -147,6 +167,13 @@ class Training:
         seconds : the sum of `seconds` of trainings that run together
         """
         start, descent, job = time.perf_counter(), self.descent, self.descent.job
+        file, asked = descent.file, self.solver
+        if file is not None:
+            others = {"precision": self.precision, "record_every": descent.record_every}
+            others |= {"patience": descent.patience}
+            if self.share is not None:
+                others["validation"] = self.share
+            asked = file.check(settings_of(job, **others), asked)
         if self.fold is not None:
             job.X, chosen = self.fold.columns, self.fold.examples
             job.Y, job.weights = batches.part((job.Y, job.weights), chosen)
@@ -160,7 +187,7 @@ class Training:
             precisions.of_products(job.xp, self.precision),
             job.resources,
         ):
-            solver, reason = choice.pick(self.solver, job, descent.epochs, seconds)
+            solver, reason = choice.pick(asked, job, descent.epochs, seconds)
             in_space = issubclass(choice.trainer_of(solver, job), InSampleSpace)
             if job.batch_size is None and not in_space:
                 job.load()
@@ -168,7 +195,7 @@ class Training:
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
             history.block_size = job.block
             trained = descent.run(history)
-        history.seconds = time.perf_counter() - start
+        history.seconds = time.perf_counter() - (start if file is None else file.begun)
         split = None if self.share is None else (self.share, job.seed, job.block is not None)
         history._evaluate = functools.partial(
             evaluate,
@@ -178,7 +205,10 @@ class Training:
             split=split,
         )
         if history.stopped == INTERRUPTED:
-            raise Interrupted(trained, history)
+            number = job.interruption.signalled
+            if file is None or file.epoch is None:
+                raise Interrupted(trained, history, number)
+            raise Interrupted(trained, history, number, file.path, file.epoch)
         return trained, history
 
 

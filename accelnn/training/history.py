@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 from accelnn.backend import backend_of
@@ -148,9 +149,23 @@ def ask(callbacks: list[Callback], checkpoint: Checkpoint) -> bool:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a training, whose parameters and History so far are `params` and `history`."""
+    """Ctrl-C ended a training, whose parameters and History so far are `params` and `history`.
 
-    def __init__(self, params: Parameters, history: History) -> None:
+    signal : the number of the signal: SIGTERM ends a training with a checkpoint as well
+    checkpoint : the file that holds the training up to `saved` epochs, or None
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        history: History,
+        signal: int = 0,
+        checkpoint: Path | None = None,
+        saved: int = 0,
+    ) -> None:
         self.params, self.history = params, history
+        self.signal, self.checkpoint, self.saved = signal, checkpoint, saved
         result = ".params and .history hold the result so far"
+        if checkpoint is not None:
+            result = f"{checkpoint} holds it up to epoch {saved:,}, and resume=True goes on"
         super().__init__(f"training interrupted after {history._run}: {result}")

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -18,7 +19,7 @@ from accelnn.network import Network, Parameters
 from accelnn.solvers import choice, threads
 from accelnn.solvers.job import Interruption
 from accelnn.training import checks
-from accelnn.training.fit import Training, divergence, fit, prepared
+from accelnn.training.fit import OF_CHECKPOINTS, Training, divergence, fit, prepared
 from accelnn.training.history import INTERRUPTED, History, Interrupted
 from accelnn.training.progress import counting
 
@@ -134,6 +135,8 @@ def _arguments(
     """The arguments of `fit` and the examples, for each training."""
     if "threads" in keywords:
         raise TypeError("fit_many takes no threads: it gives each training one thread")
+    if given := [name for name in OF_CHECKPOINTS if name in keywords]:
+        raise TypeError(f"fit_many takes no {given[0]}: call fit for each training")
     values = {"net": nets, "params": params, "examples": examples, **keywords}
     for name in ("net", "params"):
         if isinstance(values[name], tuple):
@@ -153,7 +156,8 @@ def _arguments(
         chosen = one.pop("examples")
         bound = fits.bind(X=X, Y=Y, threads=1, **one)
         bound.apply_defaults()
-        del bound.arguments["verbose"]
+        for name in ("verbose", *OF_CHECKPOINTS):
+            del bound.arguments[name]
         arguments.append({**bound.arguments, "examples": chosen})
     return arguments
 
@@ -299,10 +303,10 @@ class _Running(Interruption):
 
     def end(self) -> None:
         """Make all trainings end after the steps they are taking."""
-        self.requested = True
+        self.signalled = signal.SIGINT
         for interruption in self.interruptions:
-            interruption.requested = True
+            interruption.signalled = signal.SIGINT
 
-    def _request(self, *signal: object) -> None:
-        super()._request(*signal)
+    def _request(self, number: int, *frame: object) -> None:
+        super()._request(number, *frame)
         self.end()
