@@ -72,11 +72,13 @@ class Recipe:
         *,
         callbacks: Sequence[Callback] = (),
         verbose: bool | str = False,
+        **checkpoints: Any,
     ) -> tuple[Parameters, History]:
         """Train once, without `compare`, on the training set of `data`.
 
         dtype : of the parameters; by default the backend's
         callbacks, verbose : as in `accelnn.fit`
+        checkpoints : checkpoint, checkpoint_every and resume of `accelnn.fit`
         """
         options: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose}
         weights = self.weights(data)
@@ -85,6 +87,7 @@ class Recipe:
         if self.method is not None:
             given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
             return minimize(*given, method=self.method, evaluations=self.epochs, **options)
+        options |= checkpoints
         return fit(X=data.X_train, Y=data.Y_train, **self.of_fit(dtype), **options)
 
     def weights(self, data: datasets.Dataset) -> Array | None:

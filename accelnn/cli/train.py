@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,7 +30,8 @@ from accelnn.training.progress import following
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C, 143 after
+    SIGTERM."""
     options = parse(arguments)
     out = console(sys.stderr if options.json == "-" else sys.stdout)
     logging.getLogger("matplotlib").setLevel("ERROR")  # it warns about a read-only home
@@ -64,14 +66,18 @@ def _run(options: argparse.Namespace, out: Console) -> int:
         data = _data(options)
     recipe = _recipe(options, data)
     _check(recipe, data, options)
-    results, ended = train(recipe, data, options.dtype, options.recipe or recipe.title)
+    given = _given(options, "checkpoint", "checkpoint_every") | {"resume": options.resume}
+    name = options.recipe or recipe.title
+    results, ended = train(recipe, data, options.dtype, name, **given if options.checkpoint else {})
     report = new_report(results, data, options)
     if results:
         report.save()  # first, so that nothing later can lose them
         report.show(out)
     if isinstance(ended, KeyboardInterrupt):
-        print("Interrupted.", file=sys.stderr)
-        return 130
+        saved = isinstance(ended, Interrupted) and ended.checkpoint
+        kept = f": saved in {saved}; the same command with --resume goes on" if saved else "."
+        print(f"Interrupted{printable(kept)}", file=sys.stderr)
+        return 143 if getattr(ended, "signal", 0) == signal.SIGTERM else 130
     if ended is not None:
         show_error(ended)
         return 1
@@ -79,10 +85,10 @@ def _run(options: argparse.Namespace, out: Console) -> int:
 
 
 def train(
-    recipe: Recipe, data: Dataset, dtype: str | None, name: str
+    recipe: Recipe, data: Dataset, dtype: str | None, name: str, **checkpoints: Any
 ) -> tuple[list[Result], BaseException | None]:
     """Train all that the recipe compares, at once if they all are gradient descent; the progress
-    bar of a single training is labelled `name`.
+    bar of a single training is labelled `name`, and `checkpoints` are its options of `fit`.
 
     Returns the results, and what ended the trainings early: Ctrl-C, after which results may be of
     unfinished trainings, errors in some of several, or None.
@@ -95,7 +101,8 @@ def train(
         bar = following(sys.stderr.isatty(), one.epochs, printable(label or name), one.unit)
         try:
             with bar as shown:
-                trained, history = one.train(data, dtype, callbacks=[shown] if shown else [])
+                shows = [shown] if shown else []
+                trained, history = one.train(data, dtype, callbacks=shows, **checkpoints)
             results.append(Result(label, one, trained, history))
         except Interrupted as stopped:
             return [*results, Result(label, one, stopped.params, stopped.history)], stopped
@@ -191,6 +198,9 @@ def _check(recipe: Recipe, data: Dataset, options: argparse.Namespace) -> None:
         raise ValueError(f"--show {options.show}: expected a training picture in 0..{m - 1}")
     trainings = list(recipe.trainings())
     check_outputs(options, [label for label, _ in trainings], data)
+    if options.checkpoint and (len(trainings) > 1 or recipe.method):
+        found = f"--method {recipe.method}" if recipe.method else f"{len(trainings)} trainings"
+        raise ValueError(f"--checkpoint is for one training by gradient descent, not for {found}")
     if data.too_large and any(one.method or one.batch_size is None for _, one in trainings):
         smaller = ", or --dtype float32" if data.X_train.dtype == np.float64 else ""
         raise ValueError(f"{data.too_large}: stream it in mini-batches, --batch-size N{smaller}")

@@ -14,12 +14,13 @@ from accelnn.recipes import RECIPES
 from accelnn.solvers import SOLVERS
 from accelnn.solvers.precisions import PRECISIONS, ROUNDED
 from accelnn.tours import FIGURES, TOURS
+from accelnn.training.checkpoint import interval
 from accelnn.training.minimize import METHODS
 
 OWN = ("images", "hdf5", "csv", "parquet")  # options that name your own data
 TABLES = ("csv", "parquet")
 OF_TABLES = ("target", "task", "folds")  # options that only a table has
-WRITTEN = ("save", "json", "plot")  # options that name a file to write
+WRITTEN = ("save", "json", "plot", "checkpoint")  # options that name a file to write
 
 # options of gradient descent: any of them selects it
 OF_DESCENT = (
@@ -94,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--validation", type=_share, metavar="SHARE", help="share to watch, not to learn from")
     add("--patience", type=_size, metavar="N", help="stop N epochs after the best validation cost")
 
+    add = parser.add_argument_group("checkpoints").add_argument
+    add("--checkpoint", metavar="FILE", help="from which the training can go on if it is ended")
+    every = 'seconds between two (60), or such as "10 epochs"'
+    add("--checkpoint-every", type=_interval, metavar="TEXT", help=every)
+    add("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+
     add = parser.add_argument_group("machine").add_argument
     add("--backend", type=backend.argument, metavar="NAME", help="numpy, cupy, cupy:N or auto")
     add("--dtype", choices=("float64", "float32"), help="precision of parameters and data")
@@ -122,6 +129,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     if options.precision and not options.dtype:
         options.dtype = "float32" if options.precision in ROUNDED else options.precision
     _check_table(parser, options, given)
+    for name in ("checkpoint_every", "resume"):
+        if name in given and not options.checkpoint:
+            parser.error(f"--{name.replace('_', '-')} goes with --checkpoint FILE")
     if options.compare_hidden and (options.hidden or len(options.learning_rate or ()) > 1):
         parser.error("--compare-hidden goes neither with --hidden nor with several learning rates")
     files = {name: getattr(options, name) for name in (*OWN, *WRITTEN)}
@@ -153,7 +163,7 @@ def _check_table(
     if not options.target:
         columns = _columns(options.csv) if options.csv else ""
         parser.error(f"--{kind} needs --target COLUMN{columns}")
-    for name in ("save", "plot", "test"):
+    for name in ("save", "plot", "test", "checkpoint"):
         if options.folds and name in given:
             parser.error(f"--{name} does nothing with --folds, which keeps no net and no test set")
 
@@ -195,6 +205,16 @@ def _natural(text: str, lowest: int = 0) -> int:
         expected = f"expected an integer from {lowest} to 2**32 - 1"
         raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
     return int(text)
+
+
+def _interval(text: str) -> float | str:
+    try:
+        every = text if "epoch" in text else float(text)
+        interval(every)
+    except ValueError:
+        expected = 'expected seconds above 0, or such as "10 epochs"'
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+    return every
 
 
 def _rate(text: str) -> float:
