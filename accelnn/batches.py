@@ -71,10 +71,15 @@ def split(data: tuple[Array, ...], share: float, seed: int) -> tuple[tuple[Array
     """The arrays of `data`, with examples along their last axis, to train on, and those of a
     validation set: this share of the examples, at least one and not all, drawn at random, the same
     for a seed. None stays None."""
-    m = data[0].shape[1]
-    order = array_module(data[0]).asarray(np.random.default_rng((seed, m, 1)).permutation(m))
+    orders = split_order(data[0].shape[1], share, seed)
+    return tuple(part(data, array_module(data[0]).asarray(order)) for order in orders)
+
+
+def split_order(m: int, share: float, seed: int) -> tuple[Array, Array]:
+    """The numbers of the examples to train on and of those held out, on the host, as in `split`."""
+    order = np.random.default_rng((seed, m, 1)).permutation(m)
     held_out = min(max(round(share * m), 1), m - 1)
-    return part(data, order[held_out:]), part(data, order[:held_out])
+    return order[held_out:], order[:held_out]
 
 
 def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:

@@ -116,7 +116,7 @@ class Captured(Trainer):
             rates = rates[1:]
         at_once = PLANNED if self.job.batch_size is None else 1
         for start in range(0, len(rates), at_once):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 return
             self._run(rates[start : start + at_once])
 

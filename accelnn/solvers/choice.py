@@ -136,7 +136,9 @@ def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
 
 def _is_wide(job: Job, epochs: int) -> bool:
     """Whether sample space pays: fewer examples than features, and enough steps, each of which
-    saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
+    saves 4 n_0 n_1 m operations, for the n_0 m² that form G. Processes may share the features."""
+    if job.shared == "features":
+        return True
     m, features, units = job.examples, *job.net.layers[:2]
     return Gram.why_not(job) is None and m < features and m < 4 * units * epochs
 

@@ -28,7 +28,12 @@ class InSampleSpace(Trainer):
     params : S in the place of W[1], and all the other parameters
     P0, G : W⁰ X (n_1, m) and Xᵀ X (m, m); first_squares : ‖W⁰‖², with L2
     c : of W[1] = c W⁰ + S Xᵀ, a number on the host: it does not depend on the data
+
+    Processes may share out the features: X and W⁰ are then those of this one, and P0, G and
+    first_squares sums over all, so that steps need no other process.
     """
+
+    divides: str | None = "features"
 
     def _first_params(self) -> Parameters:
         job, xp = self.job, self.xp
@@ -40,7 +45,11 @@ class InSampleSpace(Trainer):
             self.P0_validation = xp.matmul(W, X_validation)
             self.G_validation = xp.matmul(X.T, X_validation)
         if job.net.l2:
-            self.first_squares = (W * W).sum()
+            self.first_squares = xp.asarray((W * W).sum())
+        if job.processes is not None:
+            names = "P0", "G", "P0_validation", "G_validation", "first_squares"
+            for array in (vars(self)[name] for name in names if name in vars(self)):
+                job.processes.sum(array)
         self._c = np.ones(1)
         self._c_moments = [np.zeros(1) for _ in range(job.optimizer.moments)]
         rest = job.params.flat[W.size :]
@@ -81,7 +90,8 @@ class InSampleSpace(Trainer):
         for moment, (c,) in zip(self.moments, self._c_moments, strict=True):
             S, (W, _) = Parameters(moment, self.params.layers)[0][0], self.job.params[0]
             first = c * W + self.xp.matmul(S, self.job.X.T)
-            moments.append(self.xp.concatenate([first.ravel(), moment[S.size :]]))
+            flat = self.xp.concatenate([first.ravel(), moment[S.size :]])
+            moments.append(self.job.whole(Parameters(flat, self.job.net.layers)).flat)
         return moments
 
     def penalty(self, SG: Array) -> Array:

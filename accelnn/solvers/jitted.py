@@ -16,7 +16,7 @@ from accelnn.optimizers import SGD
 from accelnn.solvers import threads
 from accelnn.solvers.gram import InSampleSpace
 from accelnn.solvers.job import Job, Trainer, draw_mask
-from accelnn.solvers.layout import Layout
+from accelnn.solvers.layout import Layout, address
 
 # Limits of one compiled call, which Ctrl-C cannot interrupt: multiply-adds, about half a second of
 # them, and the elements of its dropout masks, all drawn before it
@@ -29,6 +29,7 @@ class Jitted(Trainer):
     """A training in compiled steps."""
 
     by_kernels = True
+    divides: str | None = "examples"
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -39,6 +40,7 @@ class Jitted(Trainer):
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
         self.moments = self.layout.moments
+        self.layout.state["summed"] = address(self.summed)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -86,23 +88,41 @@ class Jitted(Trainer):
         most = int(LONGEST_CALL / (3 * largest * self.params.flat.size))
         if dropout:
             most = min(most, LARGEST_MASKS // (sum(layers[1:]) * largest))
-        most, ends, costs = max(1, most), sizes.cumsum(), np.zeros(len(sizes))
+        most = max(1, most) if self.job.place is None else 1
+        ends, costs = sizes.cumsum(), np.zeros(len(sizes))
         for start in range(0, len(sizes), most):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 break
             call = slice(start, start + most)
             taken = sizes[call]
             first = ends[start] - taken[0]
             chosen = order[first : first + taken.sum()]
+            columns, counts, places = self.job.here(chosen, taken)
             if dropout:
-                self.layout.set_masks(self._masks(taken))
+                self.layout.set_masks(self._masks(taken, places))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
             plan = self._plan(rates[call], taken, chosen)
             if len(counted):
                 plan[:, 5] *= counted[call]
-            costs[call] = _train(self.layout, plan, taken, chosen, l2)
+            step = _train if self.job.place is None else self._share
+            costs[call] = step(self.layout, plan, counts, columns, l2)
             self.steps += len(taken)
         return costs
+
+    def _share(
+        self, layout: Layout, plan: Array, counts: Array, columns: Array, l2: float
+    ) -> Array:
+        """Take a step whose gradient is summed over the processes between its two halves."""
+        from accelnn.kernels.cpu.steps import GRADIENT, UPDATE
+
+        cost = np.zeros(1)
+        self.summed[...] = 0
+        if counts[0]:  # else other processes have the examples
+            layout.state["phase"] = GRADIENT
+            cost = _train(layout, plan, counts, columns, 0.0)
+        self.add_up(cost[0, ...])
+        layout.state["phase"] = UPDATE
+        return cost + _train(layout, plan, counts, columns, l2)
 
     def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
         """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
@@ -131,8 +151,9 @@ class Jitted(Trainer):
             return self.job.totals(order, sizes)
         return np.full(len(sizes), self.job.host_weights.sum())
 
-    def _masks(self, sizes: Array) -> Array:
-        """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
+    def _masks(self, sizes: Array, places: Array) -> Array:
+        """The masks of each step, one after the other, drawn in the order of `draw_masks`; those of
+        these places in the batch, if it is one that processes share."""
         net = self.job.net
         # Zeros follow, because whole vectors are read.
         D = np.zeros(sum(net.layers[1:]) * int(sizes.sum()) + max(sizes) + 64, self.params.dtype)
@@ -142,7 +163,10 @@ class Jitted(Trainer):
                 layer = D[start : start + n * m]
                 if keep < 1:
                     draw_mask(layer, keep, self.random)
-                start += n * m
+                if self.job.place is not None:
+                    layer = layer.reshape(-1, m)[:, places].ravel()
+                    D[start : start + len(layer)] = layer
+                start += len(layer)
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
@@ -156,7 +180,8 @@ class Jitted(Trainer):
         leaves the logits, without their bias."""
         X, Y, _ = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
-        job = replace(self.job, net=net, X=X, Y=Y, weights=None, batch_size=None)
+        alone: dict[str, Any] = {"weights": None, "batch_size": None, "place": None}
+        job = replace(self.job, net=net, X=X, Y=Y, **alone)
         layout = Layout(job, self.params, forward_only=True)
         return layout, layout.labels[: len(Y), : Y.shape[1]]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from accelnn import batches, kernels, streaming
+from accelnn import batches, distributed, kernels, streaming
 from accelnn.backend import Array, array_module, to_host
 from accelnn.columns import HostColumns
+from accelnn.distributed import Processes
 from accelnn.kernels import loops
 from accelnn.kernels.cpu import fused
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
@@ -29,6 +30,8 @@ class Interruption:
     """
 
     requested = False
+    agree: Callable[[bool], bool] | None = None  # among processes; all call `check` at once
+    agreed = False  # that all processes halt
 
     def __enter__(self) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -45,7 +48,9 @@ class Interruption:
             self.check()
 
     def check(self) -> None:
-        if self.requested:
+        if self.agree is not None and not self.agreed:
+            self.agreed = self.agree(self.requested)
+        if self.agreed or (self.agree is None and self.requested):
             raise KeyboardInterrupt
 
     def _request(self, *_: object) -> None:
@@ -66,6 +71,9 @@ class Job:
     shuffle, threads, precision : as in `fit`; a precision of None is the parameters' own
     state : of the training that this one continues, or None
     gram : returns Xᵀ X (m, m), if trainings share it
+    processes : those that train it together, or None
+    place : (m,) the columns of X that have the examples of all processes, -1 for those of others;
+        None if this process has all, or some features of all
     resources : closed when the training ends, however it ends
     interruption : Ctrl-C, deferred while steps run
     """
@@ -84,6 +92,8 @@ class Job:
     state: "State | None" = None
     threads: int | None = None
     gram: Callable[[], Array] | None = None
+    processes: Processes | None = None
+    place: Array | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -99,8 +109,8 @@ class Job:
 
     @property
     def examples(self) -> int:
-        """m of the training set."""
-        return int(self.X.shape[1])
+        """m of the training set, of all processes."""
+        return int(self.X.shape[1]) if self.place is None else len(self.place)
 
     @property
     def sizes(self) -> list[int]:
@@ -113,12 +123,45 @@ class Job:
         return min(self.net.keep_prob, default=1.0) < 1
 
     @property
+    def halted(self) -> bool:
+        """Whether trainers are to return early; processes agree on it."""
+        together = self.processes is not None
+        return self.interruption.agreed if together else self.interruption.requested
+
+    @property
+    def shared(self) -> str | None:
+        """What processes share out: "examples" | "features"; None if there is one process."""
+        if self.processes is None:
+            return None
+        return "features" if self.place is None else "examples"
+
+    @property
     def first_epoch(self) -> int:
         return 0 if self.state is None else self.state.epochs
 
     def orders(self) -> Iterator[Array]:
         """The order of the examples in each epoch of mini-batches."""
         return batches.orders(self.examples, self.seed, self.shuffle, self.first_epoch)
+
+    def here(self, order: Array, sizes: Array) -> tuple[Array, Array, Array]:
+        """The examples of batches of these sizes, or of the whole one if the order is empty, that
+        this process has: their columns of X, their
+        number in each batch, and, with several processes, their places in it."""
+        if self.place is None:
+            return order, sizes, order
+        if not len(order):
+            places = np.flatnonzero(self.place >= 0)
+            return order, np.array([len(places)]), places
+        columns, starts = self.place[order], np.cumsum([0, *sizes[:-1]])
+        mine = columns >= 0
+        counts = np.add.reduceat(mine, starts, dtype=np.int64)
+        return columns[mine], counts, np.flatnonzero(mine) - starts.repeat(counts)
+
+    def whole(self, params: Parameters) -> Parameters:
+        """The parameters for all features, if processes share them out."""
+        if self.processes is None or self.place is not None:
+            return params
+        return distributed.whole(self.processes, params)
 
     def totals(self, order: Array, sizes: Sequence[int]) -> Array:
         """The sum of the weights of each batch, on the host, from the examples' order; `sizes` are
@@ -130,7 +173,14 @@ class Job:
 
     @functools.cached_property
     def host_weights(self) -> Array:
-        return to_host(self.weights).astype(np.float64)
+        """Those of all processes."""
+        weights = to_host(self.weights).astype(np.float64)
+        if self.processes is None or self.place is None:
+            return weights
+        of_all = np.zeros(self.examples)
+        of_all[self.place >= 0] = weights
+        self.processes.sum(of_all)
+        return of_all
 
 
 @dataclass(frozen=True)
@@ -152,13 +202,17 @@ class State:
 class Trainer:
     """A training under way, which never waits for the device; each solver has its own steps.
 
+    divides : what several processes may share out, "examples" | "features", or None
     by_kernels : whether kernels compute it, which know certain optimizers and activations
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
+    gradients, summed : of the same shapes, and their memory with two more numbers: with processes
+        the cost, and whether one is to halt
     steps : updates so far
     not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
 
+    divides: str | None = None
     by_kernels = streams = False
     compile_seconds = 0.0
     not_captured = ""
@@ -166,7 +220,9 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         self.job, self.xp, self.steps = job, job.xp, 0 if job.state is None else job.state.steps
         self.params = self._first_params()
-        self.gradients = self.params.empty_like()
+        size = self.params.flat.size
+        self.summed = self.xp.zeros(size + 2, self.params.dtype)
+        self.gradients = Parameters(self.summed[:size], self.params.layers)
         self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
         if job.state is not None:
             for moment, before in zip(self.moments, job.state.moments, strict=True):
@@ -182,6 +238,9 @@ class Trainer:
     @classmethod
     def why_not(cls, job: Job) -> str | None:
         """Why it cannot do a job, or None."""
+        if job.shared is not None and job.shared != cls.divides:
+            use = {"examples": "direct", "features": "gram"}[job.shared]
+            return f"processes share out the {job.shared}: use the solver {use!r}"
         if job.streamed and not cls.streams:
             return (
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
@@ -194,7 +253,7 @@ class Trainer:
         return None
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
-        """Run an epoch for each rate, or fewer if the job's interruption is requested.
+        """Run an epoch for each rate, or fewer if the job is halted.
 
         `cost`, 0-d, receives the first epoch's mean over its batches, each before its update.
         """
@@ -204,7 +263,7 @@ class Trainer:
         """`advance` through several records: `costs` receives the cost of the first epoch and of
         each `every` epochs later."""
         for record, start in enumerate(range(0, len(rates), every)):
-            if not self.job.interruption.requested:
+            if not self.job.halted:
                 self.advance(rates[start : start + every], costs[record, ...])
 
     def validation(self) -> tuple[Array, Array | None]:
@@ -257,6 +316,19 @@ class Trainer:
                 self.random.draw(mask, keep, self.steps, layer)
             elif mask is not None:
                 draw_mask(mask, keep, self.random)
+
+    def add_up(self, cost: Array | None) -> None:
+        """Sum the gradients and `cost`, 0-d or None, over the processes, which all halt after this
+        step if one of them is to."""
+        job, (cost_place, halt) = self.job, (self.summed[-2, ...], self.summed[-1, ...])
+        assert job.processes is not None
+        requested, on_host = job.interruption.requested, self.xp is np
+        cost_place[...], halt[...] = 0 if cost is None else cost, requested
+        job.processes.sum(self.summed)
+        if cost is not None:
+            cost[...] = cost_place
+        # A GPU need not finish the step for this: MPI asks the processes themselves.
+        job.interruption.agreed = bool(halt) if on_host else job.processes.any(requested)
 
     def corrected(self, rates: Array) -> Array:
         """α and ε of the next steps, (steps, 2), as the optimizer corrects them."""

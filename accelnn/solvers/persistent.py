@@ -167,6 +167,7 @@ class Persistent(InSampleSpace):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
     by_kernels = True
+    divides = None
 
     def __init__(self, job: Job, chosen: Partition | None = None) -> None:
         self.partition = chosen = chosen or partition(job)
@@ -227,7 +228,7 @@ class Persistent(InSampleSpace):
         """Queue the epochs, in launches short enough for Ctrl-C between them."""
         most = max(1, LONGEST_LAUNCH // self.partition.multiply_adds)
         for start in range(0, len(rates), most):
-            if self.job.interruption.requested:
+            if self.job.halted:
                 return
             self._launch(rates[start : start + most], cost if start == 0 else None)
 

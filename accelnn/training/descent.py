@@ -2,8 +2,10 @@
 
 import functools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from accelnn import distributed
 from accelnn.backend import Array, array_module, to_host
 from accelnn.network import Parameters
 from accelnn.optimizers import Schedule, rates
@@ -32,8 +34,11 @@ class Descent:
     def run(self, history: History) -> Parameters:
         """Train with the solver that `history` names, and complete it; returns the parameters."""
         job = self.job
+        # Ctrl-C during this ends it at once, unless other processes would wait.
+        deferred = nullcontext() if job.processes is None else job.interruption
         try:
-            self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # which may compile
+            with deferred:
+                self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # may compile
         except KeyboardInterrupt:
             history.stopped = INTERRUPTED
             return job.params
@@ -76,7 +81,8 @@ class Descent:
             stop = min(start + self.record_every, self.starts.stop)
             self._advance(start, start + 1 if self.callbacks else stop, self.costs[record, ...])
             if self.callbacks:
-                if ask(self.callbacks, self._checkpoint(record)):
+                ended = ask(self.callbacks, self._checkpoint(record))
+                if ended if self.job.processes is None else self.job.processes.any(ended):
                     return f"a callback ended it after epoch {start}"
                 self._advance(start + 1, stop)
         return None
@@ -93,28 +99,47 @@ class Descent:
             else:
                 alphas = rates(self.learning_rate, range(start, stop))
                 self.trainer.advance_through(alphas, costs, every)
-                self.job.interruption.check()
+                self._check()
 
     def _advance(self, start: int, stop: int, cost: Array | None = None) -> None:
         for first in range(start, stop, self.at_once):
             self.alphas = rates(self.learning_rate, range(first, min(first + self.at_once, stop)))
             self.trainer.advance(self.alphas, cost if first == start else None)
-            self.job.interruption.check()
+            self._check()
+
+    def _check(self) -> None:
+        """Raise KeyboardInterrupt after Ctrl-C, and Disagreement if processes' weights differ."""
+        self.job.interruption.check()
+        if self.job.processes is not None:
+            self.job.processes.compare_at_times(self.trainer.params.flat)
 
     @functools.cached_property
     def at_once(self) -> int:
         """The epochs that the solver is given at a time."""
+        if self.job.shared == "features":  # which agree on Ctrl-C after each of these
+            return min(EPOCHS_AT_ONCE, self.record_every)
         if self.job.batch_size is None:
             return EPOCHS_AT_ONCE
         return max(1, min(EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE // self.job.examples))
 
     def _validate(self, record: int) -> None:
-        self.validation_costs[record], accuracy = self.trainer.validation()
+        self.validation_costs[record], accuracy = self._scores()
         if accuracy is not None:
             self.accuracies[record] = accuracy
         if self.patience is not None and float(self.validation_costs[record]) < self.lowest:
             self.lowest, self.best_record = float(self.validation_costs[record]), record
             self.best = self.trainer.parameters()
+
+    def _scores(self) -> tuple[Array, Array | None]:
+        """`Trainer.validation` on the examples of all processes."""
+        job = self.job
+        if job.processes is None or job.place is None:
+            return self.trainer.validation()
+        X, _, weights = job.validation
+        return distributed.mean(job.processes, self.trainer.validation, X.shape[1], weights)
+
+    def _parameters(self) -> Parameters:
+        return self.job.whole(self.trainer.parameters())
 
     def _checkpoint(self, record: int) -> Checkpoint:
         epoch, watched = self.starts[record], self.job.validation is not None
@@ -125,7 +150,7 @@ class Descent:
             validation_cost=float(self.validation_costs[record]) if watched else None,
             validation_accuracy=float(self.accuracies[record]) if scored else None,
             learning_rate=self.alphas[0],
-            parameters=self.trainer.parameters,
+            parameters=self._parameters,
         )
 
     def _complete(self, history: History) -> Parameters:
@@ -138,7 +163,7 @@ class Descent:
         trained = self.trainer.parameters()
         if self.job.validation is None:
             return trained
-        cost, accuracy = self.trainer.validation()
+        cost, accuracy = self._scores()
         if math.isfinite(self.lowest) and not float(cost) < self.lowest:
             trained, cost, history.state = self.best, self.lowest, None
             accuracy = None if accuracy is None else self.accuracies[self.best_record]
