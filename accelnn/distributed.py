@@ -17,12 +17,13 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from accelnn import backend
 from accelnn.backend import Array, array_module, to_host
 from accelnn.network import Network, Parameters
 
@@ -34,6 +35,7 @@ COMPARED = 5.0  # seconds between two comparisons of the weights
 # The variables by which starters of processes say how many there are: MPICH and Intel MPI, Open
 # MPI, and Slurm's srun
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 # Errors that are raised with their own type on the other processes; any other is a RuntimeError
 RAISED = (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError, KeyboardInterrupt)
 
@@ -44,7 +46,7 @@ class Disagreement(RuntimeError):
 
 class Processes:
     """The processes of an MPI communicator. Every method is called by all of them at once, except
-    `named`, `failing` and `abort`.
+    `named` and `failing`.
 
     comm : as mpi4py has it
     rank, size : of this process, from 0 on, and their number
@@ -111,14 +113,14 @@ class Processes:
         except BaseException as error:
             if self.size == 1:
                 raise
-            if not isinstance(error, KeyboardInterrupt):
+            interrupted = isinstance(error, KeyboardInterrupt)
+            message = (
+                "was interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            )
+            if not interrupted:
                 traceback.print_exc(file=sys.__stderr__)
-            self.abort(f"failed: {type(error).__name__}: {error}")
-
-    def abort(self, message: str) -> None:
-        """Print this process's name and a message, and end all processes."""
-        print(f"{self.named([self.rank])} {message}", file=sys.__stderr__, flush=True)
-        self.comm.Abort(1)
+            print(f"{self.named([self.rank])} {message}", file=sys.__stderr__, flush=True)
+            self.comm.Abort(130 if interrupted else 1)
 
     def same(self, **settings: object) -> None:
         """Raise ValueError if a setting differs among the processes."""
@@ -145,6 +147,16 @@ class Processes:
             self.compare(array)
             self._last_comparison = time.monotonic()
 
+    def dealt(self, seconds: Sequence[float]) -> list[int]:
+        """Which of several tasks this process is to do, by their seconds: the longest first, each
+        is given to the process that has the least to do."""
+        loads, mine = [0.0] * self.size, []
+        for task in sorted(range(len(seconds)), key=lambda i: -seconds[i]):
+            rank = loads.index(min(loads))
+            loads[rank] += seconds[task]
+            mine += [task] * (rank == self.rank)
+        return mine
+
     @functools.cached_property
     def local(self) -> tuple[int, int]:
         """The rank among the processes of this host, and how many of them share its cores."""
@@ -154,6 +166,14 @@ class Processes:
         rank = int(host.rank)
         host.Free()
         return rank, sharing
+
+    def backend(self, name: str) -> str:
+        """The name of a backend with this process's GPU: those of a host take one each."""
+        if name not in ("cupy", "auto") or backend.why_not() is not None:
+            return name
+        from cupy.cuda import runtime
+
+        return f"cupy:{self.local[0] % runtime.getDeviceCount()}"
 
     @property
     def cores(self) -> int:
@@ -218,16 +238,31 @@ def _mpi() -> Any:
     return MPI
 
 
+@contextmanager
+def once() -> Iterator[None]:
+    """Drop what this program prints within the block, unless it is alone or process 1."""
+    if not any(int(os.environ.get(name) or 0) for name in RANKS) or _started() < 2:
+        yield
+        return
+    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+        yield
+
+
+def _started() -> int:
+    """The number of processes that were started with this one."""
+    counts = (os.environ.get(name, "") for name in SIZES)
+    return max((int(count) for count in counts if count.isdecimal()), default=1)
+
+
 def launched() -> Processes | None:
     """The processes among which this program was started by mpiexec or srun, or None if it is
     alone. Raises ModuleNotFoundError without mpi4py, RuntimeError if MPI does not see the others.
     """
-    counts = [int(value) for name in SIZES if (value := os.environ.get(name, "")).isdecimal()]
-    if max(counts, default=1) < 2:
+    if _started() < 2:
         return None
     processes = Processes(_mpi().COMM_WORLD)
     if processes.size == 1:
-        found = f"this is one of {max(counts)} processes, and mpi4py's MPI library sees no other"
+        found = f"this is one of {_started()} processes, and mpi4py's MPI library sees no other"
         raise RuntimeError(f"{found}: start them by the mpiexec of that library")
     return processes
 

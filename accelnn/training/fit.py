@@ -261,6 +261,29 @@ def together(processes: Processes, verbose: bool | str, arguments: dict[str, Any
     return training
 
 
+def share(arguments: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """Arguments of `fit` with all of the data, as each of several processes passes them: with its
+    part of the features if sample space pays, else of the examples."""
+    changed, solver, optimizer = dict(arguments), arguments["solver"], arguments["optimizer"]
+    data = {"X": arguments["X"], "Y": arguments["Y"], "weights": arguments.get("weights")}
+    wide = solver.startswith("gram")
+    if solver == "auto":
+        net, params, batch_size = (arguments[n] for n in ("net", "params", "batch_size"))
+        job = Job(net, params, data["X"], data["Y"], optimizer_of(optimizer), batch_size)
+        wide = choice.is_wide(job, arguments["epochs"])
+
+    def of_this(X: Array, *others: Array) -> tuple[Array, ...]:
+        if wide:
+            return X[distributed.part(len(X), processes)], *others
+        chosen = distributed.part(X.shape[1], processes)
+        return X[:, chosen], *(o if o is None else o[..., chosen] for o in others)
+
+    changed |= zip(data, of_this(*data.values()), strict=True)
+    if isinstance(arguments["validation"], tuple):
+        changed["validation"] = of_this(*arguments["validation"])
+    return changed
+
+
 def final_of_all(job: Job, params: Parameters) -> tuple[float, float | None]:
     """The final cost and accuracy on the training set that all processes share."""
     net, processes = job.net, job.processes
