@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from accelnn import backend
+from accelnn.__main__ import RANKS
 from accelnn.backend import Array, array_module, to_host
 from accelnn.network import Network, Parameters
 
@@ -35,7 +36,6 @@ COMPARED = 5.0  # seconds between two comparisons of the weights
 # The variables by which starters of processes say how many there are: MPICH and Intel MPI, Open
 # MPI, and Slurm's srun
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 # Errors that are raised with their own type on the other processes; any other is a RuntimeError
 RAISED = (ValueError, TypeError, OSError, MemoryError, ModuleNotFoundError, KeyboardInterrupt)
 

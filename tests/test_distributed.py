@@ -123,11 +123,11 @@ def test_the_command_refuses_once_what_one_process_has_to_do():
 
 def test_ctrl_c_ends_the_command_with_one_line():
     process = command(2, "planar", "--epochs", "1000000000", "--solver", "direct")
-    time.sleep(3.0)
+    time.sleep(2.0)
     process.send_signal(signal.SIGINT)
     status, _, errors = output(process, LONGEST)
     assert status == 130
-    assert errors.count("Interrupted.") == 1
+    assert errors.count("nterrupted") == 1
 
 
 def test_without_mpi4py_the_command_says_what_to_install(monkeypatch):
@@ -138,7 +138,7 @@ def test_without_mpi4py_the_command_says_what_to_install(monkeypatch):
 
 
 def test_an_mpi_library_that_does_not_see_the_others_is_an_error(monkeypatch):
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     with pytest.raises(RuntimeError, match="one of 4 processes, .* sees no other"):
         distributed.launched()
 
