@@ -22,6 +22,8 @@ COMMANDS = {
     "data": ("accelnn.datasets.download", "download the course's data sets"),
     "warm-up": ("accelnn.cli.warm_up", "compile the CPU's solvers once"),
 }
+# The variables by which starters of processes number them: MPICH and Intel MPI, Open MPI, Slurm
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 RETRY = 0.02  # seconds after which Ctrl-C is tried again if it came at a bad moment
 SIGNALS = {signal.SIGINT, getattr(signal, "SIGALRM", signal.SIGINT)}  # Windows has no alarm
 
@@ -97,7 +99,8 @@ def program(command: str | None = None) -> int:
 def _end(_signal: int, _frame: FrameType | None) -> None:
     """End the process at Ctrl-C, as long as it has nothing to lose."""
     try:
-        os.write(2, b"Interrupted.\n")
+        if not any(int(os.environ.get(name) or 0) for name in RANKS):
+            os.write(2, b"Interrupted.\n")
     finally:  # also if standard error is closed
         os._exit(130)
 

@@ -104,12 +104,16 @@ def split(
 
     sort : whether both stay in the order of `data`, in which blocks of them can be read
     """
-    m = data[0].shape[1]
+    trained, watched = split_order(data[0].shape[1], share, seed, sort)
+    return part(data, trained), part(data, watched)
+
+
+def split_order(m: int, share: float, seed: int, sort: bool = False) -> tuple[Array, Array]:
+    """The numbers of the examples to train on and of those held out, on the host, as in `split`."""
     order = np.random.default_rng((seed, m, 1)).permutation(m)
     held_out = min(max(round(share * m), 1), m - 1)
-    each = order[held_out:], order[:held_out]
-    trained, watched = (part(data, np.sort(chosen) if sort else chosen) for chosen in each)
-    return trained, watched
+    trained, watched = order[held_out:], order[:held_out]
+    return (np.sort(trained), np.sort(watched)) if sort else (trained, watched)
 
 
 def part(data: tuple[Array, ...], chosen: Array) -> tuple[Array, ...]:

@@ -4,6 +4,7 @@ Columns are examples: X is (n_0, m), Y is (n_L, m), W[l] is (n_l, n_{l-1}), b[l]
 A network without hidden layers is linear or logistic regression.
 """
 
+import copy
 import functools
 import math
 import operator
@@ -392,6 +393,19 @@ class Workspace:
     def dA(self) -> list[Array]:
         """Allocated by the first pass backward."""
         return [self.xp.empty_like(A) for A in self.A[:-1]]
+
+    def part(self, m: int) -> "Workspace":
+        """A workspace for fewer examples, in the same memory."""
+        work = copy.copy(self)
+        work.m = work.total = m
+        work.A, work.D = narrowed(self.A, m), narrowed(self.D, m)
+        vars(work)["dA"] = narrowed(self.dA, m)
+        return work
+
+
+def narrowed(arrays: Iterable[Array | None], m: int) -> list[Any]:
+    """Contiguous arrays (n, m) in the memory of wider ones; None stays None."""
+    return [a if a is None else a.reshape(-1)[: len(a) * m].reshape(len(a), m) for a in arrays]
 
 
 def forward(work: Workspace, X: Array) -> Array:

@@ -8,10 +8,12 @@ import numpy as np
 
 from accelnn import datasets
 from accelnn.backend import Array
+from accelnn.distributed import Processes
 from accelnn.network import Network, Parameters
 from accelnn.optimizers import inverse_decay
 from accelnn.scores import labels
 from accelnn.training import History, fit, fit_many, minimize
+from accelnn.training.fit import share
 from accelnn.training.history import Callback
 
 # fields that `fit` takes as they are
@@ -72,18 +74,23 @@ class Recipe:
         *,
         callbacks: Sequence[Callback] = (),
         verbose: bool | str = False,
+        processes: Processes | None = None,
         **checkpoints: Any,
     ) -> tuple[Parameters, History]:
         """Train once, without `compare`, on the training set of `data`.
 
         dtype : of the parameters; by default the backend's
         callbacks, verbose : as in `accelnn.fit`
+        processes : to train on, all of which call this with all of `data`
         checkpoints : checkpoint, checkpoint_every and resume of `accelnn.fit`
         """
         options: dict[str, Any] = {"callbacks": callbacks, "verbose": verbose}
         weights = self.weights(data)
         if weights is not None:
             options["weights"] = weights
+        if processes is not None:
+            options |= {**checkpoints, "X": data.X_train, "Y": data.Y_train, **self.of_fit(dtype)}
+            return fit(**share(options, processes), comm=processes.comm)
         if self.method is not None:
             given = self.net, self.first_weights(dtype), data.X_train, data.Y_train
             return minimize(*given, method=self.method, evaluations=self.epochs, **options)
@@ -141,18 +148,20 @@ def train_together(
     dtype: str | None = None,
     *,
     verbose: bool | str = False,
+    comm: Any = None,
 ) -> list[tuple[Parameters, History]]:
     """Train recipes of gradient descent, all at once, by `accelnn.fit_many`.
 
     dtype : as in `Recipe.train`
-    verbose : as in `accelnn.fit_many`
+    verbose, comm : as in `accelnn.fit_many`
     """
     each = [recipe.of_fit(dtype) for recipe in recipes]
     keywords = {name: [one[name] for one in each] for name in each[0]}
     nets, params = keywords.pop("net"), keywords.pop("params")
     del keywords["threads"]  # one each
     keywords["weights"] = [recipe.weights(data) for recipe in recipes]
-    return fit_many(nets, params, data.X_train, data.Y_train, verbose=verbose, **keywords)
+    options: dict[str, Any] = {"verbose": verbose, "comm": comm, **keywords}
+    return fit_many(nets, params, data.X_train, data.Y_train, **options)
 
 
 def _balanced(Y: Array) -> Array:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import accumulate, cycle, pairwise
+from itertools import cycle, pairwise
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -32,7 +32,9 @@ HOST_CHUNK_BYTES = 1 << 23
 SLAB_BYTES = 1 << 26  # of the features that sample space takes at a time
 
 T = TypeVar("T")
-Part = tuple[Array, list[HostColumns]]  # the numbers of some columns, and these
+# The order of an epoch's examples, and its steps, each of which has `columns`
+Epoch = tuple[Array, Sequence[Any]]
+Part = tuple[Any, list[HostColumns]]  # what needs some columns, and these
 
 
 class Slot:
@@ -55,8 +57,8 @@ class Slot:
     def gather(self, pool: ThreadPoolExecutor, part: Part) -> Self:
         """Begin to collect the columns of a batch, once the batch before has been copied."""
         self.copied.synchronize()
-        self.numbers, self.data = part
-        self.size = len(self.numbers)
+        self.steps, self.data = part
+        self.size = self.data[0].shape[1]
         places = np.arange(self.size)
         self.pieces: list[Future[None]] = [
             pool.submit(columns.gather, places[start:end], host[start:end])
@@ -103,58 +105,61 @@ def ahead(items: Iterator[T]) -> Generator[T, None, None]:
 
 
 def windows(
-    data: Sequence[HostColumns], orders: Iterator[Array], piece: int, sizes: Iterable[int]
+    data: Sequence[HostColumns], epochs: Iterator[Epoch], piece: int, together: int = 1
 ) -> Generator[Part, None, None]:
-    """The examples of `orders`, epoch after epoch, as many at a time as each of `sizes` says. Those
-    of a file are then in memory: `piece` of them are read at a time."""
-    if any(columns.in_file for columns in data):
-        pieces = (order[i : i + piece] for order in orders for i in range(0, len(order), piece))
-        read = ahead([numbers, *(columns.raw(numbers) for columns in data)] for numbers in pieces)
-        taken = _taken(read, sizes)
-        with closing(read):
-            for numbers, *rows in taken:
-                yield numbers, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
-    else:
-        for (numbers,) in _taken(([order] for order in orders), sizes):
-            yield part_of(data, numbers)
+    """The examples of the steps of each epoch, `together` steps at a time. Those of a file are then
+    in memory: `piece` of them are read at a time."""
+    if not any(columns.in_file for columns in data):
+        for _, steps in epochs:
+            for run in _runs(steps, together):
+                yield run, part_of(data, np.concatenate([step.columns for step in run]))
+        return
+    coming: deque[Sequence[Any]] = deque()
+
+    def pieces() -> Iterator[list[Array]]:
+        for order, steps in epochs:
+            coming.append(steps)
+            for start in range(0, max(len(order), 1), piece):
+                yield [columns.raw(order[start : start + piece]) for columns in data]
+
+    with closing(ahead(pieces())) as read:
+        held, place = next(read), 0
+        while True:
+            while not coming:
+                held, place = _joined(held, place, next(read))
+            for run in _runs(coming.popleft(), together):
+                size = sum(len(step.columns) for step in run)
+                while len(held[0]) - place < size:
+                    held, place = _joined(held, place, next(read))
+                rows = (array[place : place + size] for array in held)
+                yield run, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
+                place += size
 
 
-def _taken(pieces: Iterator[list[Array]], sizes: Iterable[int]) -> Iterator[list[Array]]:
-    """The rows of arrays that come in pieces, so many at a time."""
-    held, place = next(pieces), 0
-    for size in sizes:
-        while len(held[0]) - place < size:
-            more = zip(held, next(pieces), strict=True)
-            held, place = [np.concatenate([rows[place:], new]) for rows, new in more], 0
-        yield [rows[place : place + size] for rows in held]
-        place += size
+def _runs(steps: Sequence[Any], together: int) -> Iterator[Sequence[Any]]:
+    return (steps[i : i + together] for i in range(0, len(steps), together))
 
 
-def part_of(data: Sequence[HostColumns], numbers: Array) -> Part:
+def _joined(held: list[Array], place: int, new: list[Array]) -> tuple[list[Array], int]:
+    """The rows from `place` on, and new ones after them; and the place of the first."""
+    each = zip(held, new, strict=True)
+    return [np.concatenate([rows[place:], more]) for rows, more in each], 0
+
+
+def part_of(data: Sequence[HostColumns], numbers: Array) -> list[HostColumns]:
     """The columns of these numbers, without a copy."""
-    return numbers, [columns.take(numbers) for columns in data]
+    return [columns.take(numbers) for columns in data]
 
 
 def on_host(
-    data: Sequence[HostColumns], orders: Iterator[Array], piece: int, runs: Iterable[list[int]]
-) -> Generator[tuple[Array, list[Array]], None, None]:
-    """The numbers of the examples of `windows`, and their floats, (n, size) with contiguous
-    columns: those of a run of sizes at a time, while the ones before are used."""
-    begun: deque[list[int]] = deque()
-
-    def lengths() -> Iterator[int]:
-        for run in runs:
-            begun.append(run)
-            yield sum(run)
-
-    with closing(windows(data, orders, piece, lengths())) as parts:
-        floats = ((numbers, [columns.read() for columns in part]) for numbers, part in parts)
+    data: Sequence[HostColumns], epochs: Iterator[Epoch], piece: int, together: int = 1
+) -> Generator[tuple[Sequence[Any], list[Array]], None, None]:
+    """The steps of `windows`, and the floats of their examples, (n, size) with contiguous columns,
+    computed while those before are used."""
+    with closing(windows(data, epochs, piece, together)) as parts:
+        floats = ((run, [columns.read().T for columns in part]) for run, part in parts)
         with closing(ahead(floats)) as read:
-            for numbers, rows in read:
-                run = begun.popleft()
-                for end, size in zip(accumulate(run), run, strict=True):
-                    batch = slice(end - size, end)
-                    yield numbers[batch], [array[batch].T for array in rows]
+            yield from read
 
 
 def per_chunk(X: HostColumns, size: int) -> int:
@@ -164,11 +169,11 @@ def per_chunk(X: HostColumns, size: int) -> int:
 
 def stream(
     data: Sequence[HostColumns], parts: Iterable[Part], most: int, xp: Any
-) -> Generator[tuple[Array, list[Array]], None, None]:
+) -> Generator[tuple[Any, list[Array]], None, None]:
     """The columns of each of the `parts` of `data`, of at most `most` columns, drawn two ahead, on
     the device.
 
-    Yields their numbers, and (n, size) arrays with contiguous columns, valid until the next, for
+    Yields what needs them, and (n, size) arrays with contiguous columns, valid until the next, for
     work on the stream that was current at the first. Close it however it ends: then no thread runs,
     no copy is under way and no memory is pinned.
     """
@@ -180,7 +185,7 @@ def stream(
         gathered = (slot.gather(pool, part) for part, slot in zip(parts, slots, strict=False))
         sent = (slot.send(upload) for slot in _ahead(gathered))
         for slot in _ahead(sent):
-            yield slot.numbers, slot.receive(compute, room)
+            yield slot.steps, slot.receive(compute, room)
     finally:
         pool.shutdown(cancel_futures=True)
         upload.synchronize()  # CuPy's pools must not reuse memory that is read or written
@@ -196,7 +201,7 @@ def chunks(net: Network, data: Sequence[Array], xp: Any) -> Generator[list[Array
         for start in range(0, m, size):
             yield [array[:, start : start + size] for array in data]
         return
-    parts = (part_of(data, block) for block in data[0].blocks(size))
+    parts = ((None, part_of(data, block)) for block in data[0].blocks(size))
     if xp is np:
         floats = ahead([columns.read().T for columns in part] for _, part in parts)
         with closing(floats):

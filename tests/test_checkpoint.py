@@ -32,7 +32,13 @@ from accelnn.training.checkpoint import KIND, fingerprint
 
 M = 20
 RATES = {"sgd": 0.1, "momentum": 0.1, "heavyball": 0.02, "nesterov": 0.02, "adam": 0.01}
-HIDDEN = ("seconds", "compile_seconds", "state", "_evaluate", "_final")  # of a History, apart from numbers
+HIDDEN = (
+    "seconds",
+    "compile_seconds",
+    "state",
+    "_evaluate",
+    "_final",
+)  # of a History, apart from numbers
 
 
 @pytest.fixture(autouse=True)

@@ -294,7 +294,7 @@ def test_a_batch_is_gathered_two_ahead_and_sent_one_ahead(double, monkeypatch):
 
         monkeypatch.setattr(streaming.Slot, name, step)
     host = HostColumns(np.arange(12.0).reshape(6, 2), np.dtype("float64"))
-    parts = (streaming.part_of([host], column) for column in np.split(np.arange(6), 6))
+    parts = ((None, streaming.part_of([host], column)) for column in np.split(np.arange(6), 6))
     batch = (arrays for _, arrays in streaming.stream([host], parts, 1, double))
     (first,) = next(batch)
     np.testing.assert_array_equal(to_host(first), [[0.0], [1.0]])
@@ -312,7 +312,7 @@ def test_large_batches_are_gathered_by_several_threads(double, random, monkeypat
     rows = random.normal(size=(100, 4))
     host = HostColumns(rows, np.dtype("float64"))
     order = random.permutation(100)
-    parts = [streaming.part_of([host], columns) for columns in np.split(order, [37])]
+    parts = [(None, streaming.part_of([host], columns)) for columns in np.split(order, [37])]
     batch = [to_host(X) for _, (X,) in streaming.stream([host], parts, 63, double)]
     np.testing.assert_array_equal(np.concatenate(batch, axis=1), rows[order].T)
     assert list(streaming._pieces(5, 8)) == [(0, 5)]

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -21,6 +22,7 @@ from accelnn.cli.console import console, names_and_texts, printable, show_error,
 from accelnn.cli.results import Files, Report, Result, check_outputs
 from accelnn.cli.train_options import OF_DESCENT, OWN, parse
 from accelnn.datasets import Dataset
+from accelnn.distributed import Processes, launched, once
 from accelnn.optimizers import OPTIMIZERS
 from accelnn.recipes import RECIPES, Recipe, own_recipe, train_together
 from accelnn.tours import FIGURES, TOURS
@@ -31,44 +33,83 @@ from accelnn.training.progress import following
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 after an error, 130 after Ctrl-C, 143 after
-    SIGTERM."""
-    options = parse(arguments)
+    SIGTERM. Started by mpiexec, it runs on all processes, and prints and writes once."""
+    with once():
+        try:
+            processes = launched()
+        except (ModuleNotFoundError, RuntimeError) as error:
+            show_error(error)
+            return 1
+        if processes is None:
+            return _main(parse(arguments), None)
+        options = _parsed(processes, arguments)
+        from threadpoolctl import threadpool_limits
+
+        with processes.failing(), threadpool_limits(processes.cores, user_api="blas"):
+            return _main(options, processes)
+
+
+def _parsed(processes: Processes, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, as process 1 finds them; ends all programs if they are wrong."""
+    found: Any = None
+    try:
+        found = parse(arguments) if processes.rank == 0 else None
+    except SystemExit as end:
+        found = end.code
+    found = processes.first(found)
+    if not isinstance(found, argparse.Namespace):
+        raise SystemExit(found)
+    found.backend = processes.backend(found.backend or os.environ.get("ACCELNN_BACKEND", "numpy"))
+    return found
+
+
+def _main(options: argparse.Namespace, processes: Processes | None) -> int:
     out = console(sys.stderr if options.json == "-" else sys.stdout)
     logging.getLogger("matplotlib").setLevel("ERROR")  # it warns about a read-only home
     try:
         chosen = backend.use(options.backend) if options.backend else nullcontext()
         with chosen, warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return _run(options, out)
+            return _run(options, out, processes)
     except (OSError, ValueError, BackendError, MemoryError, ModuleNotFoundError) as error:
         show_error(error)
         return 1
 
 
-def _run(options: argparse.Namespace, out: Console) -> int:
+def _run(options: argparse.Namespace, out: Console, processes: Processes | None) -> int:
     if options.list:
         _list(out)
         return 0
-    if options.plot:
-        plots.checked_path(options.plot)
-    if options.recipe in TOURS:
-        return _tour(options, out)
-    backend.current()  # here, so that the warning of a fallback comes first
-    new_report: Callable[..., Report] = Report
-    if options.csv or options.parquet:
-        from accelnn.cli import tables  # with pandas and scikit-learn, which take a second
+    with nullcontext() if processes is None else processes.together():
+        if options.plot:
+            plots.checked_path(options.plot)
+        if processes is not None and (options.recipe in TOURS or options.folds):
+            name = options.recipe if options.recipe in TOURS else "--folds"
+            raise ValueError(f"{name} runs on one process: start it without mpiexec")
+        if options.recipe in TOURS:
+            return _tour(options, out)
+        backend.current()  # here, so that the warning of a fallback comes first
+        new_report: Callable[..., Report] = Report
+        if options.csv or options.parquet:
+            from accelnn.cli import tables  # with pandas and scikit-learn, which take a second
 
-        own = tables.OwnTable(options, _shares(options), out)
-        if options.folds:
-            return tables.cross_validate(own, partial(_recipe, options), options, out)
-        data, new_report = own.data, partial(tables.TableReport, own=own)
-    else:
-        data = _data(options)
-    recipe = _recipe(options, data)
-    _check(recipe, data, options)
+            own = tables.OwnTable(options, _shares(options), out)
+            if options.folds:
+                return tables.cross_validate(own, partial(_recipe, options), options, out)
+            data, new_report = own.data, partial(tables.TableReport, own=own)
+        else:
+            data = _data(options)
+        recipe = _recipe(options, data)
+        methods = {one.method for _, one in recipe.trainings()} - {None}
+        if processes is not None and methods:
+            hint = "start it without mpiexec, or with --method descent"
+            raise ValueError(f"{', '.join(map(str, methods))} runs on one process: {hint}")
+        _check(recipe, data, options)
     given = _given(options, "checkpoint", "checkpoint_every") | {"resume": options.resume}
-    name = options.recipe or recipe.title
-    results, ended = train(recipe, data, options.dtype, name, **given if options.checkpoint else {})
+    name, given = options.recipe or recipe.title, given if options.checkpoint else {}
+    results, ended = train(recipe, data, options.dtype, name, processes, **given)
+    if processes is not None and processes.rank > 0:
+        return 130 if isinstance(ended, KeyboardInterrupt) else int(ended is not None)
     report = new_report(results, data, options)
     if results:
         report.save()  # first, so that nothing later can lose them
@@ -85,7 +126,12 @@ def _run(options: argparse.Namespace, out: Console) -> int:
 
 
 def train(
-    recipe: Recipe, data: Dataset, dtype: str | None, name: str, **checkpoints: Any
+    recipe: Recipe,
+    data: Dataset,
+    dtype: str | None,
+    name: str,
+    processes: Processes | None = None,
+    **checkpoints: Any,
 ) -> tuple[list[Result], BaseException | None]:
     """Train all that the recipe compares, at once if they all are gradient descent; the progress
     bar of a single training is labelled `name`, and `checkpoints` are its options of `fit`.
@@ -95,14 +141,16 @@ def train(
     """
     trainings = list(recipe.trainings())
     if len(trainings) > 1 and all(one.method is None for _, one in trainings):
-        return _train_together(trainings, data, dtype)
+        comm = None if processes is None else processes.comm
+        return _train_together(trainings, data, dtype, comm)
     results: list[Result] = []
     for label, one in trainings:
         bar = following(sys.stderr.isatty(), one.epochs, printable(label or name), one.unit)
         try:
             with bar as shown:
-                shows = [shown] if shown else []
-                trained, history = one.train(data, dtype, callbacks=shows, **checkpoints)
+                given: dict[str, Any] = {"callbacks": [shown] if shown else []}
+                given["processes"] = processes
+                trained, history = one.train(data, dtype, **given, **checkpoints)
             results.append(Result(label, one, trained, history))
         except Interrupted as stopped:
             return [*results, Result(label, one, stopped.params, stopped.history)], stopped
@@ -112,12 +160,12 @@ def train(
 
 
 def _train_together(
-    trainings: Sequence[tuple[str, Recipe]], data: Dataset, dtype: str | None
+    trainings: Sequence[tuple[str, Recipe]], data: Dataset, dtype: str | None, comm: Any
 ) -> tuple[list[Result], BaseException | None]:
     ended: BaseException | None = None
-    recipes = [one for _, one in trainings]
+    recipes, shown = [one for _, one in trainings], sys.stderr.isatty()
     try:
-        found: Sequence[Any] = train_together(recipes, data, dtype, verbose=sys.stderr.isatty())
+        found: Sequence[Any] = train_together(recipes, data, dtype, verbose=shown, comm=comm)
     except (TrainingsInterrupted, TrainingsFailed) as error:
         found, ended = error.results, error
     except KeyboardInterrupt as stopped:

@@ -109,7 +109,7 @@ def _preferred(job: Job, epochs: int, seconds: float) -> list[tuple[str, str]]:
     At 25 of the 26 sizes of benchmarks/results/amd-epyc-2-cores-growth.json the first one is the
     fastest, if compiled code is ready.
     """
-    wide = _is_wide(job, epochs)
+    wide = is_wide(job, epochs)
     warm = job.params.dtype in _warm
     if not warm and max(seconds, vectorised_seconds(job, epochs, wide)) < LONG:
         return [("gram", WIDE)] * wide + [("direct", "too short to load compiled code")]
@@ -122,7 +122,7 @@ def _preferred(job: Job, epochs: int, seconds: float) -> list[tuple[str, str]]:
 
 def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
     """The same on a GPU: one launch, captured steps, or vectorised ones. Not measured."""
-    wide = _is_wide(job, epochs)
+    wide = is_wide(job, epochs)
     in_one_launch = wide or job.examples <= FEW_EXAMPLES
     direct = "streamed from the host" if job.streamed else "steps cannot be captured"
     return [
@@ -134,16 +134,18 @@ def _preferred_on_gpu(job: Job, epochs: int) -> list[tuple[str, str]]:
     ]
 
 
-def _is_wide(job: Job, epochs: int) -> bool:
+def is_wide(job: Job, epochs: int) -> bool:
     """Whether sample space pays: fewer examples than features, and enough steps, each of which
-    saves 4 n_0 n_1 m operations, for the n_0 m² that form G."""
+    saves 4 n_0 n_1 m operations, for the n_0 m² that form G. Processes may share the features."""
+    if job.shared == "features":
+        return True
     m, features, units = job.examples, *job.net.layers[:2]
     return Gram.why_not(job) is None and m < features and m < 4 * units * epochs
 
 
 def estimate(job: Job, epochs: int) -> float:
     """`vectorised_seconds` of a training, in sample space if that pays."""
-    return vectorised_seconds(job, epochs, _is_wide(job, epochs))
+    return vectorised_seconds(job, epochs, is_wide(job, epochs))
 
 
 def vectorised_seconds(job: Job, epochs: int, sample_space: bool) -> float:

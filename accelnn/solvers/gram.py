@@ -30,16 +30,24 @@ class InSampleSpace(Trainer):
     params : S in the place of W[1], and all the other parameters
     P0, G : W⁰ X (n_1, m) and Xᵀ X (m, m); first_squares : ‖W⁰‖², with L2
     c : of W[1] = c W⁰ + S Xᵀ, a number on the host: it does not depend on the data
+
+    Processes may share out the features: X and W⁰ are then those of this one, and P0, G and
+    first_squares sums over all, so that steps need no other process.
     """
 
     streams = True  # X alone, and only at the start and the end
+    divides: str | None = "features"
 
     def _first_params(self) -> Parameters:
         job, xp = self.job, self.xp
         W, _ = job.params[0]
         self._form_products(W)
         if job.net.l2:
-            self.first_squares = (W * W).sum()
+            self.first_squares = xp.asarray((W * W).sum())
+        if job.processes is not None:
+            names = "P0", "G", "P0_validation", "G_validation", "first_squares"
+            for array in (vars(self)[name] for name in names if name in vars(self)):
+                job.processes.sum(array)
         c = job.begins.c or (1.0, *[0.0] * job.optimizer.moments)
         self._c, *self._c_moments = (np.array([number]) for number in c)
         rest = job.params.flat[W.size :]
@@ -102,7 +110,8 @@ class InSampleSpace(Trainer):
         for moment, (c,) in zip(self.moments, self._c_moments, strict=True):
             S, (W, _) = Parameters(moment, self.params.layers)[0][0], self.job.params[0]
             first = self._first_weights(c, W.copy(), S)
-            moments.append(self.xp.concatenate([first.ravel(), moment[S.size :]]))
+            flat = self.xp.concatenate([first.ravel(), moment[S.size :]])
+            moments.append(self.job.whole(Parameters(flat, self.job.net.layers)).flat)
         return moments
 
     def penalty(self, SG: Array) -> Array:

@@ -5,7 +5,7 @@ Neither Python nor NumPy runs between two steps. Serves full batches, mini-batch
 
 import functools
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -19,8 +19,8 @@ from accelnn.network import Network, Parameters, cost_and_accuracy
 from accelnn.optimizers import SGD
 from accelnn.solvers import threads
 from accelnn.solvers.gram import InSampleSpace
-from accelnn.solvers.job import Job, Trainer, draw_mask
-from accelnn.solvers.layout import Layout
+from accelnn.solvers.job import Job, Step, Trainer, draw_mask
+from accelnn.solvers.layout import Layout, address
 
 # Limits of one compiled call, which Ctrl-C cannot interrupt: multiply-adds, about half a second of
 # them, and the elements of its dropout masks, all drawn before it
@@ -33,22 +33,26 @@ class Jitted(Trainer):
     """A training in compiled steps."""
 
     by_kernels = streams = True
+    divides: str | None = "examples"
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
-        self.orders = iter(()) if job.batch_size is None else job.orders()
-        self.examples: Iterator[tuple[Array, list[Array]]] | None = None
-        if job.batch_size is not None and isinstance(job.X, HostColumns):
-            self.examples = job.resources.enter_context(closing(self._streamed()))
-            self.orders = iter(())
+        in_memory = job.batch_size is None or not isinstance(job.X, HostColumns)
+        gathered = job.batch_size is not None and in_memory
+        self.orders = job.orders() if gathered else iter(())
+        self.streamed: Iterator[tuple[Sequence[Step], list[Array]]] | None = None
+        if not in_memory:
+            streamed = streaming.on_host(*job.streams(), self.most)
+            self.streamed = job.resources.enter_context(closing(streamed))
         self.drawn: list[Array] = []  # of epochs not completed
         self.layout = Layout(job, self.params, self.space)
         self.threads = self.layout.threads
         for moment, before in zip(self.layout.moments, self.moments, strict=True):
             moment[...] = before
         self.moments = self.layout.moments
+        self.layout.state["summed"] = address(self.summed)
         self.sizes = np.array(job.sizes)
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
@@ -71,15 +75,12 @@ class Jitted(Trainer):
         """Whether steps leave L2's part of the cost to their caller."""
         return self.space is not None and self.job.net.l2 > 0
 
-    def _streamed(self) -> Generator[tuple[Array, list[Array]], None, None]:
-        """The examples of each call."""
-        calls = ([sum(sizes)] for sizes in self.job.coming_sizes(self.most))
-        return streaming.on_host(*self.job.streams(), calls)
-
     @functools.cached_property
     def most(self) -> int:
         """The steps of a call, few enough to be interrupted and for what is made beforehand."""
         job, largest = self.job, max(self.job.sizes)
+        if job.place is not None:
+            return 1
         limits = [LONGEST_CALL / (3 * largest * self.params.flat.size)]
         if job.drops:
             limits.append(LARGEST_MASKS / (sum(self.params.layers[1:]) * largest))
@@ -119,33 +120,56 @@ class Jitted(Trainer):
             if self.job.halted:
                 break
             taken = sizes[call]
-            first = ends[call.start] - taken[0]
-            chosen = order[first : first + taken.sum()]
-            if self.examples is not None:
-                chosen, (X, Y) = next(self.examples)
-                weights = None if self.job.weights is None else self.job.weights[chosen]
-                self.layout.set_examples(X.T, Y.T, weights)
+            chosen = order[ends[call.start] - taken[0] : ends[call.stop - 1]]
+            columns, counts, places, totals = self._examples(chosen, taken)
             if self.job.drops:
-                self.layout.set_masks(self._masks(taken))
+                self.layout.set_masks(self._masks(taken, places))
             # Planned call by call: c and Adam's corrections must not run ahead of Ctrl-C.
-            plan = self._plan(rates[call], taken, chosen)
+            plan = self._plan(rates[call], taken, totals)
             if len(counted):
                 plan[:, 5] *= counted[call]
-            if self.examples is not None:
-                chosen = np.arange(len(chosen))
-            costs[call] = _train(self.layout, plan, taken, chosen, l2)
+            step = _train if self.job.place is None else self._share
+            costs[call] = step(self.layout, plan, counts, columns, l2)
             self.steps += len(taken)
         return costs
+
+    def _examples(self, order: Array, sizes: Array) -> tuple[Array, Array, Array, Array]:
+        """The examples of a call, as `Job.here` returns them, and the sum of the weights of each
+        batch. Those in a file are put where the call finds them."""
+        job = self.job
+        if self.streamed is None:
+            weighs = job.weights is not None
+            return *job.here(order, sizes), self._totals(sizes, order) if weighs else sizes
+        steps, (X, Y) = next(self.streamed)
+        columns, places = (np.concatenate(parts) for parts in list(zip(*steps, strict=True))[:2])
+        self.layout.set_examples(X.T, Y.T, None if job.weights is None else job.weights[columns])
+        counts, totals = np.array([(len(step.columns), step.total) for step in steps]).T
+        return np.arange(len(columns)), counts.astype(np.int64), places, totals
 
     def _calls(self, steps: int) -> Iterator[slice]:
         """The next `steps` in calls; those of streamed examples end with the epoch."""
         end = 0
         while end < steps:
-            left = steps if self.examples is None else len(self.sizes) - self.batches_run
+            left = steps if self.streamed is None else len(self.sizes) - self.batches_run
             start, end = end, min(end + min(self.most, left), steps)
             yield slice(start, end)
 
-    def _plan(self, rates: Array, sizes: Array, order: Array) -> Array:
+    def _share(
+        self, layout: Layout, plan: Array, counts: Array, columns: Array, l2: float
+    ) -> Array:
+        """Take a step whose gradient is summed over the processes between its two halves."""
+        from accelnn.kernels.cpu.steps import GRADIENT, UPDATE
+
+        cost = np.zeros(1)
+        self.summed[...] = 0
+        if counts[0]:  # else other processes have the examples
+            layout.state["phase"] = GRADIENT
+            cost = _train(layout, plan, counts, columns, 0.0)
+        self.add_up(cost[0, ...])
+        layout.state["phase"] = UPDATE
+        return cost + _train(layout, plan, counts, columns, l2)
+
+    def _plan(self, rates: Array, sizes: Array, totals: Array) -> Array:
         """A row of the plan for each step: α, scale, shrinkage, ε, c and the factor of the loss."""
         optimizer, l2 = self.job.optimizer, self.job.net.l2
         plan = np.zeros((len(rates), 6))
@@ -155,7 +179,6 @@ class Jitted(Trainer):
             plan[:, 1] /= sizes
             plan[:, 5] = 1.0
         else:
-            totals = self._totals(sizes, order)
             weighed = totals > 0  # else the batch changes nothing
             np.divide(plan[:, 1], totals, out=plan[:, 1], where=weighed)
             np.divide(sizes, totals, out=plan[:, 5], where=weighed)
@@ -172,8 +195,9 @@ class Jitted(Trainer):
             return self.job.totals(order, sizes)
         return np.full(len(sizes), self.job.host_weights.sum())
 
-    def _masks(self, sizes: Array) -> Array:
-        """The masks of each step, one after the other, drawn in the order of `draw_masks`."""
+    def _masks(self, sizes: Array, places: Array) -> Array:
+        """The masks of each step, one after the other, drawn in the order of `draw_masks`; those of
+        these places in the batch, if it is one that processes share."""
         net = self.job.net
         # Zeros follow, because whole vectors are read.
         D = np.zeros(sum(net.layers[1:]) * int(sizes.sum()) + max(sizes) + 64, self.params.dtype)
@@ -183,7 +207,10 @@ class Jitted(Trainer):
                 layer = D[start : start + n * m]
                 if keep < 1:
                     draw_mask(layer, keep, self.random)
-                start += n * m
+                if self.job.place is not None:
+                    layer = layer.reshape(-1, m)[:, places].ravel()
+                    D[start : start + len(layer)] = layer
+                start += len(layer)
         return D
 
     def validation(self) -> tuple[Array, Array | None]:
@@ -199,7 +226,8 @@ class Jitted(Trainer):
         leaves the logits, without their bias."""
         X, Y, _ = self.job.validation
         net = replace(self.job.net, keep_prob=1.0)
-        job = replace(self.job, net=net, X=X, Y=Y, weights=None, batch_size=None)
+        alone: dict[str, Any] = {"weights": None, "batch_size": None, "place": None}
+        job = replace(self.job, net=net, X=X, Y=Y, **alone)
         layout = Layout(job, self.params, forward_only=True)
         return layout, layout.labels[: len(Y), : Y.shape[1]]
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelnn import batches, kernels, streaming
+from accelnn import batches, distributed, kernels, streaming
 from accelnn.backend import Array, array_module, to_host
 from accelnn.columns import HostColumns
+from accelnn.distributed import Processes
 from accelnn.kernels import loops
 from accelnn.kernels.cpu import fused
 from accelnn.kernels.gpu.cuda import Philox, kernels_compile
@@ -33,11 +34,16 @@ class Interruption:
     signalled : the number of the signal that came, or 0
     deadline : when trainers return early too, for a checkpoint, in seconds of time.monotonic
     signals : those deferred; SIGTERM, if among them, then ends a training as Ctrl-C does
+    agree : of processes that train together, all of which call `check` at once: returns the largest
+        of their numbers
+    halting : whether all of them return early
     """
 
     signalled = 0
     deadline = math.inf
     signals: tuple[int, ...] = (signal.SIGINT,)
+    agree: Callable[[int], int] | None = None
+    halting = False
 
     def __enter__(self) -> None:
         self._handlers: dict[int, Any] = {}
@@ -60,6 +66,8 @@ class Interruption:
         return bool(self.signalled) or time.monotonic() >= self.deadline
 
     def check(self) -> None:
+        if self.agree is not None:
+            self.signalled, self.halting = self.agree(self.signalled), False
         if self.signalled:
             raise KeyboardInterrupt
 
@@ -87,6 +95,11 @@ class Job:
     resumed : of a checkpoint of this training, or None
     marks : states of the generator of the orders, as in `batches.orders`
     gram : returns Xᵀ X (m, m), if trainings share it
+    processes : those that train it together, or None
+    whole_net, features : the net that sees all features, and those that this process has, if they
+        share these out; else None
+    place : (m,) the columns of X that have the examples of all processes, -1 for those of others;
+        None if this process has all, or some features of all
     resources : closed when the training ends, however it ends
     interruption : Ctrl-C, deferred while steps run
     """
@@ -107,6 +120,10 @@ class Job:
     marks: dict[int, Any] = field(default_factory=dict)
     threads: int | None = None
     gram: Callable[[], Array] | None = None
+    processes: Processes | None = None
+    whole_net: Network | None = None
+    features: slice | None = None
+    place: Array | None = None
     resources: ExitStack = field(default_factory=ExitStack)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -131,8 +148,8 @@ class Job:
 
     @property
     def examples(self) -> int:
-        """m of the training set."""
-        return int(self.X.shape[1])
+        """m of the training set, of all processes."""
+        return int(self.X.shape[1]) if self.place is None else len(self.place)
 
     @property
     def sizes(self) -> list[int]:
@@ -151,6 +168,13 @@ class Job:
         return min(self.net.keep_prob, default=1.0) < 1
 
     @property
+    def shared(self) -> str | None:
+        """What processes share out: "examples" | "features"; None if there is one process."""
+        if self.processes is None:
+            return None
+        return "features" if self.place is None else "examples"
+
+    @property
     def first_epoch(self) -> int:
         return 0 if self.state is None else self.state.epochs
 
@@ -161,8 +185,9 @@ class Job:
 
     @property
     def halted(self) -> bool:
-        """Whether trainers are to return before their next step."""
-        return self.interruption.requested
+        """Whether trainers are to return before their next step; processes agree on it."""
+        together = self.processes is not None
+        return self.interruption.halting if together else self.interruption.requested
 
     def orders(self) -> Iterator[Array]:
         """The order of the examples in each epoch of mini-batches, from the present one on."""
@@ -172,22 +197,60 @@ class Job:
         own = batches.orders(self.examples, self.seed, self.shuffle)
         return itertools.islice(own, now - first, None)
 
-    def coming_sizes(self, count: int) -> Iterator[list[int]]:
-        """The number of examples in each step from the next one on, for up to `count` steps of an
-        epoch at a time."""
+    def epochs(self) -> Iterator[tuple[Array, list["Step"]]]:
+        """The columns of X that this process has of each epoch of mini-batches, in its order, and
+        its steps; of the present epoch, those from the next step on."""
+        if self.weights is not None:
+            _ = self.host_weights  # here, because a thread that reads cannot wait for processes
+        return self._epochs()
+
+    def _epochs(self) -> Iterator[tuple[Array, list["Step"]]]:
         begun = self.begins.batches
-        while True:
-            sizes = self.sizes[begun:]
-            yield from (sizes[i : i + count] for i in range(0, len(sizes), count))
+        for order in self.orders():
+            totals = self.totals(order, self.sizes)
+            columns, counts, places = self.here(order, self.sizes)
+            parts = (np.split(each, np.cumsum(counts)[:-1]) for each in (columns, places))
+            steps = [Step(*step) for step in zip(*parts, totals, strict=True)][begun:]
+            yield columns[sum(counts[:begun]) :], steps
             begun = 0
 
-    def streams(self) -> tuple[Sequence[HostColumns], Iterator[Array], int]:
-        """X and Y, the orders from the next step on, and the examples to read at a time: of blocks
-        that are shuffled together."""
-        orders, taken = self.orders(), sum(self.sizes[: self.begins.batches])
-        orders = itertools.chain((order[taken:] for order in itertools.islice(orders, 1)), orders)
+    def streams(self) -> tuple[Sequence[HostColumns], Iterator[tuple[Array, list["Step"]]], int]:
+        """X and Y, the `epochs`, and the examples to read at a time: of blocks that are shuffled
+        together."""
         block = self.block or (self.X.rows.block if self.X.in_file else 1)
-        return (self.X, self.Y), orders, batches.BLOCKS * block
+        return (self.X, self.Y), self.epochs(), batches.BLOCKS * block
+
+    def here(self, order: Array, sizes: Array) -> tuple[Array, Array, Array]:
+        """The examples of batches of these sizes, or of the whole one if the order is empty, that
+        this process has: their columns of X, their number in each batch, and, with several
+        processes, their places in it."""
+        if self.place is None:
+            return order, sizes, order
+        if not len(order):
+            places = np.flatnonzero(self.place >= 0)
+            return order, np.array([len(places)]), places
+        columns, starts = self.place[order], np.cumsum([0, *sizes[:-1]])
+        mine = columns >= 0
+        counts = np.add.reduceat(mine, starts, dtype=np.int64)
+        return columns[mine], counts, np.flatnonzero(mine) - starts.repeat(counts)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Those of the net that sees all features."""
+        return tuple((self.whole_net or self.net).layers)
+
+    def part(self, params: Parameters) -> Parameters:
+        """The parameters for this process's features, of those for all."""
+        if self.whole_net is None:
+            return params
+        assert self.features is not None
+        return distributed.of_features(self.whole_net, params, self.features)[1]
+
+    def whole(self, params: Parameters) -> Parameters:
+        """The parameters for all features, if processes share them out."""
+        if self.processes is None or self.place is not None:
+            return params
+        return distributed.whole(self.processes, params)
 
     def totals(self, order: Array, sizes: Sequence[int]) -> Array:
         """The sum of the weights of each batch, on the host, from the examples' order; `sizes` are
@@ -199,7 +262,23 @@ class Job:
 
     @functools.cached_property
     def host_weights(self) -> Array:
-        return to_host(self.weights).astype(np.float64)
+        """Those of all processes."""
+        weights = to_host(self.weights).astype(np.float64)
+        if self.processes is None or self.place is None:
+            return weights
+        of_all = np.zeros(self.examples)
+        of_all[self.place >= 0] = weights
+        self.processes.sum(of_all)
+        return of_all
+
+
+class Step(NamedTuple):
+    """A mini-batch: the columns of X that this process has of it, their places in it, if several
+    processes share it, and the sum of all its weights."""
+
+    columns: Array
+    places: Array
+    total: float
 
 
 @dataclass(frozen=True)
@@ -229,15 +308,19 @@ class State:
 class Trainer:
     """A training under way, which never waits for the device; each solver has its own steps.
 
+    divides : what several processes may share out, "examples" | "features", or None
     by_kernels : whether kernels compute it, which know certain optimizers and activations
     streams : whether examples may stay on the host while the parameters are on a device
     params : the arrays that steps update
+    gradients, summed : of the same shapes, and their memory with two more numbers: with processes
+        the cost, and whether one is to halt
     steps : updates so far
     partial : the cost of the batches taken of the epoch under way
     threads : those of its steps, or None if that is left to NumPy or a device
     not_captured : why the solver "jitted" could not capture steps on a GPU, or ""
     """
 
+    divides: str | None = None
     by_kernels = streams = False
     compile_seconds = 0.0
     threads: int | None = None
@@ -251,7 +334,9 @@ class Trainer:
         self.params = self._first_params()
         if begins.params is not None:
             self.params.flat[...] = begins.params
-        self.gradients = self.params.empty_like()
+        size = self.params.flat.size
+        self.summed = self.xp.zeros(size + 2, self.params.dtype)
+        self.gradients = Parameters(self.summed[:size], self.params.layers)
         self.moments = [self.xp.zeros_like(self.params.flat) for _ in range(job.optimizer.moments)]
         for moment, before in zip(self.moments, begins.moments, strict=False):
             moment[...] = before
@@ -266,6 +351,9 @@ class Trainer:
     @classmethod
     def why_not(cls, job: Job) -> str | None:
         """Why it cannot do a job, or None."""
+        if job.shared is not None and job.shared != cls.divides:
+            use = {"examples": "direct", "features": "gram"}[job.shared]
+            return f"processes share out the {job.shared}: use the solver {use!r}"
         if job.streamed and not cls.streams:
             return (
                 "X and Y are on the host, and the parameters on the device: the solver 'direct' "
@@ -357,6 +445,19 @@ class Trainer:
                 self.random.draw(mask, keep, self.steps, layer)
             elif mask is not None:
                 draw_mask(mask, keep, self.random)
+
+    def add_up(self, cost: Array | None) -> None:
+        """Sum the gradients and `cost`, 0-d or None, over the processes, which all halt after this
+        step if one of them is to."""
+        job, (cost_place, halt) = self.job, (self.summed[-2, ...], self.summed[-1, ...])
+        assert job.processes is not None
+        requested, on_host = job.interruption.requested, self.xp is np
+        cost_place[...], halt[...] = 0 if cost is None else cost, requested
+        job.processes.sum(self.summed)
+        if cost is not None:
+            cost[...] = cost_place
+        # A GPU need not finish the step for this: MPI asks the processes themselves.
+        job.interruption.halting = bool(halt) if on_host else job.processes.any(requested)
 
     def corrected(self, rates: Array) -> Array:
         """α and ε of the next steps, (steps, 2), as the optimizer corrects them."""

@@ -43,7 +43,8 @@ class Layout:
 
         sizes, dtype = params.layers, params.dtype
         self.dtype = dtype
-        m, units, lanes = max(job.sizes), sum(sizes[1:]), tiles.lanes(dtype)
+        here = job.X.shape[1]  # other processes may have more
+        m, units, lanes = max(1, min(job.sizes[0], here)), sum(sizes[1:]), tiles.lanes(dtype)
         gathered = job.batch_size is not None
         granule = lanes // 2 if gathered else lanes  # inner products need whole vectors
         numbers = m, params.flat.size, units, dtype.itemsize, len(job.sizes), lanes
@@ -78,7 +79,7 @@ class Layout:
         w = copies(1, row) if gathered else zeros(1, columns)
         w[:] = 1
         if job.weights is not None and not gathered:
-            w[0, :m] = job.weights
+            w[0, :here] = job.weights
         A, dZ, db = copies(units, row), copies(units, row), copies(1, tiles.padded(units, lanes))
         table = layer_table(job.net, sizes)
         self.layers = np.zeros(len(table), steps.LAYER)
@@ -114,7 +115,7 @@ class Layout:
             "gathered": gathered,
             "dropout": job.drops,
             "forward_only": forward_only,
-            "all_examples": job.examples,
+            "all_examples": here,
             "portion": portion,
             "units": units,
             "theta": address(params.flat),

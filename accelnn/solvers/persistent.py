@@ -167,6 +167,7 @@ class Persistent(InSampleSpace):
     """A full-batch training in sample space that stays on the GPU from record to record."""
 
     by_kernels = True
+    divides = None
 
     def __init__(self, job: Job, chosen: Partition | None = None) -> None:
         self.partition = chosen = chosen or partition(job)

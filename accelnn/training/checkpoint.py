@@ -20,6 +20,7 @@ import numpy as np
 from accelnn import models
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.columns import HostColumns
+from accelnn.distributed import Processes
 from accelnn.files import check_writable
 from accelnn.network import Parameters, parameter_count
 from accelnn.optimizers import rates
@@ -39,8 +40,16 @@ SAMPLES = 256  # examples whose values identify the data, beside the sum of all
 RATES_AT_ONCE = 10_000
 
 
-def checkpoint_file(path: Any, every: float | str, resume: bool) -> "CheckpointFile | None":
-    """The file that these arguments of `fit` ask for, or None; raises as `fit` does."""
+def checkpoint_file(
+    path: Any, every: float | str, resume: bool, processes: Processes | None = None
+) -> "CheckpointFile | None":
+    """The file that these arguments of `fit` ask for, or None; raises as `fit` does. The first of
+    several processes reads it for all."""
+    if path is not None and processes is not None:
+        with processes.together():
+            file = CheckpointFile(Path(path), every, resume, processes.rank == 0)
+        file.saved, file.numbers = processes.first((file.saved, file.numbers))
+        return file
     if path is not None:
         return CheckpointFile(Path(path), every, resume)
     if resume or every != EVERY:
@@ -52,17 +61,21 @@ def checkpoint_file(path: Any, every: float | str, resume: bool) -> "CheckpointF
 class CheckpointFile:
     """The file of a training's checkpoints.
 
+    ours : whether this process reads and writes it, and no other
     saved, numbers : what it held when the training began: fields, or None, and the flat array
     epoch, steps : those of the last good checkpoint, or None
     next_epoch : a checkpoint is due before it; infinite if they come by time
     """
 
-    def __init__(self, path: Path, every: float | str, resume: bool) -> None:
-        self.path, (self.seconds, self.epochs) = path, interval(every)
+    def __init__(self, path: Path, every: float | str, resume: bool, ours: bool = True) -> None:
+        self.path, (self.seconds, self.epochs), self.ours = path, interval(every), ours
         self.saved: Any = None
+        self.numbers: Any = None
         self.epoch: int | None = None
         self.steps: int | None = None
         self.next_epoch: Any = math.inf
+        if not ours:
+            return
         check_writable(path)
         if not path.exists():
             return
@@ -132,7 +145,7 @@ class CheckpointFile:
         records = count("records", saved["records"], 0)
         own = [parameter_count(layers)] * (1 + n_moments)
         of_records = [records, records, records * 8 // job.params.dtype.itemsize]
-        lengths = [*own, *of_records, *[job.params.flat.size] * (saved["best"] is True)]
+        lengths = [*own, *of_records, *[parameter_count(job.layers)] * (saved["best"] is True)]
         if self.numbers.size != sum(lengths) or self.numbers.dtype != job.params.dtype:
             found = f"{self.numbers.size} numbers of {self.numbers.dtype}"
             raise ValueError(f"found {found}, expected {sum(lengths)} of {job.params.dtype}")
@@ -142,7 +155,7 @@ class CheckpointFile:
         descent.validation_costs[:records] = xp.asarray(validation_costs)
         descent.accuracies[:records] = xp.asarray(accuracies.view(np.float64))
         if saved["best"] is True:
-            descent.best = Parameters(xp.asarray(parts[-1]), job.net.layers)
+            descent.best = job.part(Parameters(xp.asarray(parts[-1]), job.layers))
         descent.lowest = float(saved["lowest"])
         descent.best_record, descent.validated, descent.asked = (
             count(name, saved[name], 0) for name in ("best_record", "validated", "asked")
@@ -186,7 +199,7 @@ class CheckpointFile:
         device = backend_of(descent.job.params.flat).device_name()
         blas = blas_threads() if descent.job.xp is np else None
         self.machine = {"device": device, "steps": descent.trainer.threads, "blas": blas}
-        if self.saved is not None and self.saved["machine"] != self.machine:
+        if self.ours and self.saved is not None and self.saved["machine"] != self.machine:
             before, now = (_in_words(one) for one in (self.saved["machine"], self.machine))
             message = f"{self.path} was written on {before}, and goes on on {now}"
             warnings.warn(f"{message}: the last bits may differ", RuntimeWarning, stacklevel=2)
@@ -194,15 +207,19 @@ class CheckpointFile:
 
     def is_due(self, descent: "Descent") -> bool:
         """Whether it is time for a checkpoint."""
-        by_time = time.monotonic() >= descent.job.interruption.deadline
-        return by_time or descent.trainer.epoch >= self.next_epoch
+        processes = descent.job.processes
+        due = time.monotonic() >= descent.job.interruption.deadline
+        due = due or descent.trainer.epoch >= self.next_epoch
+        return due if processes is None else processes.first(due)
 
     def save(self, descent: "Descent") -> None:
         """Write a checkpoint, unless the last one is of the same step; warns if that fails."""
-        start, trainer = time.monotonic(), descent.trainer
+        start, trainer, processes = time.monotonic(), descent.trainer, descent.job.processes
         if trainer.steps != self.steps:
+            contents = self._contents(descent)
             try:
-                models.write(self.path, KIND, *self._contents(descent))
+                if self.ours:
+                    models.write(self.path, KIND, *contents)
             except (OSError, MemoryError) as error:
                 kept = "there is none yet"
                 if self.epoch is not None:
@@ -212,12 +229,14 @@ class CheckpointFile:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
             else:
                 self.epoch, self.steps = trainer.epoch, trainer.steps
+            if processes is not None:
+                self.epoch, self.steps = processes.first((self.epoch, self.steps))
         self._plan(descent, time.monotonic() - start)
 
     def _plan(self, descent: "Descent", seconds: float) -> None:
         """Choose when the next one is due, if the last one took so many seconds."""
         wait = max(self.seconds, seconds / SHARE)
-        descent.job.interruption.deadline = time.monotonic() + wait
+        descent.job.interruption.deadline = time.monotonic() + wait if self.ours else math.inf
         if self.epochs is not None:
             self.next_epoch = (descent.trainer.epoch // self.epochs + 1) * self.epochs
 
@@ -229,7 +248,7 @@ class CheckpointFile:
         arrays = [state.params, *state.moments]
         arrays += [costs[:records] for costs in (descent.costs, descent.validation_costs)]
         arrays += [descent.accuracies[:records].view(job.params.dtype)]
-        arrays += [descent.best.flat] * has_best
+        arrays += [job.whole(descent.best).flat] if has_best else []
         done = state.epochs + (state.batches > 0)
         digest = self._digest(descent, done)
         last = max((epoch for epoch in job.marks if epoch <= state.epochs), default=None)
@@ -286,39 +305,61 @@ def settings_of(job: Job, **others: Any) -> dict[str, Any]:
     """All that decides the result of a training beside the solver, the learning rate and the
     epochs, as plain values; before a share of the examples is set apart."""
     values = ", ".join(f"{name}={value!r}" for name, value in vars(job.optimizer).items())
-    state, validation = job.state, job.validation
+    state, shared = job.state, job if job.place is not None else None
+    weights = None if job.weights is None else fingerprint(job.weights, shared)
+    watched = None
+    if job.validation is not None:
+        X, Y, *_ = job.validation
+        watched = [fingerprint(X, job), fingerprint(Y, shared)]
     return {
-        **asdict(job.net),
+        **asdict(job.net) | {"layers": job.layers},
         "backend": backend_of(job.params.flat).name,
         "dtype": str(job.params.dtype),
         "optimizer": f"{job.optimizer.name}({values})",
         "batch_size": job.batch_size,
         "seed": job.seed,
-        "shuffle": job.shuffle if isinstance(job.shuffle, bool) else "own permutations",
-        "params": fingerprint(job.params.flat),
-        "X": fingerprint(job.X),
-        "Y": fingerprint(job.Y),
-        "weights": None if job.weights is None else fingerprint(job.weights),
-        "validation": validation and [fingerprint(array) for array in validation[:2]],
+        "shuffle": job.shuffle if isinstance(job.shuffle, int) else "own permutations",
+        "params": fingerprint(job.whole(job.params).flat),
+        "X": fingerprint(job.X, job),
+        "Y": fingerprint(job.Y, shared),
+        "weights": weights,
+        "validation": watched,
         "state": state
         and [state.epochs, state.steps, state.batches, *map(fingerprint, state.moments)],
         **others,
     }
 
 
-def fingerprint(array: Array) -> str:
+def fingerprint(array: Array, job: Job | None = None) -> str:
     """The shape and dtype of an array whose last axis are the examples, and a hash: of the sum of
-    all bit patterns and of some examples; of data that is streamed, of some examples alone."""
-    m, digest = array.shape[-1], hashlib.sha256()
-    chosen = np.linspace(0, m - 1, min(m, SAMPLES)).astype(np.int64)
+    all bit patterns and of some examples; of data that is streamed, of some examples alone.
+
+    job : of the processes that have some of the examples, or of the features, each; the result is
+        that of the whole
+    """
+    processes, along = None, -1
+    if job is not None and job.processes is not None:
+        processes, along = job.processes, 0 if job.place is None else -1
+    counts = [array.shape[along]] if processes is None else processes.gather(array.shape[along])
+    before = 0 if processes is None else sum(counts[: processes.rank])
+    shape = list(array.shape)
+    shape[along] = sum(counts)
+    chosen = np.linspace(0, shape[-1] - 1, min(shape[-1], SAMPLES)).astype(np.int64)
+    if along:  # those that this process has
+        chosen = chosen[(before <= chosen) & (chosen < before + array.shape[-1])] - before
+    total = 0
     if isinstance(array, HostColumns):
-        examples = array.read(chosen)
+        examples = array.read(chosen).T
     else:
-        patterns = array.view(f"u{array.dtype.itemsize}")
-        digest.update(b"%d" % int(patterns.sum(dtype=np.uint64)))
-        examples = to_host(array[..., array_module(array).asarray(chosen)]).T
-    digest.update(np.ascontiguousarray(examples).data)
-    return f"{array.dtype} {tuple(array.shape)} #{digest.hexdigest()[:16]}"
+        total = int(array.view(f"u{array.dtype.itemsize}").sum(dtype=np.uint64))
+        examples = to_host(array[..., array_module(array).asarray(chosen)])
+    parts = [(total, examples)] if processes is None else processes.gather((total, examples))
+    digest = hashlib.sha256()
+    if not isinstance(array, HostColumns):
+        digest.update(b"%d" % (sum(each for each, _ in parts) % 2**64))
+    examples = np.concatenate([each for _, each in parts], axis=along)
+    digest.update(np.ascontiguousarray(examples.T).data)
+    return f"{array.dtype} {tuple(shape)} #{digest.hexdigest()[:16]}"
 
 
 def blas_threads() -> int:

@@ -105,8 +105,13 @@ def set_apart(job: Job, share: float) -> None:
     """Move this share of the examples into the job's validation set."""
     if job.examples < 2:
         raise ValueError("a validation split needs at least 2 examples, got 1")
-    data = job.X, job.Y, job.weights
-    sets = batches.split(data, share, job.seed, sort=job.block is not None)
+    data, place, sets = (job.X, job.Y, job.weights), job.place, []
+    in_order = job.block is not None
+    for order in batches.split_order(job.examples, share, job.seed, in_order):
+        columns = order if place is None else place[order]
+        sets.append(batches.part(data, columns[columns >= 0]))
+        if place is not None and len(sets) == 1:  # the training set
+            job.place = np.where(columns >= 0, (columns >= 0).cumsum() - 1, -1)
     (job.X, job.Y, job.weights), job.validation = sets
 
 

@@ -4,10 +4,12 @@ import functools
 import math
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelnn.backend import to_host
+from accelnn import distributed
+from accelnn.backend import Array, to_host
 from accelnn.network import Parameters
 from accelnn.optimizers import Schedule, rates
 from accelnn.solvers.choice import trainer_of
@@ -53,8 +55,11 @@ class Descent:
         self.lowest, self.best, self.best_record = math.inf, job.params, 0
         if self.file is not None:
             self.file.restore(self, history)
+        # Ctrl-C during this ends it at once, unless other processes would wait.
+        deferred = nullcontext() if job.processes is None else job.interruption
         try:
-            self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # which may compile
+            with deferred:
+                self.trainer: Trainer = trainer_of(history.solver, job).start(job)  # may compile
         except KeyboardInterrupt:
             history.stopped = INTERRUPTED
             return job.params
@@ -98,7 +103,8 @@ class Descent:
                 return f"patience: lowest validation cost after epoch {lowest}"
             if self.callbacks and record >= self.asked and self.trainer.epoch <= start + 1:
                 self._advance(start + 1)
-                if ask(self.callbacks, self._checkpoint(record)):
+                ended = ask(self.callbacks, self._checkpoint(record))
+                if ended if self.job.processes is None else self.job.processes.any(ended):
                     return f"a callback ended it after epoch {start}"
                 self.asked = record + 1
         self._advance(self.starts.stop)
@@ -133,29 +139,44 @@ class Descent:
 
     def _take(self, advance: Callable[..., None], epochs: range, *arguments: Any) -> None:
         """Take the steps of these epochs, or fewer; then write a checkpoint if it is time."""
-        alphas = rates(self.learning_rate, epochs)
+        alphas, job = rates(self.learning_rate, epochs), self.job
         self.stepping = True
         advance(alphas, *arguments)
         self.stepping = False
-        self.job.interruption.check()
+        job.interruption.check()
+        if job.processes is not None:
+            job.processes.compare_at_times(self.trainer.params.flat)
         if self.file is not None and self.file.is_due(self):
             self.file.save(self)
 
     @functools.cached_property
     def at_once(self) -> int:
         """The epochs that the solver is given at a time."""
+        if self.job.shared == "features":  # which agree on Ctrl-C after each of these
+            return min(EPOCHS_AT_ONCE, self.record_every)
         if self.job.batch_size is None:
             return EPOCHS_AT_ONCE
         return max(1, min(EPOCHS_AT_ONCE, EXAMPLES_AT_ONCE // self.job.examples))
 
     def _validate(self, record: int) -> None:
-        self.validation_costs[record], accuracy = self.trainer.validation()
+        self.validation_costs[record], accuracy = self._scores()
         if accuracy is not None:
             self.accuracies[record] = accuracy
         if self.patience is not None and float(self.validation_costs[record]) < self.lowest:
             self.lowest, self.best_record = float(self.validation_costs[record]), record
             self.best = self.trainer.parameters()
         self.validated = record + 1
+
+    def _scores(self) -> tuple[Array, Array | None]:
+        """`Trainer.validation` on the examples of all processes."""
+        job = self.job
+        if job.processes is None or job.place is None:
+            return self.trainer.validation()
+        X, _, weights = job.validation
+        return distributed.mean(job.processes, self.trainer.validation, X.shape[1], weights)
+
+    def _parameters(self) -> Parameters:
+        return self.job.whole(self.trainer.parameters())
 
     def _checkpoint(self, record: int) -> Checkpoint:
         epoch, watched = self.starts[record], self.job.validation is not None
@@ -166,7 +187,7 @@ class Descent:
             validation_cost=float(self.validation_costs[record]) if watched else None,
             validation_accuracy=float(self.accuracies[record]) if scored else None,
             learning_rate=rates(self.learning_rate, range(epoch, epoch + 1))[0],
-            parameters=self.trainer.parameters,
+            parameters=self._parameters,
         )
 
     def _complete(self, history: History) -> Parameters:
@@ -181,7 +202,7 @@ class Descent:
         trained = self.trainer.parameters()
         if self.job.validation is None:
             return trained
-        cost, accuracy = self.trainer.validation()
+        cost, accuracy = self._scores()
         if math.isfinite(self.lowest) and not float(cost) < self.lowest:
             trained, cost, history.state = self.best, self.lowest, None
             accuracy = None if accuracy is None else self.accuracies[self.best_record]

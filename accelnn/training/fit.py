@@ -6,14 +6,25 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from accelnn import batches, streaming
-from accelnn.backend import Array, at_work
-from accelnn.network import Network, Parameters, checked_weights, penalty
+from accelnn import batches, distributed, streaming
+from accelnn.backend import Array, as_array, at_work, backend_of
+from accelnn.columns import HostColumns, as_stored
+from accelnn.distributed import Processes
+from accelnn.network import (
+    Network,
+    Parameters,
+    Workspace,
+    checked_weights,
+    cost_and_accuracy,
+    penalty,
+    propagate,
+)
 from accelnn.optimizers import Optimizer, Schedule, optimizer_of, rates
 from accelnn.solvers import choice, precisions
 from accelnn.solvers.gram import InSampleSpace
@@ -22,12 +33,15 @@ from accelnn.training import checks
 from accelnn.training.checkpoint import EVERY, checkpoint_file, settings_of
 from accelnn.training.descent import Descent
 from accelnn.training.history import INTERRUPTED, Callback, History, Interrupted
+from accelnn.training.progress import check as check_verbose
 from accelnn.training.progress import following
 
 OF_CHECKPOINTS = "checkpoint", "checkpoint_every", "resume"  # arguments of `fit`
 
 # A cost this many times the first one has diverged: a few bad steps do not raise it so far.
 ROSE = 10.0
+# Epochs whose learning rates must be equal on all processes
+RATES = 10
 
 
 @at_work("training")
@@ -56,6 +70,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float | str = EVERY,
     resume: bool = False,
+    comm: Any = None,
 ) -> tuple[Parameters, History]:
     """Train by gradient descent, on all examples at once or in mini-batches.
 
@@ -111,26 +126,41 @@ def fit(
         have them less often, so that writing takes a hundredth of the time at most
     resume : whether to go on from the checkpoint, if there is one, with the bits of a training
         without a break. All arguments are as before, but `epochs` may be more
+    comm : of mpi4py, such as MPI.COMM_WORLD, to train on all its processes: each calls `fit` with
+        the same arguments, except for its share of X, Y, weights and validation's own (X, Y), and
+        all return the same. Put together in the order of the ranks, the shares are the data on
+        which one process would train: examples; or rows of X, features, with all of Y and weights,
+        to train in sample space. `callbacks` may differ; with features, processes call a
+        Checkpoint's `parameters` all at once. The first process writes the checkpoints, from which
+        any number of processes can go on
 
     Raises ValueError for shapes, labels or options that do not fit, NaN or infinity in the data,
     a job that the solver cannot do, or a checkpoint that is damaged or of another training;
     FileExistsError for a checkpoint that exists, without `resume`, and OSError for one that cannot
     be written; TypeError for arguments of the wrong type, or host and device arrays mixed in
     another way; and on Ctrl-C Interrupted, with the parameters and the history so far. Warns with
-    a RuntimeWarning if the cost rose tenfold or did not stay finite.
+    a RuntimeWarning if the cost rose tenfold or did not stay finite. With comm an error in the
+    arguments of one process is raised on all, and names it; any later one ends all processes, and
+    different weights raise `accelnn.distributed.Disagreement`.
     """
     arguments = dict(locals())
-    for name in ("verbose", *OF_CHECKPOINTS):
+    for name in ("verbose", "comm", *OF_CHECKPOINTS):
         del arguments[name]
-    file = checkpoint_file(checkpoint, checkpoint_every, resume)
+    processes = None if comm is None else Processes(comm)
+    file = checkpoint_file(checkpoint, checkpoint_every, resume, processes)
     if file is not None and record_every is None:
         arguments["record_every"] = file.record_every
-    data = checks.checked(net, params, X, Y, batch_size is not None)
-    training = prepared(**arguments, data=data)
+    if processes is None:
+        data = checks.checked(net, params, X, Y, batch_size is not None)
+        training = prepared(**arguments, data=data)
+    else:
+        training = together(processes, verbose, arguments)
+        verbose = verbose if processes.rank == 0 else False
     training.descent.file = file
     with following(verbose, training.descent.epochs) as shown:
         trained, history = training.run(shown)
-    if message := divergence(trained, history, training.descent.learning_rate):
+    message = divergence(trained, history, training.descent.learning_rate)
+    if message and (comm is None or comm.rank == 0):
         warnings.warn(message, RuntimeWarning, stacklevel=3)  # the caller of fit, decorated
     return trained, history
 
@@ -182,12 +212,16 @@ class Training:
             checks.set_apart(job, self.share)
         if shown is not None:
             descent.callbacks.append(shown)
+        processes, final = job.processes, None
         with (
+            nullcontext() if processes is None else processes.failing(),
             np.errstate(over="ignore", invalid="ignore"),  # `divergence` finds it
             precisions.of_products(job.xp, self.precision),
             job.resources,
         ):
             solver, reason = choice.pick(asked, job, descent.epochs, seconds)
+            if processes is not None:  # where different solvers are warmed up
+                solver, reason = processes.first((solver, reason))
             in_space = issubclass(choice.trainer_of(solver, job), InSampleSpace)
             if job.batch_size is None and not in_space:
                 job.load()
@@ -195,6 +229,10 @@ class Training:
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
             history.block_size = job.block
             trained = descent.run(history)
+            if processes is not None:
+                processes.compare(trained.flat if job.place is not None else trained[0][1])
+                final = final_of_all(job, trained)
+                trained = job.whole(trained)
         history.seconds = time.perf_counter() - (start if file is None else file.begun)
         split = None if self.share is None else (self.share, job.seed, job.block is not None)
         history._evaluate = functools.partial(
@@ -204,12 +242,115 @@ class Training:
             examples=None if self.fold is None else self.fold.examples,
             split=split,
         )
+        if final is not None:
+            history._evaluate = lambda: final
         if history.stopped == INTERRUPTED:
             number = job.interruption.signalled
             if file is None or file.epoch is None:
                 raise Interrupted(trained, history, number)
             raise Interrupted(trained, history, number, file.path, file.epoch)
         return trained, history
+
+
+def together(processes: Processes, verbose: bool | str, arguments: dict[str, Any]) -> Training:
+    """The Training of this process's share of the data, as `prepared` returns it; errors of one
+    process are raised on all."""
+    net, params, X, Y = (arguments[name] for name in ("net", "params", "X", "Y"))
+    with processes.together():
+        checks.check_net(net, params)
+        X = as_stored(X, net.layers[0], "X")
+        shape = (X if isinstance(X, HostColumns) else as_array(X, "X")).shape
+        if verbose not in (False, "lines"):
+            check_verbose(verbose)
+    processes.same(net=net, dtype=str(params.dtype), backend=backend_of(params.flat).name)
+    features = distributed.features(processes, net, shape)
+    processes.compare(params.flat, "first weights")
+    if features is not None:
+        net, params = distributed.of_features(net, params, features)
+    with processes.together():
+        data = checks.checked(net, params, X, Y, arguments["batch_size"] is not None)
+        training = prepared(**arguments | {"net": net, "params": params}, data=data)
+    descent, job = training.descent, training.descent.job
+    processes.same(
+        learning_rate=rates(descent.learning_rate, range(min(descent.epochs, RATES))),
+        epochs=descent.epochs,
+        optimizer=(job.optimizer.name, vars(job.optimizer)),
+        batch_size=job.batch_size,
+        solver=training.solver,
+        precision=training.precision,
+        record_every=descent.record_every,
+        seed=job.seed,
+        validation=training.share or job.validation is not None,
+        patience=descent.patience,
+        weights=job.weights is not None,
+        shuffle=job.shuffle if isinstance(job.shuffle, int) else "your own",
+        state=job.state and (job.state.epochs, job.state.steps),
+    )
+    job.processes, job.interruption.agree = processes, processes.most
+    if features is None:
+        job.place = distributed.places(processes, job.X.shape[1])
+    else:
+        job.whole_net, job.features = arguments["net"], features
+        processes.compare(job.Y, "labels Y")
+        if job.weights is not None:
+            processes.compare(job.weights, "weights of the examples")
+    job.threads = min(job.threads or processes.cores, processes.cores)
+    if processes.any(bool(descent.callbacks or verbose)) and not descent.callbacks:
+        descent.callbacks.append(lambda _: False)  # so that all stop at the same epochs
+    with processes.together():
+        choice.pick(training.solver, job, descent.epochs)
+        if job.xp is not np:
+            processes.check_nccl()
+    processes.check_threads()
+    return training
+
+
+def share(arguments: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """Arguments of `fit` with all of the data, as each of several processes passes them: with its
+    part of the features if sample space pays, else of the examples."""
+    changed, solver, optimizer = dict(arguments), arguments["solver"], arguments["optimizer"]
+    data = {"X": arguments["X"], "Y": arguments["Y"], "weights": arguments.get("weights")}
+    wide = solver.startswith("gram")
+    if solver == "auto":
+        net, params, batch_size = (arguments[n] for n in ("net", "params", "batch_size"))
+        job = Job(net, params, data["X"], data["Y"], optimizer_of(optimizer), batch_size)
+        wide = choice.is_wide(job, arguments["epochs"])
+
+    def of_this(X: Array, *others: Array) -> tuple[Array, ...]:
+        if wide:
+            return X[distributed.part(len(X), processes)], *others
+        chosen = distributed.part(X.shape[1], processes)
+        return X[:, chosen], *(o if o is None else o[..., chosen] for o in others)
+
+    changed |= zip(data, of_this(*data.values()), strict=True)
+    if isinstance(arguments["validation"], tuple):
+        changed["validation"] = of_this(*arguments["validation"])
+    return changed
+
+
+def final_of_all(job: Job, params: Parameters) -> tuple[float, float | None]:
+    """The final cost and accuracy on the training set that all processes share."""
+    net, processes = job.net, job.processes
+    assert processes is not None
+    total = float(job.totals(slice(None), [job.examples])[0])
+    if job.place is not None:
+        data = job.X, job.Y, job.weights
+        scores = functools.partial(streaming.evaluate, net, params, *data)
+        cost, accuracy = distributed.mean(processes, scores, job.X.shape[1], job.weights)
+        return _plain(cost + penalty(net, params, total), accuracy)
+    (first, *upper), work = params, Workspace(net, params, job.examples)
+    squares = job.xp.asarray(penalty(net, [first], total), params.dtype)
+    work.A[0][...] = 0
+    for numbers, (X,) in streaming.slabs(job.X, xp=job.xp):
+        work.A[0] += job.xp.matmul(first[0][:, numbers], X)
+    for array in (work.A[0], squares):
+        processes.sum(array)
+    cost, accuracy = cost_and_accuracy(net, params, propagate(work), job.Y, job.weights)
+    return _plain(cost + squares + penalty(net, upper, total), accuracy)
+
+
+def _plain(cost: Array, accuracy: Array | None) -> tuple[float, float | None]:
+    return float(cost), None if accuracy is None else float(accuracy)
 
 
 def prepared(
@@ -301,8 +442,7 @@ def evaluate(
     with np.errstate(over="ignore", invalid="ignore"):
         cost, accuracy = streaming.evaluate(net, params, *data)
         total = data[0].shape[1] if data[2] is None else float(data[2].sum())
-        cost = float(cost + penalty(net, params, total))
-    return cost, None if accuracy is None else float(accuracy)
+        return _plain(cost + penalty(net, params, total), accuracy)
 
 
 def divergence(params: Parameters, history: History, rate: float | Schedule) -> str | None:

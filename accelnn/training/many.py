@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.batches import Fold
 from accelnn.columns import HostColumns
+from accelnn.distributed import Processes
 from accelnn.network import Network, Parameters
 from accelnn.solvers import choice, threads
 from accelnn.solvers.job import Interruption
@@ -73,6 +74,7 @@ def fit_many(
     *,
     examples: Array | list[Array | None] | None = None,
     verbose: bool | str = False,
+    comm: Any = None,
     **keywords: Any,
 ) -> list[tuple[Parameters, History]]:
     """Run several trainings of `accelnn.fit` that share X and Y.
@@ -89,6 +91,9 @@ def fit_many(
     examples : the columns of X and Y that a training sees, those of a fold for instance: an array
         of integers, or a list with one or None for each training; by default all
     verbose : True shows a progress bar of the trainings, "lines" prints a line as each ends
+    comm : of mpi4py, such as MPI.COMM_WORLD, to spread the trainings over its processes, which all
+        call `fit_many` with the same arguments, and all return all results. Each process trains
+        what takes a like share of the time, by an estimate, on its share of the host's cores
     keywords : as in `fit`, except threads. A list has a value for each training, and anything
         else is one value for all: to give a sequence to all, make it a tuple or an array.
         `weights` has one for each column of X. `callbacks` are called in the thread of their
@@ -101,20 +106,30 @@ def fit_many(
     Ctrl-C raises TrainingsInterrupted. Both have the `results` so far. Warns with a RuntimeWarning
     of each training that diverged.
     """
-    each = _arguments(nets, params, X, Y, examples, keywords)
-    trainings = _prepared(each)
+    processes = None if comm is None else Processes(comm)
+    with nullcontext() if processes is None else processes.together():
+        each = _arguments(nets, params, X, Y, examples, keywords)
+        trainings = _prepared(each)
     rates = [training.descent.learning_rate for training in trainings]
-    running = _Running(trainings)
+    running, is_first = _Running(trainings, processes), comm is None or comm.rank == 0
     del trainings  # each is freed when it has ended
-    with counting(verbose, len(rates)) as ended, suppress(KeyboardInterrupt), running:
+    with (
+        nullcontext() if processes is None else processes.failing(),
+        counting(verbose if is_first else False, len(running.order)) as ended,
+        suppress(KeyboardInterrupt),
+        running,
+    ):
         running.run(ended)
+        if processes is not None:
+            running.collect(processes)
     results, failed = running.results, None
     if running.errors:
         failed = TrainingsFailed.of(running.errors, results)
     if running.requested:
         raise TrainingsInterrupted(results) from failed
     for number, (result, rate) in enumerate(zip(results, rates, strict=True), start=1):
-        if result is not None and (message := divergence(result[0], result[1], rate)):
+        message = None if result is None else divergence(result[0], result[1], rate)
+        if message and is_first:
             warnings.warn(f"{_name(number, results)}: {message}", RuntimeWarning, stacklevel=2)
     if failed is not None:
         raise failed
@@ -156,7 +171,7 @@ def _arguments(
         chosen = one.pop("examples")
         bound = fits.bind(X=X, Y=Y, threads=1, **one)
         bound.apply_defaults()
-        for name in ("verbose", *OF_CHECKPOINTS):
+        for name in ("verbose", "comm", *OF_CHECKPOINTS):
             del bound.arguments[name]
         arguments.append({**bound.arguments, "examples": chosen})
     return arguments
@@ -248,14 +263,18 @@ class _Gram:
 
 
 class _Running(Interruption):
-    """Trainings under way, which Ctrl-C ends all.
+    """Trainings under way, those of this process if there are several, which Ctrl-C ends all.
 
     results, errors : by their places from 0 on, and by their numbers from 1 on
     """
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
+    def __init__(self, trainings: Sequence[Training], processes: Processes | None) -> None:
         seconds = [training.seconds for training in trainings]
-        self.total, self.waiting = sum(seconds), dict(enumerate(trainings))
+        self.total, self.cores = sum(seconds), threads.cores()
+        mine: Iterable[int] = range(len(trainings))
+        if processes is not None:
+            mine, self.cores = processes.dealt(seconds), processes.cores
+        self.waiting = {place: trainings[place] for place in mine}
         # The longest first; of those as long, a fold's together, for few of its copies at once.
         self.order = sorted(self.waiting, key=lambda i: (-seconds[i], id(trainings[i].fold)))
         self.on_cpu = all(training.descent.job.xp is np for training in trainings)
@@ -265,7 +284,7 @@ class _Running(Interruption):
 
     def run(self, ended: Callable[[str], None]) -> None:
         """Run all trainings; calls `ended` with a line on each that has ended."""
-        workers = min(threads.cores(), len(self.order)) if self.on_cpu else 1
+        workers = min(self.cores, len(self.order)) if self.on_cpu else 1
         if workers < 2:
             for place in self.order:
                 ended(self._line(self._train(place)))
@@ -278,6 +297,15 @@ class _Running(Interruption):
             except BaseException:
                 self.end()
                 raise
+
+    def collect(self, processes: Processes) -> None:
+        """Exchange the results and errors with the other processes."""
+        found = {place: self.results[place] for place in self.order}
+        for results, errors, requested in processes.gather((found, self.errors, self.requested)):
+            for place, result in results.items():
+                self.results[place] = result
+            self.errors |= errors
+            self.requested |= requested
 
     def _train(self, place: int) -> int:
         """Run a training, unless all are to end; returns its place."""

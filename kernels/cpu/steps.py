@@ -4,7 +4,8 @@ mini-batches and sample space, on one thread or several.
 Every thread runs `train`. In each step it takes its share of the examples forward and backward
 through all layers, in portions that stay in its cache, and sums up a gradient of its own. The
 threads meet twice: before each updates a part of the parameters from the sum of all gradients, and
-after it.
+after it. If processes share the examples, a step is two calls: one ends with the gradient, which
+they sum up, and the other begins there.
 
 Compiled code knows where everything is by its address, in bytes, and so do its strides. One
 compiled form then serves any depth, and compiling it takes seconds instead of half a minute.
@@ -33,6 +34,9 @@ Operand = tuple[int, int]  # a matrix's address, and bytes from row to row
 # the columns of a plan, a row for each step: the learning rate α; a factor of dZ; λ times that; ε
 # of Adam; c of sample space; a factor of the loss, the examples over the sum of their weights
 RATE, SCALE, SHRINK, EPSILON, C, LOSS = range(6)
+
+# what a call does of each step: all, all up to the gradient, or the update from `summed`
+WHOLE, GRADIENT, UPDATE = range(3)
 
 TILE_ROWS = tile_rows()
 DEPTH = 1024  # terms of a product that are summed up at once, so that a tile's operands stay in L2
@@ -79,6 +83,7 @@ def state_type(dtype: Any) -> Any:
     D : for each step of a call, the masks of all units by examples
     theta : the flat parameters; M, V : their moments
     counters : of the barrier
+    phase, summed : WHOLE, GRADIENT or UPDATE; and the gradient between the two, flat like theta
     no : 0, because Numba compiles a function again for a literal
     weights : of all examples, to be gathered; 0 if all weigh the same
     labels, w : (n_L, m) and the weights (1, m) of the batch
@@ -88,7 +93,7 @@ def state_type(dtype: Any) -> Any:
     """
     return record(
         "lanes size granule optimizer in_sample_space gathered dropout forward_only portion units "
-        "all_examples X Y D weights theta M V counters no",
+        "all_examples X Y D weights theta M V counters phase summed no",
         **dict.fromkeys(("labels", "w", "P0", "db", "work"), MATRIX),
         **dict.fromkeys(("zero", "beta1", "beta2"), dtype),
     )
@@ -297,6 +302,8 @@ def step(s: Any, layers: Vector, now: Now, part: int, parts: int) -> float:
     if s.gathered == 0:
         share = rounded_up(share, s.lanes)
     first, last, loss = part * share, min((part + 1) * share, now.m), 0.0
+    if s.phase == UPDATE:
+        share, last = 1, first
     for start in range(first, last, s.portion):
         m = min(s.portion, last - start)
         e = Examples(start, m, rounded_up(m, s.granule), part)
@@ -335,12 +342,19 @@ def descend(
 ) -> None:
     """Update `count` parameters from `place` on by the sum of so many threads' steps."""
     kind, start = type(s.zero), place * s.size
+    if s.phase == UPDATE:
+        steps, threads = s.summed + start, 1
     theta, step = view(s.zero, s.theta + start, (count,)), view(s.zero, steps, (count,))
     M, V = view(s.zero, s.M + start, (count,)), view(s.zero, s.V + start, (count,))
     for other in range(1, threads):
         more = view(s.zero, steps + other * copy, (count,))
         for j in range(count):
             step[j] += more[j]
+    if s.phase == GRADIENT:
+        summed = view(s.zero, s.summed + start, (count,))
+        for j in range(count):
+            summed[j] = step[j]
+        return
     if shrink != 0:
         for j in range(count):
             step[j] += shrink * theta[j]

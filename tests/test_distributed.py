@@ -1,0 +1,149 @@
+"""Trainings on several processes under mpiexec: equal to those on one, and ended together."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accelnn import distributed
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+PROGRAM = Path(__file__).with_name("on_processes.py")
+LONGEST = 30.0  # seconds until all processes have ended after one has
+
+pytestmark = [
+    pytest.mark.mpi,
+    pytest.mark.skipif(
+        not MPIEXEC.exists() or importlib.util.find_spec("mpi4py") is None,
+        reason=f"no mpiexec or mpi4py in this environment: {distributed.INSTALL}",
+    ),
+]
+
+
+def start(count, *command, **changes):
+    """So many processes under mpiexec, with one BLAS thread each."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | changes
+    whole = [MPIEXEC, "-n", str(count), *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(whole, env=environment, start_new_session=True, **pipes)
+
+
+def output(process, seconds=120.0):
+    """Its exit status, output and errors; kills it and fails if it does not end."""
+    try:
+        out, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, errors = process.communicate()
+        pytest.fail(f"did not end within {seconds:g} s: {out}{errors}")
+    return process.returncode, out, errors
+
+
+def program(count, part):
+    return start(count, sys.executable, "-W", "error", "-m", "mpi4py", PROGRAM, part)
+
+
+def command(count, *arguments, **changes):
+    return start(count, sys.executable, "-m", "accelnn", "train", *arguments, **changes)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_train_as_one_and_refuse_together(count):
+    status, out, errors = output(program(count, "trainings"))
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0, errors
+    assert len(lines) == 2 * 17 + 3 * 7 + 4 + 14 + 1
+    assert {name: wrong for name, wrong in lines if wrong} == {}
+
+
+def ended(part):
+    """Run a training that one process ends; its status and what was printed."""
+    process = program(2, part)
+    assert process.stdout.readline() == "training\n"
+    start = time.monotonic()
+    status, out, errors = output(process, LONGEST)
+    assert time.monotonic() - start < LONGEST
+    return status, out, errors
+
+
+def test_an_error_on_one_process_names_it_and_ends_the_others():
+    status, _, errors = ended("failing")
+    assert status == 1
+    assert "process 2 of 2 failed: OSError: the disk is full" in errors
+
+
+def test_a_killed_process_ends_the_others():
+    status, out, errors = ended("killed")
+    assert status != 0
+    assert "KILLED BY SIGNAL: 9" in out + errors or "Killed (signal 9)" in out + errors
+
+
+def test_ctrl_c_ends_all_processes_after_the_same_epoch():
+    process = program(3, "interrupted")
+    assert process.stdout.readline() == "training\n"
+    process.send_signal(signal.SIGINT)
+    status, out, errors = output(process, LONGEST)
+    assert (status, "interrupted together: True" in out) == (0, True), errors
+
+
+def test_the_command_prints_and_writes_once(tmp_path):
+    file = tmp_path / "planar.json"
+    process = command(3, "planar", "--epochs", "50", "--json", str(file))
+    status, out, errors = output(process)
+    alone = subprocess.run(
+        [sys.executable, "-m", "accelnn", "train", "planar", "--epochs", "50", "--json", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [one], [many] = (json.loads(t)["trainings"] for t in (alone.stdout, file.read_text()))
+    assert (status, errors) == (0, "")
+    assert out.count("backend numpy") == 1
+    np.testing.assert_allclose(many["costs"], one["costs"], rtol=0, atol=1e-12)
+
+
+def test_the_command_refuses_once_what_one_process_has_to_do():
+    for arguments, message in (
+        (["digits", "--epochs", "1"], "error: TNC runs on one process"),
+        (["squared-error"], "error: squared-error runs on one process"),
+        (["--hdf5", "missing.h5"], "error: missing.h5: no such file"),
+    ):
+        status, out, errors = output(command(2, *arguments))
+        assert (status, out) == (1, "")
+        assert errors.startswith(message)
+        assert errors.count("error: ") == 1
+
+
+def test_ctrl_c_ends_the_command_with_one_line():
+    process = command(2, "planar", "--epochs", "1000000000", "--solver", "direct")
+    time.sleep(2.0)
+    process.send_signal(signal.SIGINT)
+    status, _, errors = output(process, LONGEST)
+    assert status == 130
+    assert errors.count("nterrupted") == 1
+
+
+def test_without_mpi4py_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setenv("PMI_SIZE", "2")
+    with pytest.raises(ModuleNotFoundError, match=r"need mpi4py.*pip install 'accelnn\[mpi\]'"):
+        distributed.launched()
+
+
+def test_an_mpi_library_that_does_not_see_the_others_is_an_error(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(RuntimeError, match="one of 4 processes, .* sees no other"):
+        distributed.launched()
+
+
+def test_a_program_that_was_started_alone_has_no_processes(monkeypatch):
+    for name in distributed.SIZES:
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.launched() is None
