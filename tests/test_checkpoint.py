@@ -32,7 +32,13 @@ from accelnn.training.checkpoint import KIND, fingerprint
 
 M = 20
 RATES = {"sgd": 0.1, "momentum": 0.1, "heavyball": 0.02, "nesterov": 0.02, "adam": 0.01}
-HIDDEN = ("seconds", "compile_seconds", "state", "_evaluate", "_final")  # of a History, apart from numbers
+HIDDEN = (
+    "seconds",
+    "compile_seconds",
+    "state",
+    "_evaluate",
+    "_final",
+)  # of a History, apart from numbers
 
 
 @pytest.fixture(autouse=True)
@@ -535,7 +541,9 @@ def test_a_damaged_file_is_refused():
         try:  # a bit that means nothing may have changed
             found = trained(checkpoint="run.h5", batch_size=7, resume=True)
         except ValueError as error:
-            assert str(error).startswith("run.h5")
+            found = str(error)
+        if isinstance(found, str):
+            assert found.startswith("run.h5")
         else:
             check_same(found, trained(batch_size=7))
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
@@ -622,8 +630,8 @@ def ready(now):
     if now.epoch == 3:
         print("training", flush=True)
 callbacks = [ready] * options.pop("ready", False)
-params, history = accelnn.fit(net, net.init(seed=1), data.X_train, data.Y_train, checkpoint="run.h5",
-                              callbacks=callbacks, **options)
+given = net, net.init(seed=1), data.X_train, data.Y_train
+params, history = accelnn.fit(*given, checkpoint="run.h5", callbacks=callbacks, **options)
 print(params.flat.tobytes().hex(), json.dumps(history.costs))
 """
 
