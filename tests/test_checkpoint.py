@@ -723,11 +723,13 @@ KILLED = {
 def test_a_process_killed_at_random_moments_goes_on(name):
     options = {"epochs": 1000, "learning_rate": 0.05, "resume": True, "record_every": 10}
     options |= {"checkpoint_every": "7 epochs"} | KILLED[name]
-    start = time.monotonic()
-    with child(options) as process:
-        expected = process.communicate()[0]
-    assert process.returncode == 0
-    seconds = time.monotonic() - start
+    for _ in range(2):  # the first compiles
+        Path("run.h5").unlink(missing_ok=True)
+        start = time.monotonic()
+        with child(options) as process:
+            expected = process.communicate()[0]
+        assert process.returncode == 0
+        seconds = time.monotonic() - start
     draw, kills, survived = random.Random(name), 0, 0
     Path("run.h5").unlink()
     while kills < 10:
