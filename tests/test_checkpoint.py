@@ -541,7 +541,9 @@ def test_a_damaged_file_is_refused():
         try:  # a bit that means nothing may have changed
             found = trained(checkpoint="run.h5", batch_size=7, resume=True)
         except ValueError as error:
-            assert str(error).startswith("run.h5")
+            found = str(error)
+        if isinstance(found, str):
+            assert found.startswith("run.h5")
         else:
             check_same(found, trained(batch_size=7))
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
@@ -628,8 +630,8 @@ def ready(now):
     if now.epoch == 3:
         print("training", flush=True)
 callbacks = [ready] * options.pop("ready", False)
-params, history = accelnn.fit(net, net.init(seed=1), data.X_train, data.Y_train, checkpoint="run.h5",
-                              callbacks=callbacks, **options)
+given = net, net.init(seed=1), data.X_train, data.Y_train
+params, history = accelnn.fit(*given, checkpoint="run.h5", callbacks=callbacks, **options)
 print(params.flat.tobytes().hex(), json.dumps(history.costs))
 """
 
@@ -721,11 +723,13 @@ KILLED = {
 def test_a_process_killed_at_random_moments_goes_on(name):
     options = {"epochs": 1000, "learning_rate": 0.05, "resume": True, "record_every": 10}
     options |= {"checkpoint_every": "7 epochs"} | KILLED[name]
-    start = time.monotonic()
-    with child(options) as process:
-        expected = process.communicate()[0]
-    assert process.returncode == 0
-    seconds = time.monotonic() - start
+    for _ in range(2):  # the first compiles
+        Path("run.h5").unlink(missing_ok=True)
+        start = time.monotonic()
+        with child(options) as process:
+            expected = process.communicate()[0]
+        assert process.returncode == 0
+        seconds = time.monotonic() - start
     draw, kills, survived = random.Random(name), 0, 0
     Path("run.h5").unlink()
     while kills < 10:

@@ -46,7 +46,9 @@ def test_the_example_prints_what_stands_below_it(page):
     assert float(accuracy) == pytest.approx(float(expected_accuracy), abs=0.02)
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/library.md", "docs/tables.md"])
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/library.md", "docs/resuming.md", "docs/tables.md"]
+)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """CONTRIBUTING.md adds an activation, an optimizer and an implementation from outside."""
     monkeypatch.chdir(tmp_path)

@@ -932,3 +932,40 @@ def test_the_command_leaves_no_choice_of_backend_behind():
     run("planar", "--epochs", 1, "--backend", "auto")
     assert accelnn.backend._current is None
     assert warnings.showwarning is shown
+
+
+def test_the_command_goes_on_from_its_checkpoint(monkeypatch, capsys, tmp_path):
+    arguments = ["planar", "--epochs", "60", "--checkpoint", "run.h5"]
+    interrupt(monkeypatch, training=1, epoch=40)
+    assert train.main(arguments) == 130
+    message = "Interrupted: saved in run.h5; the same command with --resume goes on\n"
+    assert capsys.readouterr().err == message
+    assert train.main(arguments) == 1
+    assert "run.h5 exists: pass resume=True" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*arguments, "--resume", "--save", "resumed.h5"]) == 0
+    assert train.main(["planar", "--epochs", "60", "--save", "whole.h5"]) == 0
+    resumed, whole = models.load("resumed.h5"), models.load("whole.h5")
+    np.testing.assert_array_equal(resumed.params.flat, whole.params.flat)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    {
+        "planar --resume": "--resume goes with --checkpoint FILE",
+        "planar --checkpoint-every 9": "--checkpoint-every goes with --checkpoint FILE",
+        "planar --checkpoint r.h5 --checkpoint-every x": 'seconds above 0, or such as "10 epochs"',
+        "digits --checkpoint r.h5": "for one training by gradient descent, not for --method TNC",
+        "circles --checkpoint r.h5": "for one training by gradient descent, not for 4 trainings",
+        "numpy-basics --checkpoint r.h5": "--checkpoint does nothing for numpy-basics",
+        "planar --checkpoint no/r.h5": "there is no folder no",
+    }.items(),
+)
+def test_checkpoints_that_cannot_be_are_refused(arguments, message, capsys):
+    try:
+        status = train.main(arguments.split())
+    except SystemExit as refused:
+        status = refused.code
+    assert status in (1, 2)
+    assert message in capsys.readouterr().err

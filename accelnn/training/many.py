@@ -301,11 +301,11 @@ class _Running(Interruption):
     def collect(self, processes: Processes) -> None:
         """Exchange the results and errors with the other processes."""
         found = {place: self.results[place] for place in self.order}
-        for results, errors, requested in processes.gather((found, self.errors, self.requested)):
+        for results, errors, signalled in processes.gather((found, self.errors, self.signalled)):
             for place, result in results.items():
                 self.results[place] = result
             self.errors |= errors
-            self.requested |= requested
+            self.signalled = max(self.signalled, signalled)
 
     def _train(self, place: int) -> int:
         """Run a training, unless all are to end; returns its place."""
