@@ -6,10 +6,13 @@ Process 1 prints a line of JSON for each case: its name and what is wrong, nothi
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 from mpi4py import MPI
 
@@ -200,6 +203,69 @@ def many():
     return wrong
 
 
+def streamed():
+    """Each process reads its part of one file."""
+    pixels = np.random.default_rng(1).integers(0, 256, (41, 5), np.uint8)
+    path = comm.bcast(tempfile.mkdtemp() if rank == 0 else None) + "/pixels.h5"
+    if rank == 0:
+        with h5py.File(path, "w") as file:
+            file["rows"] = pixels
+    comm.Barrier()
+    with h5py.File(path) as file:
+        stored = accelnn.stored(file["rows"], scale=255)
+        for solver in ("direct", "jitted"):
+            for name in ("mini-batches", "weights in mini-batches", "dropout in mini-batches"):
+                net, options = OF_EXAMPLES[name]
+                options = options | {"solver": solver, "shuffle": 4, "learning_rate": 0.01}
+                shares = {"X": stored[:, EXAMPLES], "Y": Y[EXAMPLES]}
+                if "weights" in options:
+                    shares["weights"] = WEIGHTS[EXAMPLES]
+                found = trained(net, ((pixels / 255.0).T, Y), shares, options)
+                report(f"streamed, {solver}, {name}", difference(*found))
+
+
+RESUMED = {
+    "direct": (DROPPING, {"batch_size": 6, "optimizer": "adam", "learning_rate": 0.01}),
+    "jitted": (DEEP, {"batch_size": 6, "validation": 0.3, "patience": 50, "weights": WEIGHTS}),
+    "gram": (OF_FEATURES["L2"][0], {"optimizer": "momentum", "validation": 0.3, "patience": 50}),
+    "gram-jitted": (OF_FEATURES["dropout"][0], {}),
+}
+
+
+def resumed():
+    """A checkpoint of all processes, gone on from by one, and the other way round."""
+    folder = Path(comm.bcast(tempfile.mkdtemp() if rank == 0 else None))
+    for solver, (net, options) in RESUMED.items():
+        wide, weights = solver.startswith("gram"), options.get("weights")
+        whole = {"X": WIDE, "Y": LABELS} if wide else {"X": X, "Y": Y, "weights": weights}
+        mine = {"X": WIDE[FEATURES]} if wide else {"X": X[:, EXAMPLES], "Y": Y[EXAMPLES]}
+        if weights is not None:
+            mine["weights"] = weights[EXAMPLES]
+        given = {"learning_rate": 0.1, "solver": solver, "record_every": 2, **options, **whole}
+        given |= {"net": net, "params": net.init("he", seed=2)}
+        expected = accelnn.fit(**given, epochs=20)
+        of_all = given | mine | {"comm": comm}
+        for name, first, then in (("by one", of_all, given), ("by all", given, of_all)):
+            shared = {"checkpoint": folder / f"{solver} {name}.h5", "checkpoint_every": "3 epochs"}
+            own = shared | {"checkpoint": folder / f"{rank} {solver} {name}.h5"}
+            accelnn.fit(**first, epochs=9, **shared if first is of_all else own)
+            comm.Barrier()
+            if first is of_all:  # each goes on from a file of its own
+                shutil.copy(shared["checkpoint"], own["checkpoint"])
+            elif rank == 0:
+                shutil.copy(own["checkpoint"], shared["checkpoint"])
+            comm.Barrier()
+            files = shared if then is of_all else own
+            found = accelnn.fit(**then, epochs=20, **files, resume=True)
+            report(f"resumed {name}, {solver}", difference(expected, found))
+        try:
+            accelnn.fit(**of_all | {"seed": 9}, epochs=20, **shared, resume=True)
+        except ValueError as error:
+            report(f"another seed, {solver}", [] if "seed: 0 in" in str(error) else [str(error)])
+        else:
+            report(f"another seed, {solver}", ["not refused"])
+
+
 def on_last(value, other):
     return value if rank == size - 1 else other
 
@@ -277,6 +343,7 @@ def fail():
 
 
 PARTS = {
+    "files": lambda: (streamed(), resumed()),
     "trainings": lambda: (trainings(), refusals(), differing()),
     "failing": lambda: ending(fail),
     "killed": lambda: ending(lambda: os.kill(os.getpid(), signal.SIGKILL)),

@@ -66,6 +66,15 @@ def test_processes_train_as_one_and_refuse_together(count, trainings):
     assert {name: wrong for name, wrong in lines if wrong} == {}
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_read_one_file_and_go_on_from_one_checkpoint(count):
+    status, out, errors = output(program(count, "files"))
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0, errors
+    assert len(lines) == 2 * 3 + 4 * 3
+    assert {name: wrong for name, wrong in lines if wrong} == {}
+
+
 def ended(part):
     """Run a training that one process ends; its status and what was printed."""
     process = program(2, part)
