@@ -5,8 +5,8 @@ A step on m examples with p parameters takes n processes
 
     t(n) = 3 · 2 m p / (n R) + 2 log2(n) α + 2 (n - 1) / n · p s / B
 
-R multiply-add operations a second of a process, α latency and B bandwidth of the network, s bytes
-of a number: the Allreduce that reduces and scatters, then gathers (Rabenseifner).
+with R operations a second of a process, latency α and bandwidth B of the network, and s bytes of a
+number: an Allreduce that reduces and scatters, then gathers (Rabenseifner).
 """
 
 from math import log2

@@ -131,10 +131,11 @@ def features_case(solver, net, options):
 
 
 def trainings():
-    for solver in ("direct", "jitted"):
+    # three processes on two cores, which they wait for busily, take long
+    for solver in ("direct", "jitted")[: 4 - size]:
         for name, (net, options) in OF_EXAMPLES.items():
             report(f"{solver}, {name}", examples_case(solver, net, options))
-    for solver in ("auto", "gram", "gram-jitted"):
+    for solver in ("auto", "gram", "gram-jitted")[: 5 - size]:
         for name, (net, options) in OF_FEATURES.items():
             report(f"{solver}, features, {name}", features_case(solver, net, options))
     report("cats", cats())
