@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -175,9 +176,8 @@ class Processes:
         """The name of a backend with this process's GPU: those of a host take one each."""
         if name not in ("cupy", "auto") or backend.why_not() is not None:
             return name
-        from cupy.cuda import runtime
-
-        return f"cupy:{self.local[0] % runtime.getDeviceCount()}"
+        count = import_module("cupy").cuda.runtime.getDeviceCount()
+        return f"cupy:{self.local[0] % count}"
 
     @property
     def cores(self) -> int:
@@ -200,23 +200,22 @@ class Processes:
     @functools.cached_property
     def _nccl(self) -> Callable[[Array], None]:
         """The sum over the GPUs of all processes, of the current device, on the current stream."""
-        from cupy.cuda import get_current_stream, nccl
-
+        cuda = import_module("cupy").cuda
+        nccl = cuda.nccl
         identity = self.first(nccl.get_unique_id() if self.rank == 0 else None)
         communicator = nccl.NcclCommunicator(self.size, identity, self.rank)
         types = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
 
         def add_up(array: Array) -> None:
-            place, kind, stream = array.data.ptr, types[array.dtype.name], get_current_stream().ptr
+            place, kind = array.data.ptr, types[array.dtype.name]
+            stream = cuda.get_current_stream().ptr
             communicator.allReduce(place, place, array.size, kind, nccl.NCCL_SUM, stream)
 
         return add_up
 
     def check_nccl(self) -> None:
         """Raise ModuleNotFoundError if CuPy has no NCCL."""
-        from cupy.cuda import nccl
-
-        if not getattr(nccl, "available", True):
+        if not getattr(import_module("cupy").cuda.nccl, "available", True):
             hint = "pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, for the CUDA of your CuPy"
             raise ModuleNotFoundError(f"processes with GPUs need NCCL, which CuPy lacks: {hint}")
 

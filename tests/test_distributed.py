@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from accelnn import distributed
+import accelnn
+from accelnn import Network, distributed
+from accelnn.backend import to_device, to_host
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 PROGRAM = Path(__file__).with_name("on_processes.py")
@@ -128,6 +131,41 @@ def test_ctrl_c_ends_the_command_with_one_line():
     status, _, errors = output(process, LONGEST)
     assert status == 130
     assert errors.count("nterrupted") == 1
+
+
+def test_gradients_on_a_gpu_are_summed_by_nccl(double, monkeypatch):
+    from mpi4py import MPI
+
+    sums = []
+
+    class Communicator:
+        """Of one process: a sum is what it was."""
+
+        def __init__(self, count, identity, rank):
+            assert (count, identity, rank) == (1, b"id", 0)
+
+        def allReduce(self, source, target, count, kind, operation, stream):
+            assert (source, kind, operation) == (target, 7, 0)
+            sums.append(count)
+
+    names = {"NCCL_FLOAT32": 7, "NCCL_FLOAT64": 8, "NCCL_SUM": 0, "available": True}
+    nccl = SimpleNamespace(get_unique_id=lambda: b"id", NcclCommunicator=Communicator, **names)
+    monkeypatch.setattr(double.cuda, "nccl", nccl, raising=False)
+    monkeypatch.setattr(distributed.Processes, "check_threads", str)
+    net = Network([5, 6, 3], output="softmax", l2=0.1, keep_prob=0.8)
+    params, random = net.init("he", seed=1), np.random.default_rng(0)
+    X, Y = to_device(random.random((5, 20), np.float32)), to_device(random.integers(0, 3, 20))
+    options = {"epochs": 3, "batch_size": 8, "learning_rate": 0.1}
+    alone, _ = accelnn.fit(net, params, X, Y, solver="direct", **options)
+    found, history = accelnn.fit(net, params, X, Y, comm=MPI.COMM_SELF, **options)
+    assert history.solver == "direct"
+    assert sums == [params.flat.size + 2] * 9
+    np.testing.assert_allclose(to_host(found.flat), to_host(alone.flat), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="use the solver 'direct'"):
+        accelnn.fit(net, params, X, Y, solver="jitted", comm=MPI.COMM_SELF, **options)
+    nccl.available = False
+    with pytest.raises(ModuleNotFoundError, match="need NCCL, which CuPy lacks"):
+        accelnn.fit(net, params, X, Y, comm=MPI.COMM_SELF, **options)
 
 
 def test_without_mpi4py_the_command_says_what_to_install(monkeypatch):

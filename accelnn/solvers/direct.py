@@ -95,9 +95,10 @@ class Direct(Trainer):
             return
         whole = [D if D is None else self.xp.empty((len(D), size), D.dtype) for D in batch.work.D]
         self.draw_masks(whole)
+        places = self.xp.asarray(batch.places)
         for mask, drawn in zip(D, whole, strict=True):
             if mask is not None and drawn is not None:
-                mask[...] = drawn[:, batch.places]
+                mask[...] = drawn[:, places]
 
     def _share(self, work: Workspace, rate: float, cost: Array | None) -> None:
         """Sum the gradients and the cost over the processes, and add L2's part."""
