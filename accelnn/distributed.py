@@ -33,6 +33,8 @@ T = TypeVar("T")
 Scores = tuple[Any, Any]  # a cost, and an accuracy or None
 
 INSTALL = "pip install 'accelnn[mpi]'"
+# Seconds until mpiexec has printed a message: it drops what it has not read when processes end
+PRINTING = 1.0
 COMPARED = 5.0  # seconds between two comparisons of the weights
 # The variables by which starters of processes say how many there are: MPICH and Intel MPI, Open
 # MPI, and Slurm's srun
@@ -118,14 +120,13 @@ class Processes:
         except BaseException as error:
             if self.size == 1:
                 raise
-            interrupted = isinstance(error, KeyboardInterrupt)
-            message = (
-                "was interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-            )
-            if not interrupted:
+            status, message = 130, "was interrupted"
+            if not isinstance(error, KeyboardInterrupt):
+                status, message = 1, f"failed: {type(error).__name__}: {error}"
                 traceback.print_exc(file=sys.__stderr__)
             print(f"{self.named([self.rank])} {message}", file=sys.__stderr__, flush=True)
-            self.comm.Abort(130 if interrupted else 1)
+            time.sleep(PRINTING)
+            self.comm.Abort(status)
 
     def same(self, **settings: object) -> None:
         """Raise ValueError if a setting differs among the processes."""

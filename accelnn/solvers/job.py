@@ -66,9 +66,11 @@ class Interruption:
         return bool(self.signalled) or time.monotonic() >= self.deadline
 
     def check(self) -> None:
+        agreed = self.signalled
         if self.agree is not None:
-            self.signalled, self.halting = self.agree(self.signalled), False
-        if self.signalled:
+            agreed, self.halting = self.agree(agreed), False
+            self.signalled = self.signalled or agreed  # a signal may have come meanwhile
+        if agreed:
             raise KeyboardInterrupt
 
     def _request(self, number: int, *_: object) -> None:
