@@ -47,7 +47,14 @@ def test_the_example_prints_what_stands_below_it(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["CONTRIBUTING.md", "docs/library.md", "docs/resuming.md", "docs/tables.md"]
+    "page",
+    [
+        "CONTRIBUTING.md",
+        "docs/library.md",
+        "docs/out-of-core.md",
+        "docs/resuming.md",
+        "docs/tables.md",
+    ],
 )
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """CONTRIBUTING.md adds an activation, an optimizer and an implementation from outside."""
