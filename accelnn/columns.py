@@ -18,6 +18,7 @@ BLOCK_BYTES = 1 << 21
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 # Bytes between two rows of a file that are read rather than skipped
 GAP = 1 << 16
+CACHED = 1 << 19  # bytes of floats that are computed from numbers while these are in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +52,22 @@ class Stored:
             return np.asarray(self.source[:, rows]).T
         return np.asarray(self.source[rows]).reshape(-1, self.shape[1])
 
-    def gather(self, numbers: Array, out: Array) -> None:
-        """out = the rows of these numbers, cast to its dtype; those close together are read at
-        once."""
-        order = np.argsort(numbers, kind="stable")
-        ordered, width = numbers[order], self.shape[1] * self.dtype.itemsize
-        apart = np.flatnonzero(np.diff(ordered) > 1 + GAP // width) + 1
+    def read(self, numbers: Array) -> Array:
+        """The rows of these ascending numbers; those close together are read at once."""
+        rows = np.empty((len(numbers), self.shape[1]), self.dtype)
+        width = max(1, self.shape[1] * self.dtype.itemsize)
+        apart = np.flatnonzero(np.diff(numbers) > 1 + GAP // width) + 1
         step = max(1, BLOCK_BYTES // width)
-        for run in np.split(ordered, apart) if len(numbers) else ():
+        for run in np.split(numbers, apart) if len(numbers) else ():
             for start in range(run[0], run[-1] + 1, step):
                 end = min(start + step, run[-1] + 1)
-                those = order[slice(*np.searchsorted(ordered, (start, end)))]
-                if len(those):
-                    out[those] = self[start:end][numbers[those] - start]
+                first, last = np.searchsorted(numbers, (start, end))
+                places = numbers[first:last] - start
+                if len(places):
+                    block = self[start:end]
+                    all_of_it = np.array_equal(places, np.arange(end - start))
+                    rows[first:last] = block if all_of_it else block[places]
+        return rows
 
     def features(self, numbers: slice) -> Array:
         """(k, size) of these columns."""
@@ -155,10 +159,10 @@ class HostColumns:
     def gather(self, columns: Array, out: Array) -> None:
         """out = the numbers of these columns as rows (size, n), cast to its dtype and not scaled;
         other threads run meanwhile."""
-        rows, numbers = self.rows, columns if self.chosen is None else self.chosen[columns]
-        if isinstance(rows, Stored):
-            rows.gather(numbers, out)
+        if self.in_file:
+            self.loaded(columns).gather(np.arange(len(columns)), out)
             return
+        rows, numbers = self.rows, columns if self.chosen is None else self.chosen[columns]
         if rows.flags.c_contiguous and rows.dtype == out.dtype:
             # With the default mode NumPy gathers into a buffer first.
             np.take(rows, numbers, axis=0, out=out, mode="clip")
@@ -173,24 +177,38 @@ class HostColumns:
         """X[:, columns] of numbers from 0 to m-1, without a copy."""
         return replace(self, chosen=columns if self.chosen is None else self.chosen[columns])
 
-    def over(self, rows: Array) -> Self:
-        """The same of other rows, all of them."""
-        return replace(self, rows=rows, chosen=None)
+    def loaded(self, columns: Array) -> Self:
+        """`take`, in memory: columns in a file are read, in its order."""
+        if not self.in_file:
+            return self.take(columns)
+        numbers = columns if self.chosen is None else self.chosen[columns]
+        order = np.argsort(numbers, kind="stable")
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        return replace(self, rows=self.rows.read(numbers[order]), chosen=places)
 
-    def raw(self, columns: Array) -> Array:
-        """The numbers of these columns as they are stored, as rows (size, n): a copy."""
-        rows = np.empty((len(columns), *self.shape[:-1]), self.rows.dtype)
-        self.gather(columns, rows)
-        return rows
+    def followed_by(self, other: Self) -> Self:
+        """The columns of both, as they are stored, in memory: a copy."""
+        rows = [np.empty((each.shape[1], each.shape[0]), self.rows.dtype) for each in (self, other)]
+        for each, out in zip((self, other), rows, strict=True):
+            each.gather(np.arange(len(out)), out)
+        return replace(self, rows=np.concatenate(rows), chosen=None)
 
-    def read(self, columns: Array | None = None) -> Array:
-        """The floats of these columns, by default all, as rows (size, n): a copy."""
+    def read(self, columns: Array | None = None, out: Array | None = None) -> Array:
+        """The floats of these columns, by default all, as rows (size, n): a copy, or in `out`."""
         columns = np.arange(self.shape[-1]) if columns is None else columns
-        rows = np.empty((len(columns), *self.shape[:-1]), self.dtype)
-        self.gather(columns, rows)
-        if self.scale != 1:
-            rows /= self.scale
-        return rows
+        floats = np.empty((len(columns), *self.shape[:-1]), self.dtype) if out is None else out
+        if self.scale == 1:
+            self.gather(columns, floats)
+            return floats
+        step = max(1, CACHED // max(1, floats[:1].nbytes))
+        raw = np.empty((step, *floats.shape[1:]), self.rows.dtype)
+        held = self.loaded(columns)
+        for start in range(0, len(floats), step):
+            part = floats[start : start + step]
+            held.gather(np.arange(start, start + len(part)), raw[: len(part)])
+            np.divide(raw[: len(part)], self.dtype.type(self.scale), out=part, dtype=self.dtype)
+        return floats
 
     def features(self, numbers: slice) -> Array:
         """X[numbers], (size, m) floats: a copy."""

@@ -116,34 +116,40 @@ def windows(
         return
     coming: deque[Sequence[Any]] = deque()
 
-    def pieces() -> Iterator[list[Array]]:
+    def pieces() -> Iterator[list[HostColumns]]:
         for order, steps in epochs:
             coming.append(steps)
             for start in range(0, max(len(order), 1), piece):
-                yield [columns.raw(order[start : start + piece]) for columns in data]
+                yield [columns.loaded(order[start : start + piece]) for columns in data]
 
     with closing(ahead(pieces())) as read:
-        held, place = next(read), 0
+        held = next(read)
         while True:
             while not coming:
-                held, place = _joined(held, place, next(read))
+                held = _joined(held, next(read))
             for run in _runs(coming.popleft(), together):
                 size = sum(len(step.columns) for step in run)
-                while len(held[0]) - place < size:
-                    held, place = _joined(held, place, next(read))
-                rows = (array[place : place + size] for array in held)
-                yield run, [columns.over(few) for columns, few in zip(data, rows, strict=True)]
-                place += size
+                part, held = _cut(held, size)
+                while part[0].shape[1] < size:
+                    more, held = _cut(next(read), size - part[0].shape[1])
+                    part = _joined(part, more)
+                yield run, part
 
 
 def _runs(steps: Sequence[Any], together: int) -> Iterator[Sequence[Any]]:
     return (steps[i : i + together] for i in range(0, len(steps), together))
 
 
-def _joined(held: list[Array], place: int, new: list[Array]) -> tuple[list[Array], int]:
-    """The rows from `place` on, and new ones after them; and the place of the first."""
-    each = zip(held, new, strict=True)
-    return [np.concatenate([rows[place:], more]) for rows, more in each], 0
+def _cut(held: list[HostColumns], size: int) -> tuple[list[HostColumns], list[HostColumns]]:
+    """The first columns, `size` if there are as many, and the others."""
+    numbers = np.arange(held[0].shape[1])
+    return part_of(held, numbers[:size]), part_of(held, numbers[size:])
+
+
+def _joined(held: list[HostColumns], more: list[HostColumns]) -> list[HostColumns]:
+    if not held[0].shape[1]:
+        return more
+    return [each.followed_by(other) for each, other in zip(held, more, strict=True)]
 
 
 def part_of(data: Sequence[HostColumns], numbers: Array) -> list[HostColumns]:
@@ -156,10 +162,26 @@ def on_host(
 ) -> Generator[tuple[Sequence[Any], list[Array]], None, None]:
     """The steps of `windows`, and the floats of their examples, (n, size) with contiguous columns,
     computed while those before are used."""
+    rooms = cycle([Room(), Room()])  # one is used while the other is filled
     with closing(windows(data, epochs, piece, together)) as parts:
-        floats = ((run, [columns.read().T for columns in part]) for run, part in parts)
+        floats = ((run, next(rooms).read(part)) for run, part in parts)
         with closing(ahead(floats)) as read:
             yield from read
+
+
+class Room:
+    """Memory for floats, which is filled again and again: new memory costs as much time as they
+    do."""
+
+    arrays: list[Array] | None = None
+
+    def read(self, part: Sequence[HostColumns]) -> list[Array]:
+        """The floats of columns, (n, size), valid until the next."""
+        size = part[0].shape[1]
+        if self.arrays is None or len(self.arrays[0]) < size:
+            self.arrays = [np.empty((size, each.shape[0]), each.dtype) for each in part]
+        each = zip(part, self.arrays, strict=True)
+        return [columns.read(out=array[:size]).T for columns, array in each]
 
 
 def per_chunk(X: HostColumns, size: int) -> int:
