@@ -42,10 +42,13 @@ class Jitted(Trainer):
         in_memory = job.batch_size is None or not isinstance(job.X, HostColumns)
         gathered = job.batch_size is not None and in_memory
         self.orders = job.orders() if gathered else iter(())
-        self.streamed: Iterator[tuple[Sequence[Step], list[Array]]] | None = None
+        self.streamed: Iterator[tuple[Sequence[Step], list[Any]]] | None = None
         if not in_memory:
-            streamed = streaming.on_host(*job.streams(), self.most)
-            self.streamed = job.resources.enter_context(closing(streamed))
+            # Steps read bytes, and floats like theirs, as they are in the file.
+            stored, floats = job.X.rows.dtype, job.params.dtype
+            self.as_stored = stored == np.uint8 or (stored == floats and job.X.scale == 1)
+            read = streaming.windows if self.as_stored else streaming.on_host
+            self.streamed = job.resources.enter_context(closing(read(*job.streams(), self.most)))
         self.drawn: list[Array] = []  # of epochs not completed
         self.layout = Layout(job, self.params, self.space)
         self.threads = self.layout.threads
@@ -142,9 +145,15 @@ class Jitted(Trainer):
             return *job.here(order, sizes), self._totals(sizes, order) if weighs else sizes
         steps, (X, Y) = next(self.streamed)
         columns, places = (np.concatenate(parts) for parts in list(zip(*steps, strict=True))[:2])
-        self.layout.set_examples(X.T, Y.T, None if job.weights is None else job.weights[columns])
+        weights = None if job.weights is None else job.weights[columns]
+        at = np.arange(len(columns))
+        if self.as_stored:
+            at = at if X.chosen is None else X.chosen
+            self.layout.set_examples(X.rows, Y.read(), weights, X.scale)
+        else:
+            self.layout.set_examples(X.T, Y.T, weights)
         counts, totals = np.array([(len(step.columns), step.total) for step in steps]).T
-        return np.arange(len(columns)), counts.astype(np.int64), places, totals
+        return at, counts.astype(np.int64), places, totals
 
     def _calls(self, steps: int) -> Iterator[slice]:
         """The next `steps` in calls; those of streamed examples end with the epoch."""

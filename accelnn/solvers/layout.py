@@ -115,7 +115,7 @@ class Layout:
             "gathered": gathered,
             "dropout": job.drops,
             "forward_only": forward_only,
-            "all_examples": here,
+            "in_order": gathered and isinstance(job.X, HostColumns),
             "portion": portion,
             "units": units,
             "theta": address(params.flat),
@@ -136,12 +136,14 @@ class Layout:
         if gathered and not isinstance(job.X, HostColumns):
             self.set_examples(_flat(job.X.T), _flat(job.Y.T), job.weights)
 
-    def set_examples(self, X: Array, Y: Array, weights: Array | None) -> None:
-        """What mini-batches are gathered from: rows of X and Y, contiguous, and weights (m,)."""
+    def set_examples(self, X: Array, Y: Array, weights: Array | None, scale: float = 1.0) -> None:
+        """What mini-batches are gathered from: rows of X, floats or bytes to be divided by `scale`,
+        rows of Y, and weights (m,), all contiguous."""
         self._examples = X, Y, weights
         self.state["X"], self.state["Y"] = address(X), address(Y)
+        self.state["bytes"], self.state["scale"] = X.dtype == np.uint8, scale
         if weights is not None:
-            self.state["weights"], self.state["all_examples"] = address(weights), len(weights)
+            self.state["weights"] = address(weights)
 
     def set_masks(self, D: Array) -> None:
         """The dropout masks of the next steps, a flat array."""

@@ -75,9 +75,11 @@ def state_type(dtype: Any) -> Any:
 
     lanes, size : of a SIMD register, and the bytes of a number
     granule : products compute a multiple of so many columns
-    gathered : whether batches are gathered from X (m, n_0) and Y (m, n_L)
+    gathered : whether batches are gathered from X (m, n_0), Y (m, n_L) and weights (m,); 0 in the
+        place of weights if all weigh the same
+    in_order : whether Y and weights have the examples of a call in its order, and X in any
+    bytes, byte, scale : whether X are bytes, to be divided by `scale`; a number of their type
     forward_only : to the last layer's logits, without their bias, which replace the labels
-    all_examples : of the training set
     portion : the most examples that a thread works on at once
     units : of all layers
     D : for each step of a call, the masks of all units by examples
@@ -85,7 +87,6 @@ def state_type(dtype: Any) -> Any:
     counters : of the barrier
     phase, summed : WHOLE, GRADIENT or UPDATE; and the gradient between the two, flat like theta
     no : 0, because Numba compiles a function again for a literal
-    weights : of all examples, to be gathered; 0 if all weigh the same
     labels, w : (n_L, m) and the weights (1, m) of the batch
     P0 : W⁰ X of sample space
     db : the layers' one after the other
@@ -93,9 +94,10 @@ def state_type(dtype: Any) -> Any:
     """
     return record(
         "lanes size granule optimizer in_sample_space gathered dropout forward_only portion units "
-        "all_examples X Y D weights theta M V counters phase summed no",
+        "in_order bytes X Y D weights theta M V counters phase summed no",
         **dict.fromkeys(("labels", "w", "P0", "db", "work"), MATRIX),
-        **dict.fromkeys(("zero", "beta1", "beta2"), dtype),
+        **dict.fromkeys(("zero", "beta1", "beta2", "scale"), dtype),
+        byte=np.uint8,
     )
 
 
@@ -103,6 +105,7 @@ class Now(NamedTuple):
     """One step."""
 
     m: int  # examples of its batch
+    first: int  # of these in the call
     order: Vector  # (m,) their indices
     masks: int  # where its masks begin in D
     plan: Vector  # (6,) float64
@@ -206,16 +209,21 @@ def masks(s: Any, layer: Any, now: Now, e: Examples) -> Matrix:
 def gather(s: Any, layer: Any, outputs: int, now: Now, e: Examples) -> None:
     """Copy these examples: their labels, their weights, and X as rows and as columns."""
     n, (rows, row), Y = layer.inputs, operand(layer.rows, e), array(s, s.labels, e, outputs)
-    if s.weights != 0:
-        w, all_weights = array(s, s.w, e, 1), view(s.zero, s.weights, (s.all_examples,))
-        for i in range(e.m):
-            w[0, i] = all_weights[now.order[e.first + i]]
     for i in range(e.m):
-        example = now.order[e.first + i]
-        x, copy = view(s.zero, s.X + example * n * s.size, (n,)), view(s.zero, rows + i * row, (n,))
-        for k in range(n):
-            copy[k] = x[k]
-        y = view(s.zero, s.Y + example * outputs * s.size, (outputs,))
+        example, copy = now.order[e.first + i], view(s.zero, rows + i * row, (n,))
+        if s.bytes != 0:
+            pixels = view(s.byte, s.X + example * n, (n,))
+            for k in range(n):
+                copy[k] = type(s.zero)(pixels[k]) / s.scale
+        else:
+            x = view(s.zero, s.X + example * n * s.size, (n,))
+            for k in range(n):
+                copy[k] = x[k]
+        place = now.first + e.first + i if s.in_order != 0 else example
+        if s.weights != 0:
+            w = view(s.zero, s.weights + place * s.size, (1,))
+            array(s, s.w, e, 1)[0, i] = w[0]
+        y = view(s.zero, s.Y + place * outputs * s.size, (outputs,))
         for k in range(outputs):
             Y[k, i] = y[k]
     transpose(s, e.m, n, operand(layer.rows, e), operand(layer.input, e))
@@ -398,7 +406,7 @@ def train(
     for i in range(len(sizes)):
         m = sizes[i]
         chosen = order[start : start + m] if len(order) > 0 else order
-        now = Now(m, chosen, drawn, plan[i], plan[i, LOSS] != 0)
+        now = Now(m, start, chosen, drawn, plan[i], plan[i, LOSS] != 0)
         for unit in range(s.units):
             db[unit] = s.zero
         loss = l2 / 2 * squares(s, layers) if now.recorded and l2 > 0 and part == 0 else 0.0
