@@ -211,9 +211,10 @@ class Job:
         for order in self.orders():
             totals = self.totals(order, self.sizes)
             columns, counts, places = self.here(order, self.sizes)
-            parts = (np.split(each, np.cumsum(counts)[:-1]) for each in (columns, places))
-            steps = [Step(*step) for step in zip(*parts, totals, strict=True)][begun:]
-            yield columns[sum(counts[:begun]) :], steps
+            ends = [0, *np.cumsum(counts).tolist()]
+            bounds = list(zip(ends, ends[1:], totals, strict=False))[begun:]
+            steps = [Step(columns[i:j], places[i:j], total) for i, j, total in bounds]
+            yield columns[ends[begun] :], steps
             begun = 0
 
     def streams(self) -> tuple[Sequence[HostColumns], Iterator[tuple[Array, list["Step"]]], int]:

@@ -61,15 +61,16 @@ def converted(net: Network, params: Parameters, X: Array, Y: Array, streams: boo
     on_host, in_file = array_module(params.flat) is np, in_a_file(X)
     if not (in_file or (isinstance(X, np.ndarray | HostColumns) and not on_host)):
         return net.check(params, X, Y)
-    if (streams or not in_file) and array_module(X, Y) is np and not streams:
+    if in_file and not streams:
+        net.check_shapes(X, Y)
+        Y = array_module(params.flat).asarray(net.targets(Y), params.dtype)
+        return HostColumns.of(X, params.dtype), Y
+    if array_module(X, Y) is np and not streams:
         raise TypeError(
             "X and Y are on the host, and the parameters are on the device: move the data with "
             "accelnn.to_device; or give fit a batch_size, and mini-batches are streamed there"
         )
     net.check_shapes(X, Y)
-    if not streams:
-        Y = array_module(params.flat).asarray(net.targets(Y), params.dtype)
-        return HostColumns.of(X, params.dtype), Y
     if Y.ndim == 1:
         Y = net.targets(Y, np.uint8 if net.layers[-1] > 1 else None)  # one-hot as bytes
     return HostColumns.of(X, params.dtype), HostColumns.of(Y, params.dtype)
