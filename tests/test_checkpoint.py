@@ -436,7 +436,9 @@ def test_what_cannot_change_the_result_may_change():
 def test_a_checkpoint_is_never_overwritten_unasked():
     trained(checkpoint="run.h5")
     before = Path("run.h5").read_bytes()
-    with refused("run.h5 exists: pass resume=True to go on from it, or delete", FileExistsError):
+    with refused(
+        "run.h5 exists: go on from it by resume=True, or --resume; or delete", FileExistsError
+    ):
         trained(checkpoint="run.h5")
     assert Path("run.h5").read_bytes() == before
 

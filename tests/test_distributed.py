@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -103,6 +104,25 @@ def test_ctrl_c_ends_all_processes_after_the_same_epoch():
     process.send_signal(signal.SIGINT)
     status, out, errors = output(process, LONGEST)
     assert (status, "interrupted together: True" in out) == (0, True), errors
+
+
+def test_the_command_streams_one_file_and_goes_on(tmp_path):
+    random, labels = np.random.default_rng(0), np.arange(60) % 3
+    with h5py.File(tmp_path / "pictures.h5", "w") as file:
+        file["train_set_x"] = random.integers(0, 256, (60, 4, 4, 1), np.uint8)
+        file["train_set_y"], file["list_classes"] = labels, np.array([b"a", b"b", b"c"])
+    given = "--hdf5", tmp_path / "pictures.h5", "--batch-size", "8", "--hidden", "5", "--json", "-"
+    goes_on = "--checkpoint", tmp_path / "run.h5", "--resume"
+    found = []
+    for count, options in ((2, ["--epochs", "4", *goes_on]), (1, ["--epochs", "9", *goes_on])):
+        status, out, errors = output(command(count, *map(str, [*given, *options])))
+        assert status == 0, errors
+        found.append(json.loads(out)["trainings"][0])
+    _, out, _ = output(command(1, *map(str, given), "--epochs", "9"))
+    [alone] = json.loads(out)["trainings"]
+    assert [each["processes"] for each in (*found, alone)] == [2, 1, 1]
+    np.testing.assert_allclose(found[1]["costs"], alone["costs"], rtol=1e-10)
+    np.testing.assert_allclose(found[1]["final_cost"], alone["final_cost"], rtol=1e-10)
 
 
 def test_the_command_prints_and_writes_once(tmp_path):

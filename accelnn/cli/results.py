@@ -150,7 +150,8 @@ class Report:
                 to.print(self._scores(result, to))
         ran = self.results[0].history
         products = "" if ran.precision == ran.dtype else f", products in {ran.precision}"
-        to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}")
+        many = f", {ran.processes} processes" if ran.processes > 1 else ""
+        to.print(f"backend {ran.backend} on {ran.device}, {ran.dtype}{products}{many}")
         labels_of: dict[str, list[str]] = {}
         for result in self.results:
             for line in _remarks(result, self.options.verbose):

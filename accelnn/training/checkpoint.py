@@ -80,7 +80,7 @@ class CheckpointFile:
         if not path.exists():
             return
         if not resume:
-            hint = "pass resume=True to go on from it, or delete it to begin anew"
+            hint = "go on from it by resume=True, or --resume; or delete it to begin anew"
             raise FileExistsError(f"{path} exists: {hint}")
         remedy = "take a whole copy of the file, or delete it to begin anew"
         self.saved, self.numbers = models.read(path, KIND, remedy)

@@ -228,6 +228,7 @@ class Training:
             history = History.of(job.params, solver, reason, self.precision)
             history.optimizer, history.batch_size = job.optimizer.name, job.batch_size
             history.block_size = job.block
+            history.processes = 1 if processes is None else processes.size
             trained = descent.run(history)
             if processes is not None:
                 processes.compare(trained.flat if job.place is not None else trained[0][1])
@@ -320,7 +321,8 @@ def share(arguments: dict[str, Any], processes: Processes) -> dict[str, Any]:
         if wide:
             return X[distributed.part(len(X), processes)], *others
         chosen = distributed.part(X.shape[1], processes)
-        return X[:, chosen], *(o if o is None else o[..., chosen] for o in others)
+        each = (X, *others)
+        return tuple(A if A is None else A[:, chosen] if A.ndim == 2 else A[chosen] for A in each)
 
     changed |= zip(data, of_this(*data.values()), strict=True)
     if isinstance(arguments["validation"], tuple):

@@ -21,6 +21,7 @@ class History:
     backend, device : where the training ran
     dtype, precision : of the parameters, and of the matrix products
     optimizer, batch_size : as given to `fit`; None for `minimize`
+    processes : that trained together
     block_size : examples of the blocks that were shuffled, as `shuffle` of `fit`; None without
     epochs : those recorded: 0, record_every, 2 record_every, ...
     costs : before those epochs' updates; with mini-batches the mean, each before its batch's
@@ -44,6 +45,7 @@ class History:
     precision: str
     optimizer: str | None = None
     batch_size: int | None = None
+    processes: int = 1
     block_size: int | None = None
     costs: list[float] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
