@@ -214,3 +214,16 @@ def test_a_program_that_was_started_alone_has_no_processes(monkeypatch):
     for name in distributed.SIZES:
         monkeypatch.delenv(name, raising=False)
     assert distributed.launched() is None
+
+
+def test_more_blas_threads_than_cores_are_warned_of_once(monkeypatch):
+    from mpi4py import MPI
+
+    blas = [{"user_api": "blas", "num_threads": 4}]
+    monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: blas)
+    processes = distributed.Processes(MPI.COMM_SELF)
+    processes.size, processes.local = 2, (0, 1000)
+    found = "1000 processes with 4 BLAS threads each have more than there are cores"
+    with pytest.warns(RuntimeWarning, match=f"{found}: set OPENBLAS_NUM_THREADS=1 "):
+        processes.check_threads()
+    processes.check_threads()
