@@ -235,8 +235,8 @@ def stored(numbers: Any, *, scale: float = 1.0, examples: str = "rows") -> HostC
     scale : the divisor: 255 makes [0, 1] of pixels, which stay bytes until they are used
     examples : "rows" | "columns"
 
-    Without a scale `fit` takes the same objects as they are, if their shape says which axis has the
-    examples. Raises TypeError without shape, dtype and slices, ValueError for other values.
+    Without a scale `fit` takes the same objects as they are, except memory maps, if their shape says
+    which axis has the examples. Raises TypeError without shape, dtype and slices, ValueError for other values.
     """
     names = "shape", "dtype", "__getitem__"
     if not all(hasattr(numbers, name) for name in names) or len(numbers.shape) < 2:
@@ -260,7 +260,7 @@ def as_stored(value: Any, features: int, name: str) -> Any:
     if not _in_file(value) or len(shape) < 2:
         return value
     columns = shape == (features, *shape[1:2])
-    rows = math.prod(shape[1:]) == features and not (columns and isinstance(value, np.ndarray))
+    rows = math.prod(shape[1:]) == features
     if columns and rows and features > 1:
         remedy = "pass accelnn.stored(..., examples='rows'), or 'columns'"
         raise ValueError(f"the examples of {name} {shape} may be rows or columns: {remedy}")
@@ -271,11 +271,11 @@ def as_stored(value: Any, features: int, name: str) -> Any:
 
 
 def _in_file(value: Any) -> bool:
-    """Whether this is a memory map, or no array and yet has its shape, dtype and slices."""
-    if isinstance(value, np.ndarray):
-        return getattr(value, "_mmap", None) is not None
+    """Whether this is no array and yet has its shape, dtype and slices. A memory map is an array:
+    joblib makes one of any large array, which must not change a training."""
     cupy = sys.modules.get("cupy")
-    if isinstance(value, HostColumns) or (cupy and isinstance(value, cupy.ndarray)):
+    arrays = (np.ndarray, HostColumns, *([cupy.ndarray] if cupy else ()))
+    if isinstance(value, arrays):
         return False
     array = any(hasattr(value, name) for name in ("__dlpack__", "__array_interface__", "tocsr"))
     sliced = hasattr(value, "__getitem__") and isinstance(getattr(value, "dtype", None), np.dtype)

@@ -107,13 +107,20 @@ def test_anything_with_shape_dtype_and_slices_is_streamed(numbers, tmp_path, sol
     X, labels = numbers
     np.save(tmp_path / "rows.npy", X)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
-    sources = {"mapped": mapped.T, "mapped rows": mapped, "slices": Slices(X)}
+    sources = {"mapped": accelnn.stored(mapped), "slices": Slices(X), "columns": Slices(X.T)}
     sources["pictures"] = accelnn.stored(Slices(X.reshape(M, 2, 1, 3)))
     for name, source in sources.items():
         got = fitted(source, labels, dtype, solver=solver)
         assert got[1].block_size == 2**20 // FEATURES, name
         shuffle = got[1].block_size
         check_same(got, fitted(X.T, labels, dtype, solver=solver, shuffle=shuffle))
+
+
+def test_a_memory_map_is_an_array(numbers, tmp_path):
+    X, labels = numbers
+    np.save(tmp_path / "rows.npy", X)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r").T
+    check_same(fitted(mapped, labels), fitted(X.T, labels))
 
 
 def test_a_zarr_array_is_streamed(numbers, tmp_path):

@@ -84,9 +84,9 @@ def fit(
     X : features (n_0, m), a column an example, as an array of NumPy, CuPy, PyTorch, JAX, pandas
         or polars. With a batch_size, X and Y may stay on the host while the parameters are on a
         device: mini-batches are streamed there, fastest if X is the .T of a contiguous (m, n_0)
-        array. They may also stay in a file, as an h5py dataset, zarr array or memory map, also
-        with an example in each row, or what `accelnn.stored` makes of one: mini-batches are read
-        ahead, and sample space reads some features at a time
+        array. They may also stay in a file, as an h5py dataset or zarr array, also with an example
+        in each row, or as what `accelnn.stored` makes of one or of a memory map: mini-batches are
+        read ahead, and sample space reads some features at a time
     Y : integer labels (m,); or (n_L, m): 0..1 for sigmoid outputs, columns that sum to 1 for
         softmax, counts for poisson, else any values
     epochs : passes over X
