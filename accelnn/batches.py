@@ -57,7 +57,7 @@ def orders(
     raise ValueError("expected shuffle to give a permutation for each epoch, and it gave fewer")
 
 
-def in_blocks(m: int, block: int, random: np.random.Generator) -> Array:
+def in_blocks(m: int, block: int, random: Any) -> Array:
     """A permutation of 0 ... m-1 that data on a disk can be read in: blocks of contiguous examples
     in random order, and the examples of BLOCKS of them at a time in random order."""
     starts = random.permutation(-(-m // block)) * block

@@ -235,8 +235,9 @@ def stored(numbers: Any, *, scale: float = 1.0, examples: str = "rows") -> HostC
     scale : the divisor: 255 makes [0, 1] of pixels, which stay bytes until they are used
     examples : "rows" | "columns"
 
-    Without a scale `fit` takes the same objects as they are, except memory maps, if their shape says
-    which axis has the examples. Raises TypeError without shape, dtype and slices, ValueError for other values.
+    Without a scale `fit` takes the same objects as they are, except memory maps, if their shape
+    says which axis has the examples. Raises TypeError without shape, dtype and slices, ValueError
+    for other values.
     """
     names = "shape", "dtype", "__getitem__"
     if not all(hasattr(numbers, name) for name in names) or len(numbers.shape) < 2:

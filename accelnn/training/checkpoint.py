@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accelnn import models
 from accelnn.backend import Array, array_module, backend_of, to_host
 from accelnn.columns import HostColumns
 from accelnn.distributed import Processes
@@ -82,6 +81,8 @@ class CheckpointFile:
         if not resume:
             hint = "go on from it by resume=True, or --resume; or delete it to begin anew"
             raise FileExistsError(f"{path} exists: {hint}")
+        from accelnn import models  # with the data sets, which `fit` alone does not need
+
         remedy = "take a whole copy of the file, or delete it to begin anew"
         self.saved, self.numbers = models.read(path, KIND, remedy)
         fields = self.saved if isinstance(self.saved, dict) else {}
@@ -216,6 +217,8 @@ class CheckpointFile:
         """Write a checkpoint, unless the last one is of the same step; warns if that fails."""
         start, trainer, processes = time.monotonic(), descent.trainer, descent.job.processes
         if trainer.steps != self.steps:
+            from accelnn import models
+
             contents = self._contents(descent)
             try:
                 if self.ours:
