@@ -941,7 +941,7 @@ def test_the_command_goes_on_from_its_checkpoint(monkeypatch, capsys, tmp_path):
     message = "Interrupted: saved in run.h5; the same command with --resume goes on\n"
     assert capsys.readouterr().err == message
     assert train.main(arguments) == 1
-    assert "run.h5 exists: pass resume=True" in capsys.readouterr().err
+    assert "run.h5 exists: go on from it by resume=True, or --resume" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert train.main([*arguments, "--resume", "--save", "resumed.h5"]) == 0
