@@ -189,15 +189,16 @@ class HostColumns:
 
     def followed_by(self, other: Self) -> Self:
         """The columns of both, as they are stored, in memory: a copy."""
-        rows = [np.empty((each.shape[1], each.shape[0]), self.rows.dtype) for each in (self, other)]
-        for each, out in zip((self, other), rows, strict=True):
-            each.gather(np.arange(len(out)), out)
-        return replace(self, rows=np.concatenate(rows), chosen=None)
+        n, m, more = *self.shape, other.shape[1]
+        rows = np.empty((m + more, n), self.rows.dtype)
+        self.gather(np.arange(m), rows[:m])
+        other.gather(np.arange(more), rows[m:])
+        return replace(self, rows=rows, chosen=np.arange(m + more))
 
-    def read(self, columns: Array | None = None, out: Array | None = None) -> Array:
-        """The floats of these columns, by default all, as rows (size, n): a copy, or in `out`."""
+    def read(self, columns: Array | None = None) -> Array:
+        """The floats of these columns, by default all, as rows (size, n): a copy."""
         columns = np.arange(self.shape[-1]) if columns is None else columns
-        floats = np.empty((len(columns), *self.shape[:-1]), self.dtype) if out is None else out
+        floats = np.empty((len(columns), *self.shape[:-1]), self.dtype)
         if self.scale == 1:
             self.gather(columns, floats)
             return floats

@@ -162,26 +162,10 @@ def on_host(
 ) -> Generator[tuple[Sequence[Any], list[Array]], None, None]:
     """The steps of `windows`, and the floats of their examples, (n, size) with contiguous columns,
     computed while those before are used."""
-    rooms = cycle([Room(), Room()])  # one is used while the other is filled
     with closing(windows(data, epochs, piece, together)) as parts:
-        floats = ((run, next(rooms).read(part)) for run, part in parts)
+        floats = ((run, [columns.read().T for columns in part]) for run, part in parts)
         with closing(ahead(floats)) as read:
             yield from read
-
-
-class Room:
-    """Memory for floats, which is filled again and again: new memory costs as much time as they
-    do."""
-
-    arrays: list[Array] | None = None
-
-    def read(self, part: Sequence[HostColumns]) -> list[Array]:
-        """The floats of columns, (n, size), valid until the next."""
-        size = part[0].shape[1]
-        if self.arrays is None or len(self.arrays[0]) < size:
-            self.arrays = [np.empty((size, each.shape[0]), each.dtype) for each in part]
-        each = zip(part, self.arrays, strict=True)
-        return [columns.read(out=array[:size]).T for columns, array in each]
 
 
 def per_chunk(X: HostColumns, size: int) -> int:

@@ -22,7 +22,7 @@ BATCHES = (128, 1024, 8192, 65536)
 
 
 def seconds(layers, batch, processes, latency=LATENCY, bandwidth=BANDWIDTH, size=4):
-    """Of a step."""
+    """The seconds that a step takes."""
     parameters = parameter_count(layers)
     work = 6 * batch * parameters / (processes * RATE)
     moved = 2 * (processes - 1) / processes * parameters * size

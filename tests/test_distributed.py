@@ -168,7 +168,7 @@ def test_gradients_on_a_gpu_are_summed_by_nccl(double, monkeypatch):
     sums = []
 
     class Communicator:
-        """Of one process: a sum is what it was."""
+        """NCCL with one process: a sum leaves its array as it is."""
 
         def __init__(self, count, identity, rank):
             assert (count, identity, rank) == (1, b"id", 0)

@@ -14,7 +14,6 @@ import numpy as np
 
 from accelnn import batches, streaming
 from accelnn.backend import Array
-from accelnn.columns import HostColumns
 from accelnn.network import Workspace, backward, forward, penalty
 from accelnn.solvers.job import Job, Trainer
 
@@ -49,7 +48,7 @@ class Direct(Trainer):
             whole = self._batch(job.X, job.Y, slice(None), places, total)
             self.batches: Iterator[Batch] = itertools.repeat(whole)
         else:
-            self.batches = self._streamed() if isinstance(job.X, HostColumns) else self._gathered()
+            self.batches = self._streamed() if job.batches_streamed else self._gathered()
 
     def advance(self, rates: list[float], cost: Array | None) -> None:
         for rate in rates:
@@ -145,14 +144,13 @@ class Direct(Trainer):
     def _batch(self, X: Array, Y: Array, chosen: Any, places: Array, total: float) -> Batch:
         """The batch of these examples; the weights of all that processes share sum to `total`."""
         m = X.shape[1]
-        work = self.work[m] if m in self.work else self.work.setdefault(m, self._part(m))
+        if m not in self.work:
+            self.work[m] = self.work[self.most].part(m)
+        work = self.work[m]
         work.total = float(total)
         if self.job.weights is not None:
             work.weights = self.job.weights[chosen]
         return Batch(X, Y, work, places)
-
-    def _part(self, m: int) -> Workspace:
-        return self.work[self.most].part(m)
 
     def scale(self, rate: float, work: Workspace) -> float:
         """The factor of a batch's dZ; 0 if all its examples weigh nothing."""

@@ -39,11 +39,10 @@ class Jitted(Trainer):
         super().__init__(job)
         self.space = self if isinstance(self, InSampleSpace) else None
         self.compile_seconds = load(job.params.dtype)
-        in_memory = job.batch_size is None or not isinstance(job.X, HostColumns)
-        gathered = job.batch_size is not None and in_memory
+        gathered = job.batch_size is not None and not job.batches_streamed
         self.orders = job.orders() if gathered else iter(())
         self.streamed: Iterator[tuple[Sequence[Step], list[Any]]] | None = None
-        if not in_memory:
+        if job.batches_streamed:
             # Steps read bytes, and floats like theirs, as they are in the file.
             stored, floats = job.X.rows.dtype, job.params.dtype
             self.as_stored = stored == np.uint8 or (stored == floats and job.X.scale == 1)
@@ -87,7 +86,7 @@ class Jitted(Trainer):
         limits = [LONGEST_CALL / (3 * largest * self.params.flat.size)]
         if job.drops:
             limits.append(LARGEST_MASKS / (sum(self.params.layers[1:]) * largest))
-        if job.batch_size is not None and isinstance(job.X, HostColumns):
+        if job.batches_streamed:
             limits.append(streaming.per_chunk(job.X, largest))
         return max(1, int(min(limits)))
 
@@ -146,11 +145,11 @@ class Jitted(Trainer):
         steps, (X, Y) = next(self.streamed)
         columns, places = (np.concatenate(parts) for parts in list(zip(*steps, strict=True))[:2])
         weights = None if job.weights is None else job.weights[columns]
-        at = np.arange(len(columns))
         if self.as_stored:
-            at = at if X.chosen is None else X.chosen
+            at = X.chosen
             self.layout.set_examples(X.rows, Y.read(), weights, X.scale)
         else:
+            at = np.arange(len(columns))
             self.layout.set_examples(X.T, Y.T, weights)
         counts, totals = np.array([(len(step.columns), step.total) for step in steps]).T
         return at, counts.astype(np.int64), places, totals

@@ -139,6 +139,11 @@ class Job:
         validation = () if self.validation is None else self.validation
         return any(isinstance(array, HostColumns) for array in (self.X, *validation))
 
+    @property
+    def batches_streamed(self) -> bool:
+        """Whether mini-batches come from data that no array holds."""
+        return self.batch_size is not None and isinstance(self.X, HostColumns)
+
     def load(self) -> None:
         """Bring X, and that of the validation set, into memory if they are in a file."""
         self.X = self._loaded(self.X)
@@ -207,10 +212,10 @@ class Job:
         return self._epochs()
 
     def _epochs(self) -> Iterator[tuple[Array, list["Step"]]]:
-        begun = self.begins.batches
+        begun, sizes = self.begins.batches, self.sizes
         for order in self.orders():
-            totals = self.totals(order, self.sizes)
-            columns, counts, places = self.here(order, self.sizes)
+            totals = self.totals(order, sizes)
+            columns, counts, places = self.here(order, sizes)
             ends = [0, *np.cumsum(counts).tolist()]
             bounds = list(zip(ends, ends[1:], totals, strict=False))[begun:]
             steps = [Step(columns[i:j], places[i:j], total) for i, j, total in bounds]

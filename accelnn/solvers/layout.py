@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from accelnn.backend import Array
-from accelnn.columns import HostColumns
 from accelnn.kernels.cpu import fused
 from accelnn.network import Parameters
 from accelnn.solvers import threads
@@ -115,7 +114,7 @@ class Layout:
             "gathered": gathered,
             "dropout": job.drops,
             "forward_only": forward_only,
-            "in_order": gathered and isinstance(job.X, HostColumns),
+            "in_order": job.batches_streamed,
             "portion": portion,
             "units": units,
             "theta": address(params.flat),
@@ -133,7 +132,7 @@ class Layout:
         self.state = np.zeros(1, steps.state_type(dtype))
         for name, value in fields.items():
             self.state[name] = value
-        if gathered and not isinstance(job.X, HostColumns):
+        if gathered and not job.batches_streamed:
             self.set_examples(_flat(job.X.T), _flat(job.Y.T), job.weights)
 
     def set_examples(self, X: Array, Y: Array, weights: Array | None, scale: float = 1.0) -> None:

@@ -79,11 +79,11 @@ class CheckpointFile:
         if not path.exists():
             return
         if not resume:
-            hint = "go on from it by resume=True, or --resume; or delete it to begin anew"
+            hint = "go on from it by resume=True, or --resume; or delete it to start again"
             raise FileExistsError(f"{path} exists: {hint}")
         from accelnn import models  # with the data sets, which `fit` alone does not need
 
-        remedy = "take a whole copy of the file, or delete it to begin anew"
+        remedy = "take a whole copy of the file, or delete it to start again"
         self.saved, self.numbers = models.read(path, KIND, remedy)
         fields = self.saved if isinstance(self.saved, dict) else {}
         if not isinstance(fields.get("settings"), dict) or fields.get("solver") not in SOLVERS:
@@ -123,7 +123,7 @@ class CheckpointFile:
         except _Other:
             raise
         except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
-            remedy = "delete it to begin anew"
+            remedy = "delete it to start again"
             raise ValueError(f"{self.path}: {str(error)[:500]}: {remedy}") from error
         self.picked = history.solver, history.reason
 
